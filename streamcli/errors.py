@@ -1,0 +1,305 @@
+"""Every failure this project reports, each with the exit status of the command.
+
+In goes what is known of a fault; out comes one line that names what happened, where and what to do.
+Nothing here reads, writes or imports anything beyond the standard library.
+
+::
+
+    StreamcliError                          1   unexpected
+    ├── APIError                            1   a call failed; .message .request_id .partial
+    │   ├── UsageError                      2   the call could not be made: key, address, option
+    │   ├── APIConnectionError              6   connect, TLS, DNS, proxy, or cut before the answer's head
+    │   │   └── APITimeoutError             7   connect, idle or total limit
+    │   ├── APIStatusError                  3   the server refused; .status_code .type
+    │   │   ├── BadRequestError                 400 invalid_request_error
+    │   │   ├── AuthenticationError         4   401 authentication_error
+    │   │   ├── PaymentRequiredError            402 billing_error
+    │   │   ├── PermissionDeniedError       4   403 permission_error
+    │   │   ├── NotFoundError                   404 not_found_error
+    │   │   ├── RequestTimeoutError         5   408
+    │   │   ├── ConflictError               5   409 conflict_error
+    │   │   ├── ContentTooLargeError            413 request_too_large
+    │   │   ├── UnprocessableEntityError        422
+    │   │   ├── RateLimitError              5   429 rate_limit_error
+    │   │   └── InternalServerError         5   500 and above, api_error, timeout_error
+    │   │       ├── ServiceUnavailableError     503
+    │   │       ├── GatewayTimeoutError         504 timeout_error
+    │   │       └── OverloadedError             529 overloaded_error
+    │   ├── UnexpectedAnswerError           3   an answer that is no event stream
+    │   └── StreamError                     8   the stream began and cannot be trusted to its end
+    │       ├── IncompleteStreamError           it ended before message_stop
+    │       └── ProtocolError                   it broke the rules of the wire
+    └── OutputError                         10  the answer could not be written
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class StreamcliError(Exception):
+    """Anything this package raises. `exit_code` is the status the command ends with."""
+
+    exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class APIError(StreamcliError):
+    """A call that failed.
+
+    `message` is one line; `request_id` the server's id for the call or None; `partial` the message so far, in the
+    shape of `MessageStream.current_message_snapshot`, or None where no message_start was seen.
+    """
+
+    def __init__(self, message: str, *, request_id: str | None = None, partial: Any = None) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+        self.partial = partial
+
+    @property
+    def type(self) -> str:
+        """The machine's word for the fault: the API's `error.type`, or one that begins `streamcli.`."""
+        return f"streamcli.{self.code}"
+
+    def __str__(self) -> str:
+        return f"{self.message} (request_id {self.request_id})" if self.request_id else self.message
+
+
+class UsageError(APIError):
+    """The call could not be made as asked: a missing key, an address without scheme, an option out of range."""
+
+    exit_code = 2
+    code = "usage_error"
+
+
+class APIConnectionError(APIError):
+    """No answer: name lookup, connect, TLS, proxy, or the connection ended before the answer's head was whole.
+
+    `retryable` says whether another attempt could end differently.
+    """
+
+    exit_code = 6
+    code = "connection_error"
+
+    def __init__(self, message: str, *, retryable: bool = True, **evidence: Any) -> None:
+        super().__init__(message, **evidence)
+        self.retryable = retryable
+
+
+class APITimeoutError(APIConnectionError):
+    """A limit passed; the message names which: connect, idle or total."""
+
+    exit_code = 7
+    code = "timeout_error"
+
+
+class APIStatusError(APIError):
+    """The server refused, by its HTTP status or by an `error` event inside a stream.
+
+    `status_code` is the HTTP status; for an `error` event it is the status that belongs to `type`, or 200 for a type
+    nobody knows. `type` is the API's `error.type`, or None where the body had none. `headers` are the answer's.
+    """
+
+    exit_code = 3
+    code = "status_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int,
+        type: str | None = None,  # noqa: A002 - the API's own word for it (protocol.md section 6.1)
+        headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
+        in_stream: bool = False,
+        **evidence: Any,
+    ) -> None:
+        super().__init__(message, **evidence)
+        self.status_code = status_code
+        self.headers = headers or {}
+        self.details = details or {}
+        self.in_stream = in_stream
+        self._type = type
+
+    @property
+    def type(self) -> str | None:  # type: ignore[override]  # a refusal need not carry a type
+        """The API's `error.type`, or None where the body had none."""
+        return self._type
+
+    def __str__(self) -> str:
+        where = "error event" if self.in_stream else f"status {self.status_code}"
+        kind = f"{where} {self._type}" if self._type else where
+        return f"{kind}: {super().__str__()}"
+
+
+class BadRequestError(APIStatusError):
+    """400: the request is wrong and will stay so."""
+
+
+class AuthenticationError(APIStatusError):
+    """401: the key is missing, wrong or expired."""
+
+    exit_code = 4
+
+
+class PaymentRequiredError(APIStatusError):
+    """402: billing."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """403: the key may not do this."""
+
+    exit_code = 4
+
+
+class NotFoundError(APIStatusError):
+    """404: no such model or path."""
+
+
+class RequestTimeoutError(APIStatusError):
+    """408: the server gave up waiting for the request."""
+
+    exit_code = 5
+
+
+class ConflictError(APIStatusError):
+    """409: something else holds what the request needs."""
+
+    exit_code = 5
+
+
+class ContentTooLargeError(APIStatusError):
+    """413: the request is too large."""
+
+
+class UnprocessableEntityError(APIStatusError):
+    """422: the request was understood and refused."""
+
+
+class RateLimitError(APIStatusError):
+    """429: too many requests or tokens."""
+
+    exit_code = 5
+
+
+class InternalServerError(APIStatusError):
+    """500 and above: the server's fault."""
+
+    exit_code = 5
+
+
+class ServiceUnavailableError(InternalServerError):
+    """503: not now."""
+
+
+class GatewayTimeoutError(InternalServerError):
+    """504: something behind the server took too long."""
+
+
+class OverloadedError(InternalServerError):
+    """529: too much load on the API."""
+
+
+class UnexpectedAnswerError(APIError):
+    """The answer is no event stream: another content type, another coding, or no HTTP at all."""
+
+    exit_code = 3
+    code = "unexpected_answer"
+
+
+class StreamError(APIError):
+    """The stream began and did not end as it must."""
+
+    exit_code = 8
+    code = "stream_error"
+
+
+class IncompleteStreamError(StreamError):
+    """The stream ended before `message_stop`; what arrived is in `partial`."""
+
+    code = "incomplete_stream"
+
+
+class ProtocolError(StreamError):
+    """The stream broke the rules of the wire; nothing after the breach counts."""
+
+    code = "protocol_error"
+
+
+class OutputError(StreamcliError):
+    """The answer could not be written: disk full, closed descriptor, device error."""
+
+    exit_code = 10
+    code = "output_error"
+
+
+_BY_STATUS: dict[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: PaymentRequiredError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    408: RequestTimeoutError,
+    409: ConflictError,
+    413: ContentTooLargeError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+    503: ServiceUnavailableError,
+    504: GatewayTimeoutError,
+    529: OverloadedError,
+}
+
+_STATUS_OF_TYPE: dict[str, int] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+
+
+def status_error(
+    status_code: int | None,
+    body: Any,
+    *,
+    headers: Mapping[str, str] | None = None,
+    request_id: str | None = None,
+    partial: Any = None,
+) -> APIStatusError:
+    """The error that a refusal is (protocol.md sections 6.1, 6.2 and 6.4).
+
+    `status_code` is the HTTP status, or None for an `error` event, whose class is chosen by `error.type`. `body` is
+    the parsed JSON, or the text of a body that is none. Never raises, whatever the body holds.
+    """
+    error = body.get("error") if isinstance(body, dict) else body
+    fields = error if isinstance(error, dict) else {"message": error}
+    kind = fields.get("type") if isinstance(fields.get("type"), str) else None
+    message = fields.get("message")
+    details = fields.get("details")
+    if request_id is None and isinstance(body, dict) and isinstance(body.get("request_id"), str):
+        request_id = body["request_id"]
+    status = _STATUS_OF_TYPE.get(kind or "", 200) if status_code is None else status_code
+    cls = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
+    return cls(
+        message if isinstance(message, str) and message.strip() else "the server gave no reason",
+        status_code=status,
+        type=kind,
+        headers=headers,
+        details=details if isinstance(details, dict) else None,
+        in_stream=status_code is None,
+        request_id=request_id,
+        partial=partial,
+    )

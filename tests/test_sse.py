@@ -1,0 +1,188 @@
+"""streamcli.sse: the WHATWG rules, any cut, linear work."""
+
+import base64
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamcli.errors import ProtocolError
+from streamcli.sse import Decoder, ServerSentEvent
+
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "sse.json").read_text())
+
+
+def decode(*chunks, **options):
+    decoder = Decoder(**options)
+    events = [event for chunk in chunks for event in decoder.feed(chunk)]
+    decoder.close()
+    return events, decoder
+
+
+def cuts(data):
+    """Every position of a small input; some two hundred of a large one, since each costs a whole decode."""
+    step = 1 if len(data) < 4000 else len(data) // 200
+    return range(0, len(data) + 1, step)
+
+
+def outcome(vector, *chunks):
+    ignored = vector.get("ignore", [])
+    events, decoder = decode(*chunks)
+    rows = [{"event": e.event, "data": e.text, "id": e.id, "retry": e.retry} for e in events]
+    final = {"last_event_id": decoder.last_event_id, "reconnection_time": decoder.reconnection_time}
+    for row in rows:
+        for key in ignored:
+            del row[key]
+    return rows, None if "retry" in ignored else final
+
+
+def expected(vector):
+    rows = [{k: v for k, v in row.items() if k not in vector.get("ignore", [])} for row in vector["expect"]]
+    return rows, None if "retry" in vector.get("ignore", []) else vector["final"]
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+class TestVectors:
+    def test_whole(self, vector):
+        data = base64.b64decode(vector["input_b64"])
+        assert outcome(vector, data) == expected(vector)
+
+    def test_cut_in_two_anywhere(self, vector):
+        data = base64.b64decode(vector["input_b64"])
+        for cut in cuts(data):
+            assert outcome(vector, data[:cut], data[cut:]) == expected(vector), cut
+
+    def test_byte_by_byte_each_event_comes_out_with_its_last_byte(self, vector):
+        data = base64.b64decode(vector["input_b64"])
+        decoder = Decoder()
+        emitted = [i + 1 for i in range(len(data)) for _ in decoder.feed(data[i : i + 1])]
+        assert emitted == vector["emit_after"]
+        assert outcome(vector, *(data[i : i + 1] for i in range(len(data)))) == expected(vector)
+
+
+def test_there_are_111_vectors():
+    assert len(VECTORS) == 111
+
+
+FRAGMENTS = st.sampled_from(
+    [b"data: ", b"data:", b"data", b"event: ", b"event: a\ndata: {}\n\n", b"data: x\n\n", b"id: 7", b"id:\0"]
+    + [b"retry: ", b"retry: 10", b": note", b"\n", b"\r", b"\r\n", b"\n\n", b" ", b"x", b"\xef\xbb\xbf"]
+    + [b"\xe2\x80\xa8", b"\xff", b"\0"]
+)
+STREAMS = st.lists(FRAGMENTS | st.binary(max_size=6), max_size=40).map(b"".join)
+
+
+@given(STREAMS, st.data())
+def test_no_cut_changes_the_events(stream, data):
+    positions = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    edges = [0, *positions, len(stream)]
+    chunks = [stream[a:b] for a, b in itertools.pairwise(edges)]
+    whole, cut, single = decode(stream), decode(*chunks), decode(*(bytes([byte]) for byte in stream))
+    assert whole[0] == cut[0] == single[0]
+    assert whole[1].last_event_id == cut[1].last_event_id == single[1].last_event_id
+    assert whole[1].reconnection_time == cut[1].reconnection_time == single[1].reconnection_time
+
+
+def by_the_letter(stream):
+    """The rules of the standard, read slowly over the whole stream as text: events as (name, data)."""
+    text = stream.decode("utf-8", "replace")  # a decoder of its own would drop the BOM; here it is dropped below
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    *lines, _ = text.split("\n")
+    events, name, data = [], "", []
+    for line in lines:
+        if not line:
+            if data:
+                events.append((name or "message", "\n".join(data)))
+            name, data = "", []
+        elif not line.startswith(":"):
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if field == "data":
+                data.append(value)
+            elif field == "event":
+                name = value
+    return events
+
+
+@given(STREAMS)
+def test_events_are_those_of_the_standard_read_slowly(stream):
+    assert [(event.event, event.text) for event in decode(stream)[0]] == by_the_letter(stream)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.from_regex(r"[a-z_]{1,12}", fullmatch=True),
+            st.lists(
+                st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])), min_size=1, max_size=3
+            ),
+        )
+    )
+)
+def test_what_is_encoded_is_decoded(events):
+    stream = "".join(f"event: {name}\n" + "".join(f"data: {line}\n" for line in lines) + "\n" for name, lines in events)
+    assert decode(stream.encode())[0] == [ServerSentEvent(name, "\n".join(lines).encode()) for name, lines in events]
+
+
+class TestTheCap:
+    @pytest.mark.parametrize("size", [1, 7, 200])
+    def test_an_event_over_the_cap_is_a_protocol_error_and_the_decoder_stays_dead(self, size):
+        stream = b"data: " + b"x" * 200
+        decoder = Decoder(max_event_bytes=100)
+        chunks = [stream[start : start + size] for start in range(0, len(stream), size)]
+        with pytest.raises(ProtocolError, match="larger than 100 bytes"):
+            list(map(decoder.feed, chunks))
+        with pytest.raises(ProtocolError):
+            decoder.feed(b"data: fine\n\n")
+        with pytest.raises(ProtocolError):
+            decoder.close()
+
+    def test_many_data_lines_count_together(self):
+        with pytest.raises(ProtocolError):
+            decode(b"data: 12345\n" * 10, max_event_bytes=100)
+
+    def test_events_before_the_large_one_are_handed_out_first(self):
+        decoder = Decoder(max_event_bytes=20)
+        assert [e.data for e in decoder.feed(b"data: a\n\ndata: b\n\n" + b"data: " + b"x" * 30)] == [b"a", b"b"]
+        with pytest.raises(ProtocolError):
+            decoder.close()
+
+    def test_comments_and_blank_lines_without_end_cost_nothing(self):
+        decoder = Decoder(max_event_bytes=100)
+        for _ in range(1000):
+            assert decoder.feed(b": xxxxxxxxxx\n\n" * 10) == []
+        for _ in range(1000):
+            assert decoder.feed(b": xxxxxxxxxx") == []
+        assert decoder.feed(b"\ndata: a\n\n") == [ServerSentEvent("message", b"a")]
+
+    @given(STREAMS, st.integers(0, 30), st.integers(1, 9))
+    def test_no_cut_changes_what_is_over_the_cap(self, stream, cap, size):
+        def run(*chunks):
+            decoder, events = Decoder(max_event_bytes=cap), []
+            try:
+                for chunk in chunks:
+                    events += decoder.feed(chunk)
+                decoder.close()
+            except ProtocolError:
+                return events, "dead"
+            return events, "alive"
+
+        assert run(stream) == run(*(stream[i : i + size] for i in range(0, len(stream), size)))
+
+
+def test_a_long_line_is_joined_once_however_small_the_reads():
+    decoder = Decoder()
+    for byte in b"data: " + b"x" * 5000:
+        decoder.feed(bytes([byte]))
+    assert sum(map(len, decoder._pieces)) == 5006
+    assert decoder.feed(b"\n\n") == [ServerSentEvent("message", b"x" * 5000)]
+
+
+def test_invented_names_do_not_fill_the_memory():
+    decoder = Decoder()
+    for number in range(1000):
+        assert decoder.feed(b"event: e%d\ndata: 1\n\n" % number)[0].event == f"e{number}"
+    assert len(decoder._names) < 100
