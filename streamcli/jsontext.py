@@ -1,0 +1,54 @@
+"""JSON text in and out, losing nothing: what orjson refuses or rounds is mended here and nowhere else.
+
+In go bytes or values; out come values or bytes. `ValueError` is the only exception. No I/O.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+# A pair of escaped surrogates, an escaped backslash, or a surrogate that stands alone.
+_SURROGATES = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+# orjson turns integers beyond 64 bits into floats without a word; 19 digits always fit.
+_LONG_INTEGER = re.compile(rb"\d{20}")
+
+
+def loads(text: bytes) -> Any:
+    """The value of one JSON text. Bad UTF-8 and lone surrogates become U+FFFD; anything else wrong is ValueError."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return orjson.loads(_mended(text))
+
+
+def loads_exact(text: bytes) -> Any:
+    """As `loads`, with integers of any size kept exact, at the price of one more look at the text."""
+    value = loads(text)  # orjson alone decides what is JSON
+    if not _LONG_INTEGER.search(text):
+        return value
+    try:
+        return json.loads(_mended(text))
+    except RecursionError as exc:
+        raise ValueError("nested too deeply") from exc
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON text in UTF-8. What JSON cannot hold (unknown objects, lone surrogates) is ValueError."""
+    try:
+        return orjson.dumps(value)
+    except TypeError as exc:  # integers beyond 64 bits, which the standard library writes
+        try:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except (TypeError, ValueError, RecursionError):
+            raise ValueError(str(exc)) from exc
+
+
+def _mended(text: bytes) -> bytes:
+    whole = text.decode("utf-8", "replace").encode()
+    return _SURROGATES.sub(lambda match: rb"\ufffd" if match[1] else match[0], whole)

@@ -1,0 +1,42 @@
+"""streamcli.jsontext: what orjson refuses or rounds."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamcli.jsontext import dumps, loads, loads_exact
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (rb'"a\ud800b"', "a\ufffdb"),
+        (rb'"\udc00\ud83d\ude00\ud83d"', "\ufffd\U0001f600\ufffd"),
+        (rb'"\\ud800\ud800"', "\\ud800\ufffd"),
+        (b'"caf\xe9"', "caf\ufffd"),
+    ],
+)
+def test_bad_characters_become_the_replacement_character(text, value):
+    assert loads(text) == value
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"NaN", b"[Infinity]", b"{'a':1}", b'"\n"', b"1 2", b"[" * 2000, b"1e999"])
+def test_what_is_no_json_is_value_error(text):
+    with pytest.raises(ValueError, match=r"."):
+        loads(text)
+    with pytest.raises(ValueError, match=r"."):
+        loads_exact(text)
+
+
+@given(st.integers())
+def test_integers_of_any_size_stay_exact(number):
+    value = {"n": number, "s": "\U0001f600"}
+    assert loads_exact(dumps(value)) == value
+    assert json.loads(dumps(value)) == value
+
+
+def test_a_lone_surrogate_in_a_value_is_value_error():
+    with pytest.raises(ValueError, match=r"."):
+        dumps({"a": "\ud800"})
