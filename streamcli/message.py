@@ -143,6 +143,10 @@ class Accumulator:
         """The fragments of the growing field of the block at `index`: a list that only ever grows."""
         return self._blocks[index].pieces
 
+    def citations(self, index: int) -> list[Any]:
+        """The citations of the block at `index`: a list that only ever grows."""
+        return self._blocks[index].fields.setdefault("citations", [])  # type: ignore[no-any-return]
+
     def _begin_message(self, event: dict[str, Any]) -> None:
         if self.started:
             _breach("a second message_start")
@@ -201,7 +205,7 @@ class Accumulator:
         block.open = False
         if block.kind in _TOOL_INPUTS:
             block.fields["input"] = _tool_input(block)
-            block.pieces.clear()
+            block.pieces = []  # not cleared: who kept an event may still look at its fragments
 
     def _amend_message(self, event: dict[str, Any]) -> None:
         delta = event.get("delta")

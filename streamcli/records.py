@@ -1,0 +1,190 @@
+"""Events and messages for people: dicts, exactly as sent, whose keys can also be read as attributes.
+
+Contract: every dict inside one is one too, so `event.delta.text` and `message["content"][0].text` both work; unknown
+keys stay; a missing key is AttributeError. They are plain dicts to json, orjson and copy. A key that is also the name
+of a dict method (`items`, `keys`, `get`) is read with brackets. The classes below only name what the API documents
+(protocol.md sections 4.2 to 4.6), for type checkers; they hold nothing that was not sent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .message import text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from .message import Accumulator
+
+
+class Record(dict[str, Any]):
+    """A JSON object with its keys as attributes."""
+
+    __slots__ = ()
+
+    def __init__(self, fields: Mapping[str, Any] = {}, /, **more: Any) -> None:
+        super().__init__({key: _record(value, key) for key, value in (*fields.items(), *more.items())})
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}") from None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Record:
+        return type(self)(self)
+
+    def __copy__(self) -> Record:
+        return self.__deepcopy__({})
+
+
+def _record(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return _CLASSES.get(key, Record)(value)
+    if isinstance(value, list):
+        return [_record(item, key) for item in value]
+    return value
+
+
+class Usage(Record):
+    """Token counters, cumulative."""
+
+    if TYPE_CHECKING:
+        input_tokens: int
+        output_tokens: int
+        cache_creation_input_tokens: int | None
+        cache_read_input_tokens: int | None
+
+
+class ContentBlock(Record):
+    """One block of a message; which fields it has depends on its `type`."""
+
+    if TYPE_CHECKING:
+        type: str
+        text: str
+        citations: list[Record] | None
+        thinking: str
+        signature: str
+        id: str
+        name: str
+        input: Record
+
+
+class Message(Record):
+    """A message: `content` is a list of blocks, `stop_reason` None until it is known."""
+
+    if TYPE_CHECKING:
+        id: str
+        type: str
+        role: str
+        model: str
+        content: list[ContentBlock]
+        stop_reason: str | None
+        stop_sequence: str | None
+        usage: Usage
+
+
+class Delta(Record):
+    """What a `content_block_delta` adds or a `message_delta` changes."""
+
+    if TYPE_CHECKING:
+        type: str
+        text: str
+        partial_json: str
+        thinking: str
+        signature: str
+        citation: Record
+        stop_reason: str | None
+        stop_sequence: str | None
+
+
+class Event(Record):
+    """One event of a stream, as sent; its `type` says which fields it has."""
+
+    if TYPE_CHECKING:
+        type: str
+        index: int
+        delta: Delta
+        content_block: ContentBlock
+        message: Message
+        usage: Usage
+        # Of the derived events
+        text: str
+        partial_json: str
+        thinking: str
+        signature: str
+        citation: Record
+        snapshot: Any
+
+
+class _Grown(Event):
+    """A derived event whose `snapshot`, the field so far, is put together when somebody looks.
+
+    Doing so for each event would be quadratic in the answer. Parts are only ever added, so the first `_count` of them
+    say for ever what the field was then.
+    """
+
+    __slots__ = ("_count", "_join", "_parts")
+
+    def __init__(self, fields: Mapping[str, Any], parts: list[Any], join: Callable[[list[Any]], Any]) -> None:
+        super().__init__(fields)
+        self._parts = parts
+        self._count = len(parts)
+        self._join = join
+
+    def __missing__(self, key: str) -> Any:
+        if key == "snapshot":
+            return self._join(self._parts[: self._count])
+        raise KeyError(key)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Event:
+        return Event(self, snapshot=self["snapshot"])
+
+
+_CLASSES: dict[str, type[Record]] = {
+    "message": Message,
+    "usage": Usage,
+    "delta": Delta,
+    "content_block": ContentBlock,
+    "content": ContentBlock,
+}
+
+# Delta type -> the derived event's type and the field it carries over (protocol.md section 5.1).
+_DERIVED = {
+    "text_delta": ("text", "text"),
+    "input_json_delta": ("input_json", "partial_json"),
+    "thinking_delta": ("thinking", "thinking"),
+}
+
+
+def events(event: dict[str, Any], accumulator: Accumulator) -> Iterator[Event]:
+    """The event that was just accumulated, as a record, and the derived one after it (design.md section 3).
+
+    Text that a block starts with has its derived event too, so the texts add up to the message's.
+    """
+    kind = event.get("type")
+    record = Event(event)
+    if kind == "content_block_stop":
+        record["content_block"] = ContentBlock(accumulator.block(event["index"]))
+    elif kind == "message_stop":
+        record["message"] = Message(accumulator.snapshot() or {})
+    yield record
+    if kind == "content_block_delta":
+        yield from _derived(event["delta"], event["index"], accumulator)
+    elif kind == "content_block_start" and text_of(event):
+        yield _Grown({"type": "text", "text": text_of(event)}, accumulator.pieces(event["index"]), "".join)
+
+
+def _derived(delta: dict[str, Any], index: int, accumulator: Accumulator) -> Iterator[Event]:
+    kind = delta["type"]
+    if kind in _DERIVED:
+        name, field = _DERIVED[kind]
+        yield _Grown({"type": name, field: delta[field]}, accumulator.pieces(index), "".join)
+    elif kind == "citations_delta":
+        citations = accumulator.citations(index)
+        yield _Grown({"type": "citation", "citation": delta["citation"]}, citations, _record)
+    elif kind == "signature_delta":
+        yield Event({"type": "signature", "signature": delta["signature"]})
+    elif kind == "compaction_delta":
+        yield Event({**delta, "type": "compaction"})
