@@ -1,13 +1,16 @@
-"""As `network`, on asyncio streams: apart from it so that the synchronous command never imports asyncio.
+"""As `network`, on asyncio: apart from it so that the synchronous command never imports asyncio.
 
-Contract: that of `network`. One timer a connection watches for silence and is moved only when it fires, because
+Contract: that of `network`. A protocol of our own takes the place of asyncio's streams: one task writes and then
+reads, so one waiter serves both, and one timer a connection watches for silence, moved only when it fires, because
 setting one for every read costs more than the read.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import math
+import socket
+from typing import TYPE_CHECKING, Any, cast
 
 import httpcore
 
@@ -22,31 +25,139 @@ if TYPE_CHECKING:
 _HAPPY_EYEBALLS = 0.25
 
 
+class _Wire(asyncio.Protocol):
+    """What the loop tells of one connection: bytes nobody took yet, whether it takes more, its end and the fault."""
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._pieces: list[bytes] = []
+        self._ended = False
+        self._full = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._pieces.append(data)
+        if len(self._pieces) > 1 and sum(map(len, self._pieces)) > READ_BYTES:
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> None:
+        self._ended = True
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended, self.fault = True, exc
+        if self._timer:
+            self._timer.cancel()
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._wake()
+
+    async def read(self, limit: float | None) -> bytes:
+        """What came since the last time, b"" at the end. Raises OSError, or TimeoutError after `limit` seconds."""
+        while not self._pieces:
+            if self.fault:
+                raise self.fault
+            if self._ended:
+                return b""
+            await self._wait(limit)
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        self._transport.resume_reading()
+        return data
+
+    async def write(self, data: bytes, limit: float | None) -> None:
+        """Send `data`. Raises OSError, or TimeoutError where nothing of it went out for `limit` seconds."""
+        view = memoryview(data)
+        for start in range(0, len(data), READ_BYTES):
+            if not self._ended:
+                self._transport.write(view[start : start + READ_BYTES])
+            while self._full and not self._ended:
+                await self._wait(limit)
+            if self._ended:
+                raise self.fault or ConnectionResetError("the connection was closed")
+
+    async def start_tls(self, context: ssl.SSLContext, hostname: str | None) -> None:
+        """Go on inside TLS. Raises OSError."""
+        inner = await self._loop.start_tls(self._transport, self, context, server_hostname=hostname)
+        if inner is None:
+            raise self.fault or ConnectionResetError("the connection was closed")
+        self._transport = inner
+
+    def abort(self) -> None:
+        """Close at once, from anywhere, after the loop's end too."""
+        if self._loop.is_closed():
+            if self._transport.get_extra_info("socket").fileno() >= 0:
+                self._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        else:
+            self._transport.abort()
+
+    def info(self, name: str) -> Any:
+        return self._transport.get_extra_info(name)
+
+    async def _wait(self, limit: float | None) -> None:
+        self._due = math.inf if limit is None else self._loop.time() + limit
+        if self._timer is None or self._timer.when() > self._due:
+            self._watch()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _watch(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._due, self._look) if self._due < math.inf else None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return  # whoever waits next sets the timer again
+        if self._loop.time() < self._due:
+            self._watch()
+        else:
+            self._waiter.set_exception(TimeoutError())
+
+
 class AsyncConnection(httpcore.AsyncNetworkStream):
     """One connection: `read` is what h11 sees, `receive` what comes after the head."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, wire: _Wire, peer: Peer) -> None:
+        self._wire = wire
         self._gate = HeadGate()
         self.peer = peer
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the loop says how many
         """As httpcore asks for it: never past a blank line."""
-        data = self._gate.take() or await self._read(max_bytes, timeout)
+        data = self._gate.take() or await self._read(timeout)
         if not data and not self.peer.answered:
             raise self.peer.lost()
         return self._gate.admit(data)
 
     async def receive(self, timeout: float | None) -> bytes:
         """The next bytes of the body, b"" at its end, as one network read gives them."""
-        return self._gate.take() or await self._read(READ_BYTES, timeout)
+        return self._gate.take() or await self._read(timeout)
 
-    async def _read(self, max_bytes: int, timeout: float | None) -> bytes:
-        limit = self.peer.limits.within(timeout)
+    async def _read(self, timeout: float | None) -> bytes:
         try:
-            async with asyncio.timeout(limit):
-                data = await self._reader.read(max_bytes)
+            data = await self._wire.read(self.peer.limits.within(timeout))
         except TimeoutError:
             raise self.peer.late("read", timeout) from None
         except OSError as fault:
@@ -56,10 +167,8 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send all of `buffer`."""
-        self._writer.write(buffer)
         try:
-            async with asyncio.timeout(self.peer.limits.within(timeout)):
-                await self._writer.drain()
+            await self._wire.write(buffer, self.peer.limits.within(timeout))
         except TimeoutError:
             raise self.peer.late("write", timeout) from None
         except OSError as fault:  # httpcore goes on to read what was said before the connection broke
@@ -72,8 +181,7 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
 
     def abort(self) -> None:
         """As `aclose`, from anywhere, a finalizer after the loop's end included."""
-        if not self._writer.transport.is_closing() and self._writer.transport.get_extra_info("socket") is not None:
-            self._writer.transport.abort()
+        self._wire.abort()
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
@@ -81,17 +189,17 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
         """The same connection inside TLS."""
         try:
             async with asyncio.timeout(self.peer.limits.within(timeout)):
-                await self._writer.start_tls(ssl_context, server_hostname=server_hostname)
+                await self._wire.start_tls(ssl_context, server_hostname)
         except TimeoutError:
             raise self.peer.late("TLS handshake", timeout) from None
         except OSError as fault:
             raise self.peer.no_tls(fault) from None
         self.peer.heard = False  # what was heard so far came from a proxy
-        return AsyncConnection(self._reader, self._writer, self.peer)
+        return AsyncConnection(self._wire, self.peer)
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore wants to know of the socket."""
-        return None if info == "is_readable" else self._writer.get_extra_info(info)
+        return None if info == "is_readable" else self._wire.info(info)
 
 
 class AsyncBackend(httpcore.AsyncNetworkBackend):
@@ -111,11 +219,12 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
     ) -> AsyncConnection:
         """Connect to the address of `host` that answers first, within `timeout` seconds."""
         peer = Peer(f"{self._prefix}{host}:{port}", self._limits)
+        connect = asyncio.get_running_loop().create_connection
         try:
             async with asyncio.timeout(self._limits.within(timeout)):
-                reader, writer = await asyncio.open_connection(host, port, happy_eyeballs_delay=_HAPPY_EYEBALLS)
+                _, wire = await connect(_Wire, host, port, happy_eyeballs_delay=_HAPPY_EYEBALLS)
         except TimeoutError:
             raise peer.late("connect", timeout) from None
         except (OSError, UnicodeError) as fault:
             raise peer.unreachable(fault) from None
-        return AsyncConnection(reader, writer, peer)
+        return AsyncConnection(wire, peer)

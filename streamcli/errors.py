@@ -50,6 +50,18 @@ class StreamcliError(Exception):
         super().__init__(message)
         self.message = message
 
+    def evidence(self) -> dict[str, Any]:
+        """What a script needs to decide what to do next, as JSON values; None for what is not known."""
+        return {
+            "type": getattr(self, "type", None) or f"streamcli.{self.code}",
+            "status": getattr(self, "status_code", None),
+            "message": self.message,
+            "request_id": getattr(self, "request_id", None),
+            "retryable": self.exit_code in {5, 6, 7},
+            "retry_after": getattr(self, "retry_after", None),
+            "exit_code": self.exit_code,
+        }
+
 
 class APIError(StreamcliError):
     """A call that failed.
@@ -104,7 +116,8 @@ class APIStatusError(APIError):
     """The server refused, by its HTTP status or by an `error` event inside a stream.
 
     `status_code` is the HTTP status; for an `error` event it is the status that belongs to `type`, or 200 for a type
-    nobody knows. `type` is the API's `error.type`, or None where the body had none. `headers` are the answer's.
+    nobody knows. `type` is the API's `error.type`, or None where the body had none. `headers` are the answer's, `body`
+    is its parsed JSON or its text.
     """
 
     exit_code = 3
@@ -118,6 +131,7 @@ class APIStatusError(APIError):
         type: str | None = None,  # noqa: A002 - the API's own word for it (protocol.md section 6.1)
         headers: Mapping[str, str] | None = None,
         details: Mapping[str, Any] | None = None,
+        body: Any = None,
         in_stream: bool = False,
         **evidence: Any,
     ) -> None:
@@ -125,6 +139,7 @@ class APIStatusError(APIError):
         self.status_code = status_code
         self.headers = headers or {}
         self.details = details or {}
+        self.body = body
         self.in_stream = in_stream
         self._type = type
 
@@ -299,6 +314,7 @@ def status_error(
         type=kind,
         headers=headers,
         details=details if isinstance(details, dict) else None,
+        body=body,
         in_stream=status_code is None,
         request_id=request_id,
         partial=partial,

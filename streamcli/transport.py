@@ -101,7 +101,7 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
 
     Raises UsageError, naming the variable or option, for a file that cannot be read.
     """
-    if os.environ.get("SSL_CERT_DIR") and not os.path.isdir(os.environ["SSL_CERT_DIR"]):  # noqa: PTH112 - no pathlib
+    if os.environ.get("SSL_CERT_DIR") and not os.path.isdir(os.environ["SSL_CERT_DIR"]):
         raise UsageError("SSL_CERT_DIR names no directory")
     try:
         return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
@@ -257,9 +257,15 @@ def mapped(*, in_body: bool = False) -> Iterator[None]:
         raise UsageError(f"the request's address is no URL: {fault}") from fault
 
 
-def own_client(base_url: str, *, proxy: Proxy | None = None, ca_file: str | None = None) -> httpx.Client:
-    """A client that sends as this module says; the environment's proxy is used where none is given."""
-    return httpx.Client(transport=Transport(**_route(base_url, proxy, ca_file)), timeout=TIMEOUT, trust_env=False)
+def own_client(
+    base_url: str, *, proxy: Proxy | None = None, ca_file: str | None = None, direct: bool = False
+) -> httpx.Client:
+    """A client that sends as this module says.
+
+    Where no `proxy` is given the environment's is used, or none where `direct` is set.
+    """
+    transport = Transport() if direct else Transport(**_route(base_url, proxy, ca_file))
+    return httpx.Client(transport=transport, timeout=TIMEOUT, trust_env=False)
 
 
 def async_own_client(base_url: str, *, proxy: Proxy | None = None, ca_file: str | None = None) -> httpx.AsyncClient:

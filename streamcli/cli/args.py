@@ -1,0 +1,238 @@
+"""argv and STREAMCLI_* in, `Args` out: what was asked, checked for form and nothing more.
+
+Contract: nothing is opened, read or looked up here, and nothing but click and the standard library is imported, so
+that --help costs no more than click does. Every option is one row of OPTIONS; the man page is held to that table.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import click
+
+from streamcli import __version__
+
+FORMS = ("events", "message", "summary", "snapshots", "sse")
+
+
+class Args(NamedTuple):
+    """The command line as asked. Times are in seconds."""
+
+    prompt: tuple[str, ...]
+    form: str
+    file: tuple[str, ...]
+    ignore_stdin: bool
+    stdin_timeout: float
+    body: str | None
+    model: str | None
+    system: str | None
+    system_file: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    stop: tuple[str, ...]
+    beta: tuple[str, ...]
+    set: tuple[str, ...]
+    usage: bool
+    usage_to: str | None
+    events_to: str | None
+    output: str | None
+    base_url: str | None
+    local: str | None
+    api_key_file: str | None
+    api_key_cmd: str | None
+    auth: str | None
+    api_version: str | None
+    header: tuple[str, ...]
+    connect_timeout: float
+    idle_timeout: float
+    timeout: float | None
+    retries: int
+    proxy: str | None
+    ca_file: str | None
+    allow_http: bool
+    fail_on: frozenset[str]
+    error_format: str
+    dry_run: bool
+    as_curl: bool
+    verbose: bool
+    quiet: bool
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.5
+    """A finite number, not below `least`; click's own lets nan and inf through."""
+
+    name = "number"
+
+    def __init__(self, kind: type[int] | type[float], least: float | None = 0) -> None:
+        self._kind = kind
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """`value` as a number; click turns the failure into a usage error."""
+        try:
+            number = self._kind(value)
+        except ValueError:
+            self.fail(f"{value!r} is no {'whole ' if self._kind is int else ''}number", param, ctx)
+        if not math.isfinite(number) or (self._least is not None and number < self._least):
+            self.fail(f"{value!r} is out of range", param, ctx)
+        return number
+
+
+_SECONDS, _COUNT = Number(float), Number(int)
+
+
+def _option(*names: str, metavar: str | None = None, help: str, **settings: Any) -> click.Option:  # noqa: A002
+    return click.Option(names, metavar=metavar, help=help, **settings)
+
+
+def _flag(*names: str, help: str) -> click.Option:  # noqa: A002 - click's word
+    return click.Option(names, is_flag=True, help=help)
+
+
+GROUPS: dict[str, list[click.Option]] = {
+    "Input": [
+        _option("-f", "--file", multiple=True, metavar="PATH", help="Text to put in front of the prompt."),
+        _flag("-I", "--ignore-stdin", help="Do not read standard input."),
+        _option("--stdin-timeout", type=_SECONDS, default=60, metavar="S", help="For its first byte: 60; 0: for ever."),
+        _option("--body", metavar="FILE", help="Request JSON to start from; - is standard input."),
+    ],
+    "Model": [
+        _option("-m", "--model", metavar="NAME", help="The model to ask."),
+        _option("-s", "--system", metavar="TEXT", help="The system prompt."),
+        _option("--system-file", metavar="PATH", help="The system prompt, from a file."),
+        _option("--max-tokens", type=_COUNT, metavar="N", help="The answer's limit: 8192."),
+        _option("--temperature", type=Number(float), metavar="X", help="Sampling temperature."),
+        _option("--top-p", type=Number(float), metavar="X", help="Nucleus sampling."),
+        _option("--top-k", type=_COUNT, metavar="N", help="Sample from the N likeliest tokens."),
+        _option("--stop", multiple=True, metavar="TEXT", help="Stop where the model writes this."),
+        _option("--beta", multiple=True, metavar="NAME", help="Ask for a beta feature."),
+        _option("--set", multiple=True, metavar="KEY=VALUE", help="Any field of the request, dotted; JSON or text."),
+    ],
+    "Output, one of": [
+        _flag("--events", help="Each event's JSON unchanged, one a line."),
+        _flag("--message", "--json", help="The final message as JSON."),
+        _flag("--summary", help="The final message's facts, key: value a line."),
+        _flag("--snapshots", help="The message so far, one JSON a line."),
+        _flag("--sse", help="The stream's bytes."),
+    ],
+    "Beside it": [
+        _option("-o", "--output", metavar="FILE", help="Write to FILE, which appears only when it is whole."),
+        _flag("-u", "--usage", help="Tokens and times, one line on standard error."),
+        _option("--usage-to", metavar="FILE", help="The same as JSON, to a file or /dev/fd/N."),
+        _option("--events-to", metavar="FILE", help="As --events, to a file or /dev/fd/N."),
+    ],
+    "Connection": [
+        _option("--base-url", metavar="URL", help="Where the Messages API is."),
+        _option("--local", metavar="[MODEL.gguf]", help="Run a model in this process and ask it."),
+        _option("--api-key-file", metavar="PATH", help="A file that holds the key."),
+        _option("--api-key-cmd", metavar="COMMAND", help="A shell command that prints the key."),
+        _option("--auth", type=click.Choice(["x-api-key", "bearer"]), help="The header the key goes out in."),
+        _option("--api-version", metavar="DATE", help="The anthropic-version header."),
+        _option("-H", "--header", multiple=True, metavar="'NAME: VALUE'", help="A header to send."),
+        _option("--connect-timeout", type=_SECONDS, default=5, metavar="S", help="To connect, TLS included: 5."),
+        _option("--idle-timeout", type=_SECONDS, default=90, metavar="S", help="Between two reads: 90; 0: for ever."),
+        _option("--timeout", type=_SECONDS, metavar="S", help="For all of it; no limit if not given."),
+        _option("--retries", type=_COUNT, default=2, metavar="N", help="Further attempts: 2."),
+        _option("--proxy", metavar="URL", help="Instead of the environment's."),
+        _option("--ca-file", metavar="PATH", help="Certificates to trust instead of the usual ones."),
+        _flag("--allow-http", help="Send a key over plain http to another machine."),
+    ],
+    "The rest": [
+        _option("--fail-on", metavar="LIST", help="Stop reasons that end with status 9, comma-separated."),
+        _option("--error-format", type=click.Choice(["text", "json"]), default="text", help="How errors are said."),
+        _flag("--dry-run", help="Print the request as JSON, key hidden, and send nothing."),
+        _flag("--as-curl", help="Print the request as a curl command, and send nothing."),
+        _flag("-v", "--verbose", help="Request id, timings and limits on standard error."),
+        _flag("-q", "--quiet", help="No notes on standard error; errors stay."),
+    ],
+}
+OPTIONS = [option for options in GROUPS.values() for option in options]
+
+
+class Command(click.Command):
+    """A command whose --help has headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under their headings, in the table's order."""
+        grouped = {id(option) for option in OPTIONS}
+        rest = [param for param in self.get_params(ctx) if id(param) not in grouped]
+        for heading, options in GROUPS.items():
+            shown = [*options, *(rest if heading == "The rest" else ())]
+            records = [option.get_help_record(ctx) for option in shown if isinstance(option, click.Option)]
+            with formatter.section(heading):
+                formatter.write_dl([record for record in records if record])
+
+
+_EPILOG = (
+    "Exit status: 0 complete, 2 usage, 3 rejected, 4 authentication, 5 overloaded, 6 connection, 7 timeout, "
+    "8 incomplete, 9 --fail-on, 10 output. More: man streamcli."
+)
+
+
+def command() -> click.Command:
+    """The click command; invoking it returns `Args`."""
+    version: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": _version}
+    return Command(
+        "streamcli",
+        params=[
+            click.Argument(["prompt"], nargs=-1, metavar="[PROMPT]..."),
+            *OPTIONS,
+            click.Option(["--version"], help="Print the version.", **version),
+        ],
+        callback=_collect,
+        help="Send a prompt to a Messages endpoint and stream the answer to standard output.",
+        epilog=_EPILOG,
+        context_settings={"auto_envvar_prefix": "STREAMCLI", "help_option_names": ["-h", "--help"]},
+    )
+
+
+def parse(argv: list[str]) -> Args | int:
+    """`Args` from the words after the command's name, or the exit status where --help or --version was answered.
+
+    Raises click.ClickException, of status 2, for what cannot be understood.
+    """
+    result: Args | int = command().main(_with_local_value(argv), prog_name="streamcli", standalone_mode=False)
+    return result
+
+
+def _with_local_value(argv: list[str]) -> list[str]:
+    """--local takes a value only where the next word names a model file: no prompt is ever taken for one."""
+    words = list(argv)
+    for place, word in enumerate(words):
+        if word == "--":
+            break
+        if word == "--local" and not _names_model(words[place + 1 :]):
+            words[place] = "--local="
+    return words
+
+
+def _names_model(following: list[str]) -> bool:
+    return bool(following) and following[0].lower().endswith(".gguf")
+
+
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"streamcli {__version__}")
+        ctx.exit()
+
+
+def _collect(**values: Any) -> Args:
+    context = click.get_current_context()
+    values["form"] = _form(context, {name: values.pop(name) for name in FORMS})
+    if values["system"] is not None and values["system_file"]:
+        raise click.UsageError("--system and --system-file exclude each other")
+    values["fail_on"] = frozenset(filter(None, (values["fail_on"] or "").replace(" ", "").split(",")))
+    return Args(**values)
+
+
+def _form(context: click.Context, asked: dict[str, bool]) -> str:
+    """The one output form; those on the command line win over those of the environment."""
+    chosen = [name for name, wanted in asked.items() if wanted]
+    typed = [name for name in chosen if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    forms = typed or chosen
+    if len(forms) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{name}' for name in forms)} exclude each other")
+    return forms[0] if forms else "text"

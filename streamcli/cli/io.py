@@ -1,0 +1,255 @@
+"""File descriptors in, complete writes and one-line diagnostics out.
+
+Contract: `write` returns when every byte is with the kernel, whatever short writes, non-blocking descriptors and
+signals do, and raises OutputError where that cannot be had, or ReaderGone where nobody reads any more. A lost stderr
+changes nothing. Bytes go out as they are: no text layer, no locale, no buffer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import stat
+from typing import TYPE_CHECKING, Protocol
+
+from streamcli.errors import OutputError, StreamcliError, UsageError
+from streamcli.terminal import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+# A silent standard input is mentioned after so many seconds.
+SILENCE = 3.0
+_DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d+)|std(in|out|err))|/proc/self/fd/(\d+)")
+_NAMED = {"in": STDIN, "out": STDOUT, "err": STDERR}
+
+
+class ReaderGone(BaseException):
+    """The reader of our output closed its end: the process ends by SIGPIPE, as every filter does."""
+
+
+class Sink(Protocol):
+    """Something that bytes are written to and that is finished in one of two ways."""
+
+    wrote: bool
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`."""
+
+    def done(self) -> None:
+        """Everything was written and the run succeeded."""
+
+    def failed(self) -> None:
+        """The run did not succeed."""
+
+
+class Descriptor:
+    """An open descriptor. `name` is what messages call it; `wrote` says whether any byte went out."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.fd = fd
+        self.name = name
+        self.wrote = False
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`, waiting while a non-blocking descriptor is full."""
+        view = memoryview(data)
+        while view:
+            try:
+                written = os.write(self.fd, view)
+            except BlockingIOError:
+                _wait(self.fd, select.POLLOUT)
+            except BrokenPipeError:
+                raise ReaderGone from None
+            except OSError as fault:
+                raise self.fault(fault) from None
+            else:
+                self.wrote = True
+                view = view[written:]
+
+    def fault(self, fault: OSError) -> OutputError:
+        """The error of a write that failed."""
+        return OutputError(f"cannot write to {self.name}: {_reason(fault)}")
+
+    def done(self) -> None:
+        """Close, because some file systems report only then that a write failed."""
+        try:
+            os.close(self.fd)
+        except OSError as fault:
+            raise self.fault(fault) from None
+
+    def failed(self) -> None:
+        """Close; what was written stays."""
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
+
+
+class ReplacedFile(Descriptor):
+    """A file that appears whole or not at all: written as FILE.partial, renamed when the run succeeded.
+
+    A run that failed leaves FILE as it was and what came as FILE.partial, unless nothing came.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.realpath(path)
+        self._partial = f"{self._path}.partial"
+        super().__init__(_opened(self._partial, path), path)
+        with contextlib.suppress(OSError):
+            os.fchmod(self.fd, stat.S_IMODE(os.stat(self._path).st_mode))
+
+    def done(self) -> None:
+        """Make the file appear."""
+        try:
+            os.fsync(self.fd)
+            super().done()
+            os.replace(self._partial, self._path)
+        except OSError as fault:
+            raise self.fault(fault) from None
+
+    def failed(self) -> None:
+        """Leave what came beside the file."""
+        super().failed()
+        if not self.wrote:
+            with contextlib.suppress(OSError):
+                os.unlink(self._partial)
+
+
+def opened(path: str, *, atomic: bool) -> Descriptor:
+    """A sink for `path`: a descriptor for /dev/fd/N, a device or a pipe, else a file, new or replaced when done.
+
+    Raises OutputError where it cannot be opened for writing.
+    """
+    match = _DESCRIPTOR.fullmatch(path)
+    if match:
+        number = _NAMED[match[2]] if match[2] else int(match[1] or match[3])
+        try:
+            return Descriptor(os.dup(number), path)
+        except OSError as fault:
+            raise OutputError(f"cannot write to {path}: {_reason(fault)}") from None
+    if atomic and (not os.path.exists(path) or os.path.isfile(path)):
+        return ReplacedFile(path)
+    return Descriptor(_opened(path, path), path)
+
+
+def _opened(path: str, name: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    except OSError as fault:
+        raise OutputError(f"cannot write to {name}: {_reason(fault)}") from None
+
+
+class World:
+    """What a process is given: which standard descriptors are open and which of them are terminals.
+
+    The closed ones are filled with /dev/null, so that no socket or file of ours takes their place.
+    """
+
+    def __init__(self) -> None:
+        self.open = [_is_open(fd) for fd in (STDIN, STDOUT, STDERR)]
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+            pass
+        os.close(fd)
+        self.terminal = [os.isatty(fd) for fd in (STDIN, STDOUT, STDERR)]
+
+    def standard_output(self) -> Descriptor:
+        """The sink of the answer. Raises OutputError where it is closed, before a request is spent on it."""
+        if not self.open[STDOUT]:
+            raise OutputError("cannot write to standard output: it is closed")
+        return Descriptor(STDOUT, "standard output")
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def read_stdin(*, timeout: float | None = None, silent: Callable[[], None] | None = None) -> bytes:
+    """Standard input to its end.
+
+    With a `timeout`, UsageError is raised where no first byte comes within so many seconds (0: however long), after
+    `silent` was called once at SILENCE seconds: input that was promised is never left out (peers.md section 2).
+    """
+    if timeout is not None and not _readable(SILENCE if not timeout else min(SILENCE, timeout)):
+        if silent and (not timeout or timeout > SILENCE):
+            silent()
+        if not _readable(timeout - SILENCE if timeout > SILENCE else None if not timeout else 0):
+            raise UsageError(f"standard input stayed silent for {timeout:g} s; use -I to ignore it")
+    parts = []
+    try:
+        while part := _read(STDIN):
+            parts.append(part)
+    except OSError as fault:
+        raise UsageError(f"cannot read standard input: {_reason(fault)}") from None
+    return b"".join(parts)
+
+
+def _read(fd: int) -> bytes:
+    while True:
+        try:
+            return os.read(fd, 1 << 20)
+        except BlockingIOError:
+            _wait(fd, select.POLLIN)
+
+
+def _readable(seconds: float | None) -> bool:
+    return _wait(STDIN, select.POLLIN, seconds)
+
+
+def _wait(fd: int, event: int, seconds: float | None = None) -> bool:
+    poll = select.poll()
+    poll.register(fd, event)
+    return bool(poll.poll(None if seconds is None else max(0, seconds * 1000)))
+
+
+def read_file(path: str, what: str) -> bytes:
+    """The bytes of a file. Raises UsageError, naming it and `what` it is for, where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ValueError) as fault:
+        raise UsageError(f"cannot read {what} {path}: {_reason(fault)}") from None
+
+
+class Voice:
+    """What the command says: on stderr only, a line at a time, `streamcli: kind: text`, never a control character."""
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet = quiet
+        self._as_json = as_json
+        self.secrets: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """Something worth knowing that is no error; nothing with --quiet."""
+        if not self.quiet:
+            self.line(f"streamcli: {text}")
+
+    def error(self, text: str) -> None:
+        """Why the status is not 0."""
+        self.line(f"streamcli: error: {text}")
+
+    def fault(self, error: StreamcliError) -> None:
+        """As `error`, or one JSON object with --error-format json: what a script needs to decide what to do next."""
+        if not self._as_json:
+            self.error(str(error))
+            return
+        from streamcli.jsontext import dumps  # noqa: PLC0415 - errors are rare, start-ups are not
+
+        self.line(dumps(error.evidence()).decode())
+
+    def line(self, text: str) -> None:
+        """One line as it is; whether anybody can read it changes nothing (faults.md row 58)."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        with contextlib.suppress(OSError):
+            os.write(STDERR, one_line(text).encode() + b"\n")
+
+
+def _reason(fault: BaseException) -> str:
+    text = (isinstance(fault, OSError) and fault.strerror) or str(fault)
+    return text[0].lower() + text[1:]
