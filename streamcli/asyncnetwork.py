@@ -162,7 +162,7 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
             raise self.peer.late("read", timeout) from None
         except OSError as fault:
             raise self.peer.lost(fault) from None
-        self.peer.heard = self.peer.heard or bool(data)
+        self.peer.hear(data)
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -193,8 +193,8 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
         except TimeoutError:
             raise self.peer.late("TLS handshake", timeout) from None
         except OSError as fault:
-            raise self.peer.no_tls(fault) from None
-        self.peer.heard = False  # what was heard so far came from a proxy
+            raise self.peer.no_tls(server_hostname, fault) from None
+        self.peer.heard = b""  # what was heard so far came from a proxy
         return AsyncConnection(self._wire, self.peer)
 
     def get_extra_info(self, info: str) -> Any:
@@ -218,7 +218,7 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
     ) -> AsyncConnection:
         """Connect to the address of `host` that answers first, within `timeout` seconds."""
-        peer = Peer(f"{self._prefix}{host}:{port}", self._limits)
+        peer = Peer(self._prefix, host, port, self._limits)
         connect = asyncio.get_running_loop().create_connection
         try:
             async with asyncio.timeout(self._limits.within(timeout)):

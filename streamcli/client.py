@@ -7,7 +7,6 @@ leaves. Source: design.md section 3; the surface follows protocol.md section 5.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import weakref
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
@@ -18,16 +17,19 @@ from .errors import APIError, IncompleteStreamError, UsageError
 from .exchange import Exchange
 from .message import parsed
 from .records import Event, Message, Record, events
-from .request import DEFAULT_BASE_URL, Endpoint, checked_base_url, credential, custom_headers
+from .request import DEFAULT_BASE_URL, Endpoint, checked_base_url, credential, custom_headers, holds_credential
 from .retry import MAX_RETRIES
 from .transport import (
+    FOREIGN,
     TIMEOUT,
+    AsyncPieces,
+    Pieces,
     abandon,
     async_own_client,
     async_refusal_body,
     async_sleep,
     async_whole_body,
-    mapped,
+    our_error,
     outgoing,
     own_client,
     refusal_body,
@@ -37,20 +39,14 @@ from .transport import (
 
 if TYPE_CHECKING:
     from collections.abc import (
-        AsyncGenerator,
         AsyncIterator,
         Callable,
-        Generator,
-        Iterable,
         Iterator,
         Mapping,
         Sequence,
     )
 
-    from .exchange import Received
-
-    Pieces = Generator[bytes, None, None]
-    AsyncPieces = AsyncGenerator[bytes, None]
+    Timeout = float | httpx.Timeout | None
 
 # How many models one page may hold (protocol.md section 8.3).
 _PAGE = 1000
@@ -59,8 +55,8 @@ _PAGE = 1000
 class Settings(TypedDict, total=False):
     """What both clients can be told; what is not given comes from the environment.
 
-    `timeout` is in seconds, for connecting and for the silence between two reads (5 and 90 if not given);
-    `total_timeout` bounds a whole call. `max_retries` further attempts are made while nothing was received, and
+    `timeout` is in seconds, for connecting and for the silence between two reads (5 and 90 if not given, None for no
+    limit); `total_timeout` bounds a whole call. `max_retries` further attempts are made while nothing was received, and
     `on_retry` is told the error and the seconds to wait before each. `allow_http` lets a key go out in clear.
     `endpoint` replaces key, address, headers and version. With `keep_text` false the message keeps no text, for
     streams that are only passed on.
@@ -84,17 +80,23 @@ class _ClientState:
     """What both clients know: where requests go, with which credential, how long and how often."""
 
     def __init__(self, settings: Settings) -> None:
-        timeout = settings.get("timeout")
         self.endpoint = settings.get("endpoint") or _endpoint(settings)
-        self.timeout = TIMEOUT if timeout is None else httpx.Timeout(timeout)
+        self.timeout = httpx.Timeout(settings["timeout"]) if "timeout" in settings else TIMEOUT
         self.total_timeout = settings.get("total_timeout")
         self.max_retries = settings.get("max_retries", MAX_RETRIES)
         self.on_retry = settings.get("on_retry")
         self.keep_text = settings.get("keep_text", True)
 
-    def _exchange(self, method: str, path: str, body: Mapping[str, Any] | None = None, **options: Any) -> Exchange:
-        request = self.endpoint.request(method, path, body, **options)
-        return Exchange(request, max_retries=self.max_retries, total=self.total_timeout, keep_text=self.keep_text)
+    def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout: Timeout = None, **options: Any
+    ) -> Exchange:
+        return Exchange(
+            self.endpoint.request(method, path, body, **options),
+            timeout=self.timeout if timeout is None else httpx.Timeout(timeout),
+            max_retries=self.max_retries,
+            total=self.total_timeout,
+            keep_text=self.keep_text,
+        )
 
     def _next_attempt(self, exchange: Exchange, error: APIError) -> float:
         wait = exchange.failed(error)
@@ -107,14 +109,14 @@ def _endpoint(settings: Settings) -> Endpoint:
     key, token = settings.get("api_key"), settings.get("auth_token")
     scheme, source = ("bearer", "auth_token") if token and not key else ("", "api_key")
     secret = credential(os.environ, key=key or token, source=source, scheme=scheme)
+    headers = (*custom_headers(os.environ), *(settings.get("default_headers") or {}).items())
     given, ambient = settings.get("base_url"), os.environ.get("ANTHROPIC_BASE_URL")
     base_url = checked_base_url(
         given or ambient or DEFAULT_BASE_URL,
         source="base_url" if given else "ANTHROPIC_BASE_URL",
-        has_credential=secret is not None,
+        has_credential=secret is not None or holds_credential(headers),
         allow_http=settings.get("allow_http", False),
     )
-    headers = (*custom_headers(os.environ), *(settings.get("default_headers") or {}).items())
     return Endpoint(base_url, secret, settings.get("api_version"), headers)
 
 
@@ -122,9 +124,19 @@ class _StreamState:
     """What both streams know: the answer's head, and the message so far."""
 
     def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
-        self.response = response
         self.exchange = exchange
+        self._begin(response)
+
+    def _begin(self, response: httpx.Response) -> None:
+        self.response = response
+        self._closed = False
+        # Of the last read, what was not handed out yet.
+        self._ready: Iterator[Event] = iter(())
         weakref.finalize(self, abandon, response).atexit = False
+
+    def _check_open(self) -> None:
+        if self._closed and not self.exchange.complete:
+            raise self.exchange.explained(IncompleteStreamError("the stream was closed before message_stop"))
 
     @property
     def request_id(self) -> str | None:
@@ -137,20 +149,18 @@ class _StreamState:
 
         Raises IncompleteStreamError before message_start.
         """
-        snapshot = self.exchange.accumulator.snapshot()
+        snapshot = self.exchange.snapshot()
         if snapshot is None:
             raise self.exchange.explained(IncompleteStreamError("no message has started yet"))
-        return Message(snapshot)
-
-    def _final_message(self) -> Message:
-        self.exchange.end("the stream was closed before message_stop")
-        return self.current_message_snapshot
+        return snapshot
 
 
-def _records(received: Received, exchange: Exchange) -> Iterable[Event]:
-    if received.event is None:
-        return [Event(parsed(received.raw.event, received.raw.data))]
-    return events(received.event, exchange.accumulator)
+def _records(exchange: Exchange, data: bytes) -> Iterator[Event]:
+    for raw, event in exchange.receive(data):
+        if event is None:
+            yield Event(parsed(raw.event, raw.data))
+        else:
+            yield from events(event, exchange.accumulator)
 
 
 def _fields(fields: Mapping[str, Any], extra_body: Mapping[str, Any] | None, *, stream: bool) -> dict[str, Any]:
@@ -208,9 +218,11 @@ class Client(_ClientState):
         self.close()
 
     def _send(self, exchange: Exchange) -> httpx.Response:
-        with mapped():
-            request = outgoing(self._http, exchange, self.timeout)
+        try:
+            request = outgoing(self._http, exchange)
             return self._http.send(request, stream=True, follow_redirects=False)
+        except FOREIGN as fault:
+            raise our_error(fault) from fault
 
     def _open(self, exchange: Exchange) -> httpx.Response:
         while True:
@@ -228,6 +240,7 @@ class Client(_ClientState):
         while True:
             try:
                 response = self._send(exchange)
+                exchange.request_id = response.headers.get("request-id")
                 body = whole_body(response)
                 return Record(exchange.answer(response.status_code, response.headers, body))
             except APIError as error:
@@ -247,15 +260,16 @@ class Messages:
         betas: Sequence[str] = (),
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        timeout: Timeout = None,
         **fields: Any,
     ) -> MessageStreamManager:
         """A stream of one answer, as a context manager that sends when it is entered (protocol.md section 2.1).
 
-        `betas` go out as `anthropic-beta`. Raises UsageError for what cannot be sent.
+        `betas` go out as `anthropic-beta`; `timeout`, in seconds, replaces the client's for this call.
         """
         body = _fields(fields, extra_body, stream=True)
         headers = (extra_headers or {}).items()
-        return MessageStreamManager(self._client, body, betas, tuple(headers))
+        return MessageStreamManager(self._client, body, betas=betas, headers=tuple(headers), timeout=timeout)
 
     def create(
         self,
@@ -263,17 +277,18 @@ class Messages:
         betas: Sequence[str] = (),
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        timeout: Timeout = None,
         **fields: Any,
     ) -> Message:
         """One answer, whole. Raises APIError."""
         body = _fields(fields, extra_body, stream=False)
         headers = (extra_headers or {}).items()
-        exchange = self._client._exchange("POST", "/v1/messages", body, betas=betas, headers=headers)
+        exchange = self._client._exchange("POST", "/v1/messages", body, betas=betas, headers=headers, timeout=timeout)
         return Message(self._client._fetch(exchange))
 
-    def count_tokens(self, *, betas: Sequence[str] = (), **fields: Any) -> Record:
+    def count_tokens(self, *, betas: Sequence[str] = (), timeout: Timeout = None, **fields: Any) -> Record:
         """How many `input_tokens` a request would have (protocol.md section 8.2). Raises APIError."""
-        exchange = self._client._exchange("POST", "/v1/messages/count_tokens", fields, betas=betas)
+        exchange = self._client._exchange("POST", "/v1/messages/count_tokens", fields, betas=betas, timeout=timeout)
         return self._client._fetch(exchange)
 
 
@@ -299,16 +314,14 @@ class Models:
 class MessageStreamManager:
     """Sends the request when it is entered, each time anew, and closes the stream when it is left."""
 
-    def __init__(
-        self, client: Client, body: dict[str, Any], betas: Sequence[str], headers: tuple[tuple[str, str], ...]
-    ) -> None:
+    def __init__(self, client: Client, body: dict[str, Any], **options: Any) -> None:
         self._client = client
-        self._ask: tuple[dict[str, Any], dict[str, Any]] = body, {"betas": betas, "headers": headers}
+        self._body = body
+        self._options = options
         self._stream: MessageStream | None = None
 
     def __enter__(self) -> MessageStream:
-        body, options = self._ask
-        exchange = self._client._exchange("POST", "/v1/messages", body, **options)
+        exchange = self._client._exchange("POST", "/v1/messages", self._body, **self._options)
         self._stream = MessageStream(self._client, exchange, self._client._open(exchange))
         return self._stream
 
@@ -327,13 +340,21 @@ class MessageStream(_StreamState):
     def __init__(self, client: Client, exchange: Exchange, response: httpx.Response) -> None:
         super().__init__(exchange, response)
         self._client = client
-        self._events = _iterate(exchange, response)
+        self._reads = _Reads(exchange, response)
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
-        return self._events.__next__()
+        self._check_open()
+        try:
+            while True:
+                for event in self._ready:
+                    return event
+                self._ready = _records(self.exchange, self._reads.__next__())
+        except APIError:
+            self._reads.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -344,22 +365,22 @@ class MessageStream(_StreamState):
     @property
     def text_stream(self) -> Iterator[str]:
         """The text of all text blocks as it comes, nothing between them."""
-        return _texts(self)
+        return _Texts(self)
 
     def until_done(self) -> None:
         """Read to the end. Raises APIError."""
         for _ in self:
             pass
+        self.exchange.end()
 
     def get_final_message(self) -> Message:
         """Read to the end; the whole message. Raises APIError, also after `close` in mid-stream."""
         self.until_done()
-        return self._final_message()
+        return self.current_message_snapshot
 
     def get_final_text(self) -> str:
         """Read to the end; all text blocks joined. Raises APIError."""
         self.until_done()
-        self._final_message()
         return self.exchange.accumulator.text
 
     def reads(self) -> Iterator[bytes]:
@@ -367,7 +388,7 @@ class MessageStream(_StreamState):
 
         Ends when the message is complete; raises APIError if the body does so before.
         """
-        return _read(self.exchange, self.response)
+        return self._reads
 
     def retry(self, error: APIError) -> None:
         """Send the request again after `error`, if its kind allows and attempts are left; raises `error` if not.
@@ -377,41 +398,59 @@ class MessageStream(_StreamState):
         wait = self._client._next_attempt(self.exchange, error)
         self.close()
         sleep(wait)
-        self.response = self._client._open(self.exchange)
-        weakref.finalize(self, abandon, self.response).atexit = False
-        self._events = _iterate(self.exchange, self.response)
+        self._begin(self._client._open(self.exchange))
+        self._reads = _Reads(self.exchange, self.response)
 
     def close(self) -> None:
         """Drop the connection; what was not read is lost."""
-        self.response.close()
+        self._closed = True
+        self._reads.close()
 
 
-def _read(exchange: Exchange, response: httpx.Response) -> Pieces:
-    try:
-        with mapped(in_body=True):
-            for data in response.iter_raw():
-                yield data
-                if exchange.complete:
-                    break
-        exchange.end()
-    except APIError as error:
-        raise exchange.explained(error) from error.__cause__
-    finally:
-        response.close()
+class _Texts:
+    """The text of a stream as it comes. No generator: one that is left early would be closed at some later time."""
+
+    def __init__(self, stream: MessageStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        for event in self._stream:
+            if event["type"] == "text":
+                text: str = event["text"]
+                return text
+        raise StopIteration
 
 
-def _iterate(exchange: Exchange, response: httpx.Response) -> Iterator[Event]:
-    with contextlib.closing(_read(exchange, response)) as pieces:
-        for data in pieces:
-            for received in exchange.receive(data):
-                for event in _records(received, exchange):
-                    yield event
+class _Reads:
+    """The body until the message is complete, a piece for each network read; raises if it ends before."""
 
+    def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
+        self._exchange = exchange
+        self._pieces = Pieces(response)
+        self._over = False
 
-def _texts(stream: MessageStream) -> Iterator[str]:
-    for event in stream:
-        if event["type"] == "text":
-            yield event["text"]
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            if not (self._over or self._exchange.complete):
+                self._exchange.check_time()
+                for data in self._pieces:
+                    return data
+                self._exchange.end()
+        except APIError as error:
+            self.close()
+            raise self._exchange.explained(error) from error.__cause__
+        self.close()
+        raise StopIteration
+
+    def close(self) -> None:
+        self._over = True
+        self._pieces.close()
 
 
 # The asynchronous half: the same, with async and await.
@@ -456,9 +495,11 @@ class AsyncClient(_ClientState):
         await self.close()
 
     async def _send(self, exchange: Exchange) -> httpx.Response:
-        with mapped():
-            request = outgoing(self._http, exchange, self.timeout)
+        try:
+            request = outgoing(self._http, exchange)
             return await self._http.send(request, stream=True, follow_redirects=False)
+        except FOREIGN as fault:
+            raise our_error(fault) from fault
 
     async def _open(self, exchange: Exchange) -> httpx.Response:
         while True:
@@ -476,6 +517,7 @@ class AsyncClient(_ClientState):
         while True:
             try:
                 response = await self._send(exchange)
+                exchange.request_id = response.headers.get("request-id")
                 body = await async_whole_body(response)
                 return Record(exchange.answer(response.status_code, response.headers, body))
             except APIError as error:
@@ -495,15 +537,16 @@ class AsyncMessages:
         betas: Sequence[str] = (),
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        timeout: Timeout = None,
         **fields: Any,
     ) -> AsyncMessageStreamManager:
         """A stream of one answer, as a context manager that sends when it is entered (protocol.md section 2.1).
 
-        `betas` go out as `anthropic-beta`. Raises UsageError for what cannot be sent.
+        `betas` go out as `anthropic-beta`; `timeout`, in seconds, replaces the client's for this call.
         """
         body = _fields(fields, extra_body, stream=True)
         headers = (extra_headers or {}).items()
-        return AsyncMessageStreamManager(self._client, body, betas, tuple(headers))
+        return AsyncMessageStreamManager(self._client, body, betas=betas, headers=tuple(headers), timeout=timeout)
 
     async def create(
         self,
@@ -511,17 +554,18 @@ class AsyncMessages:
         betas: Sequence[str] = (),
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        timeout: Timeout = None,
         **fields: Any,
     ) -> Message:
         """One answer, whole. Raises APIError."""
         body = _fields(fields, extra_body, stream=False)
         headers = (extra_headers or {}).items()
-        exchange = self._client._exchange("POST", "/v1/messages", body, betas=betas, headers=headers)
+        exchange = self._client._exchange("POST", "/v1/messages", body, betas=betas, headers=headers, timeout=timeout)
         return Message(await self._client._fetch(exchange))
 
-    async def count_tokens(self, *, betas: Sequence[str] = (), **fields: Any) -> Record:
+    async def count_tokens(self, *, betas: Sequence[str] = (), timeout: Timeout = None, **fields: Any) -> Record:
         """How many `input_tokens` a request would have (protocol.md section 8.2). Raises APIError."""
-        exchange = self._client._exchange("POST", "/v1/messages/count_tokens", fields, betas=betas)
+        exchange = self._client._exchange("POST", "/v1/messages/count_tokens", fields, betas=betas, timeout=timeout)
         return await self._client._fetch(exchange)
 
 
@@ -547,16 +591,14 @@ class AsyncModels:
 class AsyncMessageStreamManager:
     """Sends the request when it is entered, each time anew, and closes the stream when it is left."""
 
-    def __init__(
-        self, client: AsyncClient, body: dict[str, Any], betas: Sequence[str], headers: tuple[tuple[str, str], ...]
-    ) -> None:
+    def __init__(self, client: AsyncClient, body: dict[str, Any], **options: Any) -> None:
         self._client = client
-        self._ask: tuple[dict[str, Any], dict[str, Any]] = body, {"betas": betas, "headers": headers}
+        self._body = body
+        self._options = options
         self._stream: AsyncMessageStream | None = None
 
     async def __aenter__(self) -> AsyncMessageStream:
-        body, options = self._ask
-        exchange = self._client._exchange("POST", "/v1/messages", body, **options)
+        exchange = self._client._exchange("POST", "/v1/messages", self._body, **self._options)
         self._stream = AsyncMessageStream(self._client, exchange, await self._client._open(exchange))
         return self._stream
 
@@ -575,13 +617,21 @@ class AsyncMessageStream(_StreamState):
     def __init__(self, client: AsyncClient, exchange: Exchange, response: httpx.Response) -> None:
         super().__init__(exchange, response)
         self._client = client
-        self._events = _async_iterate(exchange, response)
+        self._reads = _AsyncReads(exchange, response)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self
 
     async def __anext__(self) -> Event:
-        return await self._events.__anext__()
+        self._check_open()
+        try:
+            while True:
+                for event in self._ready:
+                    return event
+                self._ready = _records(self.exchange, await self._reads.__anext__())
+        except APIError:
+            await self._reads.aclose()
+            raise
 
     async def __aenter__(self) -> Self:
         return self
@@ -592,22 +642,22 @@ class AsyncMessageStream(_StreamState):
     @property
     def text_stream(self) -> AsyncIterator[str]:
         """The text of all text blocks as it comes, nothing between them."""
-        return _async_texts(self)
+        return _AsyncTexts(self)
 
     async def until_done(self) -> None:
         """Read to the end. Raises APIError."""
         async for _ in self:
             pass
+        self.exchange.end()
 
     async def get_final_message(self) -> Message:
         """Read to the end; the whole message. Raises APIError, also after `close` in mid-stream."""
         await self.until_done()
-        return self._final_message()
+        return self.current_message_snapshot
 
     async def get_final_text(self) -> str:
         """Read to the end; all text blocks joined. Raises APIError."""
         await self.until_done()
-        self._final_message()
         return self.exchange.accumulator.text
 
     def reads(self) -> AsyncIterator[bytes]:
@@ -615,7 +665,7 @@ class AsyncMessageStream(_StreamState):
 
         Ends when the message is complete; raises APIError if the body does so before.
         """
-        return _async_read(self.exchange, self.response)
+        return self._reads
 
     async def retry(self, error: APIError) -> None:
         """Send the request again after `error`, if its kind allows and attempts are left; raises `error` if not.
@@ -625,38 +675,56 @@ class AsyncMessageStream(_StreamState):
         wait = self._client._next_attempt(self.exchange, error)
         await self.close()
         await async_sleep(wait)
-        self.response = await self._client._open(self.exchange)
-        weakref.finalize(self, abandon, self.response).atexit = False
-        self._events = _async_iterate(self.exchange, self.response)
+        self._begin(await self._client._open(self.exchange))
+        self._reads = _AsyncReads(self.exchange, self.response)
 
     async def close(self) -> None:
         """Drop the connection; what was not read is lost."""
-        await self.response.aclose()
+        self._closed = True
+        await self._reads.aclose()
 
 
-async def _async_read(exchange: Exchange, response: httpx.Response) -> AsyncPieces:
-    try:
-        with mapped(in_body=True):
-            async for data in response.aiter_raw():
-                yield data
-                if exchange.complete:
-                    break
-        exchange.end()
-    except APIError as error:
-        raise exchange.explained(error) from error.__cause__
-    finally:
-        await response.aclose()
+class _AsyncTexts:
+    """The text of a stream as it comes. No generator: one that is left early would be closed at some later time."""
+
+    def __init__(self, stream: AsyncMessageStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        async for event in self._stream:
+            if event["type"] == "text":
+                text: str = event["text"]
+                return text
+        raise StopAsyncIteration
 
 
-async def _async_iterate(exchange: Exchange, response: httpx.Response) -> AsyncIterator[Event]:
-    async with contextlib.aclosing(_async_read(exchange, response)) as pieces:
-        async for data in pieces:
-            for received in exchange.receive(data):
-                for event in _records(received, exchange):
-                    yield event
+class _AsyncReads:
+    """The body until the message is complete, a piece for each network read; raises if it ends before."""
 
+    def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
+        self._exchange = exchange
+        self._pieces = AsyncPieces(response)
+        self._over = False
 
-async def _async_texts(stream: AsyncMessageStream) -> AsyncIterator[str]:
-    async for event in stream:
-        if event["type"] == "text":
-            yield event["text"]
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            if not (self._over or self._exchange.complete):
+                self._exchange.check_time()
+                async for data in self._pieces:
+                    return data
+                self._exchange.end()
+        except APIError as error:
+            await self.aclose()
+            raise self._exchange.explained(error) from error.__cause__
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self._over = True
+        await self._pieces.aclose()

@@ -50,17 +50,30 @@ class StreamcliError(Exception):
         super().__init__(message)
         self.message = message
 
-    def evidence(self) -> dict[str, Any]:
-        """What a script needs to decide what to do next, as JSON values; None for what is not known."""
+    def evidence(self, exit_code: int | None = None) -> dict[str, Any]:
+        """What a script needs to decide what to do next, as JSON values; None for what is not known.
+
+        `exit_code` is the status that the command ends with, where it is not the error's own.
+        """
+        status = self.exit_code if exit_code is None else exit_code
         return {
             "type": getattr(self, "type", None) or f"streamcli.{self.code}",
             "status": getattr(self, "status_code", None),
             "message": self.message,
             "request_id": getattr(self, "request_id", None),
-            "retryable": self.exit_code in {5, 6, 7},
+            "retryable": status in {5, 6, 7},
             "retry_after": getattr(self, "retry_after", None),
-            "exit_code": self.exit_code,
+            "exit_code": status,
         }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, self.__dict__)  # the constructors' keywords would be lost
+
+
+def _restored(cls: type[StreamcliError], args: tuple[Any, ...], state: dict[str, Any]) -> StreamcliError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class APIError(StreamcliError):
@@ -117,11 +130,12 @@ class APIStatusError(APIError):
 
     `status_code` is the HTTP status; for an `error` event it is the status that belongs to `type`, or 200 for a type
     nobody knows. `type` is the API's `error.type`, or None where the body had none. `headers` are the answer's, `body`
-    is its parsed JSON or its text.
+    is its parsed JSON or its text. `retry_after` is how many seconds the server asks to wait, or None.
     """
 
     exit_code = 3
     code = "status_error"
+    retry_after: float | None = None
 
     def __init__(
         self,

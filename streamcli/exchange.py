@@ -23,6 +23,8 @@ from .errors import (
 )
 from .jsontext import loads
 from .message import Accumulator
+from .records import Message
+from .request import is_secret
 from .retry import MAX_RETRIES, MAX_WAIT, delay, retry_after
 from .sse import Decoder
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 # How much of a refusal's body is worth reading (faults.md row 44).
 MAX_ERROR_BODY = 64 * 1024
 _EXCERPT = 120
+# Anything shorter is no secret, and part of many words.
+_SHORTEST_SECRET = 6
 
 
 class Received(NamedTuple):
@@ -48,12 +52,20 @@ class Exchange:
     """One request, its attempts, and the stream or body that answers it.
 
     `deadline` is on the clock of `time.monotonic`, None for none; `total` its length in seconds, for the message.
+    `timeout` is what the driver was told of single reads; it is only kept here.
     """
 
     def __init__(
-        self, request: Request, *, max_retries: int = MAX_RETRIES, total: float | None = None, keep_text: bool = True
+        self,
+        request: Request,
+        *,
+        timeout: Any = None,
+        max_retries: int = MAX_RETRIES,
+        total: float | None = None,
+        keep_text: bool = True,
     ) -> None:
         self.request = request
+        self.timeout = timeout
         self.attempt = 0
         self.total = total
         self.deadline = None if total is None else time.monotonic() + total
@@ -65,6 +77,9 @@ class Exchange:
 
     def failed(self, error: APIError) -> float:
         """The attempt ended with `error`; returns the seconds to wait, or raises what is final."""
+        error.request_id = error.request_id or self.request_id
+        self.request_id = None  # the next attempt is another request
+        self._hide_secrets(error)
         wait = delay(
             error,
             self.attempt,
@@ -115,9 +130,10 @@ class Exchange:
             message = f"a redirect to {_excerpt(place)} is not followed"
             return APIStatusError(message, status_code=status, headers=headers, request_id=self.request_id)
         if status >= 400 or is_error:
-            reason = value if isinstance(value, dict) else {"message": _excerpt(value)}
+            has_reason = isinstance(value, dict) and "error" in value
+            reason = value if has_reason else _excerpt(body.decode("utf-8", "replace"))
             error = status_error(None if status < 400 else status, reason, headers=headers, request_id=self.request_id)
-            asked = retry_after(headers, time.time())
+            error.retry_after = asked = retry_after(headers, time.time())
             if asked is not None and asked > MAX_WAIT:
                 error.message += f"; the server asks to wait {asked:.0f} s"
             return error
@@ -143,6 +159,11 @@ class Exchange:
         except APIError as error:
             raise self.explained(error) from None
 
+    def check_time(self) -> None:
+        """Raise APITimeoutError once the total limit has passed; for drivers whose reads do not know it."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise APITimeoutError(f"the total limit of {self.total:g} s passed", retryable=False)
+
     @property
     def complete(self) -> bool:
         """Whether message_stop came: nothing more need be read."""
@@ -161,8 +182,22 @@ class Exchange:
     def explained(self, error: APIError) -> APIError:
         """`error` with the request id and the message so far."""
         error.request_id = error.request_id or self.request_id
-        error.partial = self.accumulator.snapshot()
+        error.partial = self.snapshot()
+        self._hide_secrets(error)
         return error
+
+    def _hide_secrets(self, error: APIError) -> None:
+        """Take out of the words what went out in secret: a server may say it back (faults.md row 8)."""
+        for name, value in self.request.headers.items():
+            secret = value.removeprefix("Bearer ")
+            if is_secret(name) and len(secret) >= _SHORTEST_SECRET:
+                error.message = error.message.replace(secret, "***")
+        error.args = (error.message,)
+
+    def snapshot(self) -> Message | None:
+        """The message so far, or None before message_start."""
+        fields = self.accumulator.snapshot()
+        return None if fields is None else Message(fields)
 
 
 def _coding(headers: Mapping[str, str]) -> str:

@@ -14,10 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
-# The head of a chunk with the CRLF before it that ends the last chunk: size, extension, CRLF.
-_CHUNK_HEAD = re.compile(rb"\r\n([0-9A-Fa-f]{1,20})[ \t]*(?:;[^\r\n]*)?\r\n")
-_CHUNK_HEAD_BEGUN = re.compile(rb"\r?|\r\n(?:[0-9A-Fa-f]{0,20}|[0-9A-Fa-f]{1,20}[ \t]*(?:;[^\r\n]*)?\r?)")
-_MAX_CHUNK_HEAD = 16 * 1024
+# The head of a chunk with the CRLF before it that ends the last chunk: size, extension or blanks, CRLF. h11 lets an
+# extension hold anything but LF, and blanks stand only where there is none.
+_CHUNK_HEAD = re.compile(rb"\r\n([0-9A-Fa-f]{1,20})(?:;[^\n]*?|[ \t]*)\r\n")
+_CHUNK_HEAD_BEGUN = re.compile(rb"\r?|\r\n(?:[0-9A-Fa-f]{0,20}|[0-9A-Fa-f]{1,20}(?:;[^\n]*|[ \t]*\r?))")
+_TRAILERS = re.compile(
+    rb"(?:(?!content-length:|transfer-encoding:)[!#$%&'*+.^_`|~0-9a-z-]+:[^\0\r\n\f\v]*\r?\n"
+    rb"(?:[ \t][^\0\r\n\f\v]*\r?\n)*)*",
+    re.IGNORECASE,
+)
+# As much as h11 keeps of a line that does not end.
+_MAX_HEAD = 16 * 1024
 
 
 class HeadGate:
@@ -59,11 +66,14 @@ class Framing:
         self._left = None if length is None else int(length.partition(",")[0])
         self.done = self._left == 0
         self._in_chunk = 0
+        self._in_trailers = False
         # As if a chunk had just ended, so that every chunk's head has the same form.
         self._head = b"\r\n"
 
     def decode(self, data: bytes) -> bytes:
         """The part of `data` that is body. After `done` or `broken` there is none."""
+        if self.done or self.broken:
+            return b""
         if self._chunked:
             return self._join_chunks(data)
         if self._left is not None:
@@ -83,7 +93,7 @@ class Framing:
         position = 0
         if not self._in_chunk:
             data = self._head + data
-        while position < len(data):
+        while position < len(data) and not self._in_trailers:
             if self._in_chunk:
                 part = data[position : position + self._in_chunk]
                 parts.append(part)
@@ -96,9 +106,19 @@ class Framing:
             position = head.end()
             self._in_chunk = int(head[1], 16)
             if not self._in_chunk:
-                self.done = True
-                return b"".join(parts)
+                self._in_trailers = True
+                position -= 1  # so that a blank line is one, whether or not trailers come before it
         self._head = data[position:]
-        if not self._in_chunk and (len(self._head) > _MAX_CHUNK_HEAD or not _CHUNK_HEAD_BEGUN.fullmatch(self._head)):
-            self.broken = f"a chunk begins with {self._head[:20]!r}"
+        self._check_head()
         return b"".join(parts)
+
+    def _check_head(self) -> None:
+        """Look at what is no body: the head of a chunk that has not come whole, or what follows the last one."""
+        if self._in_trailers:
+            end = _END_OF_HEAD.search(self._head)
+            self.done = end is not None and bool(_TRAILERS.fullmatch(self._head, 1, end.start() + 1))
+            good = self.done or end is None
+        else:
+            good = bool(self._in_chunk or _CHUNK_HEAD_BEGUN.fullmatch(self._head))
+        if not good or (len(self._head) > _MAX_HEAD and not self.done):
+            self.broken = f"{'the trailers begin' if self._in_trailers else 'a chunk begins'} with {self._head[:20]!r}"

@@ -8,19 +8,26 @@ drips end too.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import socket
 import ssl
+import threading
 import time
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpcore
 
-from .errors import APIConnectionError, APIError, APITimeoutError, IncompleteStreamError
+from .errors import APIConnectionError, APIError, APITimeoutError, IncompleteStreamError, UnexpectedAnswerError
 from .framing import HeadGate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 READ_BYTES = 64 * 1024
+_HTTP = b"HTTP/"
 
 
 class Limits(NamedTuple):
@@ -38,44 +45,62 @@ class Limits(NamedTuple):
             raise self.passed()
         return left if timeout is None else min(timeout, left)
 
+    def at_most(self, seconds: float) -> Limits:
+        """The same, or `seconds` from now if that is sooner."""
+        deadline = time.monotonic() + seconds
+        return self if self.deadline is not None and self.deadline <= deadline else Limits(seconds, deadline)
+
     def passed(self) -> APITimeoutError:
         """The error of the total limit."""
         return APITimeoutError(f"the total limit of {self.total:g} s passed", retryable=False)
 
     def spent(self) -> bool:
-        """Whether the total limit is what ran out."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        """Whether the total limit is what ran out; a timer may fire a little early."""
+        return self.deadline is not None and time.monotonic() >= self.deadline - 0.001
 
 
 class Peer:
     """Whom a connection talks to, for messages, and how far it got."""
 
-    def __init__(self, name: str, limits: Limits) -> None:
-        self.name = name
+    def __init__(self, prefix: str, host: str, port: int, limits: Limits) -> None:
+        self.name = f"{prefix}[{host}]:{port}" if ":" in host else f"{prefix}{host}:{port}"
         self.limits = limits
-        self.heard = False
+        # The first bytes of its answer; an HTTP answer begins with exactly these.
+        self.heard = b""
         self.answered = False
+
+    def hear(self, data: bytes) -> None:
+        if len(self.heard) < len(_HTTP):
+            self.heard = (self.heard + data)[: len(_HTTP)]
 
     def late(self, doing: str, timeout: float | None) -> APITimeoutError:
         if self.limits.spent():
             return self.limits.passed()
-        connecting = doing in {"connect", "TLS handshake"}
-        kind = "connect" if connecting else "idle"
-        what = f"no connection to {self.name}" if connecting else f"nothing came from {self.name}"
-        if doing == "write":
-            what = f"{self.name} took nothing"
-        return APITimeoutError(f"{what} within the {kind} limit of {timeout:g} s", retryable=connecting)
+        what, kind = {
+            "connect": (f"no connection to {self.name}", "connect"),
+            "TLS handshake": (f"no TLS with {self.name}", "connect"),
+            "read": (f"nothing came from {self.name}", "idle"),
+            "write": (f"{self.name} took nothing", "idle"),
+        }[doing]
+        # The system's own patience with a silent peer may end where no limit was set.
+        limit = (
+            f"within the {kind} limit of {timeout:g} s" if timeout is not None else "for as long as the system waits"
+        )
+        return APITimeoutError(f"{what} {limit}", retryable=kind == "connect")
 
     def unreachable(self, fault: BaseException) -> APIConnectionError:
         return APIConnectionError(f"cannot connect to {self.name}: {_reason(fault)}")
 
-    def no_tls(self, fault: BaseException) -> APIConnectionError:
-        return APIConnectionError(f"no TLS with {self.name}: {_reason(fault)}", retryable=False)
+    def no_tls(self, host: str | None, fault: BaseException) -> APIConnectionError:
+        whom = self.name if host is None or host in self.name else f"{host} through {self.name}"
+        return APIConnectionError(f"no TLS with {whom}: {_reason(fault)}", retryable=False)
 
     def lost(self, fault: BaseException | None = None) -> APIError:
         how = _reason(fault) if fault else "the connection was closed"
         if self.answered:
             return IncompleteStreamError(f"{self.name} broke off in mid-stream: {how}")
+        if not _HTTP.startswith(self.heard):
+            return UnexpectedAnswerError(f"{self.name} answers no HTTP but {self.heard!r}")
         when = "in the middle of its answer's head" if self.heard else "before answering"
         return APIConnectionError(f"{self.name} broke off {when}: {how}", retryable=not self.heard)
 
@@ -88,9 +113,18 @@ def _reason(fault: BaseException) -> str:
         return f"certificate verify failed: {fault.verify_message}"
     if isinstance(fault, ssl.SSLError):
         return (fault.reason or str(fault)).lower().replace("_", " ")
-    if isinstance(fault, OSError) and fault.strerror:
-        return fault.strerror[0].lower() + fault.strerror[1:]
-    return str(fault) or type(fault).__name__
+    words = str(fault) or type(fault).__name__
+    if isinstance(fault, OSError):
+        words = _system_words(fault) or words
+    return words[0].lower() + words[1:]
+
+
+def _system_words(fault: OSError) -> str | None:
+    """The system's words, which asyncio replaces by its own; where it tried several addresses, those for the first."""
+    if isinstance(fault, socket.gaierror):
+        return fault.strerror
+    number = fault.errno or next(map(int, re.findall(r"\[Errno (\d+)\]", str(fault))), None)
+    return os.strerror(number) if number else fault.strerror
 
 
 class Connection(httpcore.NetworkStream):
@@ -119,7 +153,7 @@ class Connection(httpcore.NetworkStream):
             raise self.peer.late("read", timeout) from None
         except httpcore.ReadError as fault:
             raise self.peer.lost(fault) from None
-        self.peer.heard = self.peer.heard or bool(data)
+        self.peer.hear(data)
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -130,7 +164,9 @@ class Connection(httpcore.NetworkStream):
             raise self.peer.late("write", timeout) from None
 
     def close(self) -> None:
-        """Close at once."""
+        """Close at once, which also wakes a thread that waits in `receive`."""
+        with contextlib.suppress(OSError):  # not connected any more
+            self._inner.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         self._inner.close()
 
     def abort(self) -> None:
@@ -146,8 +182,8 @@ class Connection(httpcore.NetworkStream):
         except httpcore.ConnectTimeout:
             raise self.peer.late("TLS handshake", timeout) from None
         except (httpcore.ConnectError, OSError) as fault:
-            raise self.peer.no_tls(fault) from None
-        self.peer.heard = False  # what was heard so far came from a proxy
+            raise self.peer.no_tls(server_hostname, fault) from None
+        self.peer.heard = b""  # what was heard so far came from a proxy
         return Connection(inner, self.peer)
 
     def get_extra_info(self, info: str) -> Any:
@@ -171,12 +207,50 @@ class Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> Connection:
-        """Connect to the first address of `host` that answers, each within `timeout` seconds."""
-        peer = Peer(f"{self._prefix}{host}:{port}", self._limits)
+        """Connect to the first address of `host` that answers, each within `timeout` seconds, as the lookup is."""
+        peer = Peer(self._prefix, host, port, self._limits)
         try:
-            inner = self._tcp.connect_tcp(host, port, self._limits.within(timeout), local_address, socket_options)
-        except httpcore.ConnectTimeout:
+            inner = self._connected(host, port, timeout, local_address, socket_options)
+        except (httpcore.ConnectTimeout, TimeoutError):
             raise peer.late("connect", timeout) from None
         except (httpcore.ConnectError, OSError, UnicodeError) as fault:
             raise peer.unreachable(fault) from None
         return Connection(inner, peer)
+
+    def _connected(self, host: str, port: int, timeout: float | None, *options: Any) -> httpcore.NetworkStream:
+        *others, last = _addresses(host, port, self._limits.within(timeout))
+        for address in others:
+            with contextlib.suppress(httpcore.ConnectTimeout, httpcore.ConnectError):
+                return self._tcp.connect_tcp(address, port, self._limits.within(timeout), *options)
+        return self._tcp.connect_tcp(last, port, self._limits.within(timeout), *options)
+
+
+def _addresses(host: str, port: int, limit: float | None) -> list[str]:
+    """The addresses of `host`. Raises OSError or UnicodeError, TimeoutError after `limit` seconds.
+
+    A name is looked up in a thread of its own: the C library, while it waits for a name server, obeys neither a limit
+    nor a signal.
+    """
+
+    def look_up(flags: int = 0) -> list[str]:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+        return [str(address[0]) for *_, address in found]
+
+    with contextlib.suppress(socket.gaierror):
+        return look_up(socket.AI_NUMERICHOST)
+    answers: SimpleQueue[list[str] | Exception] = SimpleQueue()
+
+    def report() -> None:
+        try:
+            answers.put(look_up())
+        except (OSError, UnicodeError) as fault:
+            answers.put(fault)
+
+    threading.Thread(target=report, daemon=True).start()
+    try:
+        answer = answers.get(timeout=limit)
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

@@ -24,7 +24,11 @@ class Record(dict[str, Any]):
     __slots__ = ()
 
     def __init__(self, fields: Mapping[str, Any] = {}, /, **more: Any) -> None:
-        super().__init__({key: _record(value, key) for key, value in (*fields.items(), *more.items())})
+        super().__init__(fields, **more)
+        for value in self.values():
+            if isinstance(value, (dict, list)):
+                _deepen(self)
+                break
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -39,16 +43,33 @@ class Record(dict[str, Any]):
         return self.__deepcopy__({})
 
 
-def _record(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return _CLASSES.get(key, Record)(value)
-    if isinstance(value, list):
-        return [_record(item, key) for item in value]
-    return value
+def _deepen(record: Record) -> None:
+    """Make a record of every dict inside, and a copy of every list, however deep a server nests them."""
+    pending: list[tuple[Any, str]] = [(record, "")]
+    for holder, name in pending:
+        in_list = isinstance(holder, list)
+        for place, value in enumerate(holder) if in_list else holder.items():
+            if isinstance(value, (dict, list)):
+                key: Any = name if in_list else place
+                holder[place] = copy = list(value) if isinstance(value, list) else _plain(key, value)
+                pending.append((copy, key))
+
+
+def _plain(key: str, fields: dict[str, Any]) -> Record:
+    cls = _CLASSES.get(key, Record)
+    record = cls.__new__(cls)
+    record.update(fields)
+    return record
+
+
+def _all_records(values: list[Any]) -> Any:
+    return Record(values=values)["values"]
 
 
 class Usage(Record):
     """Token counters, cumulative."""
+
+    __slots__ = ()
 
     if TYPE_CHECKING:
         input_tokens: int
@@ -59,6 +80,8 @@ class Usage(Record):
 
 class ContentBlock(Record):
     """One block of a message; which fields it has depends on its `type`."""
+
+    __slots__ = ()
 
     if TYPE_CHECKING:
         type: str
@@ -74,6 +97,8 @@ class ContentBlock(Record):
 class Message(Record):
     """A message: `content` is a list of blocks, `stop_reason` None until it is known."""
 
+    __slots__ = ()
+
     if TYPE_CHECKING:
         id: str
         type: str
@@ -88,6 +113,8 @@ class Message(Record):
 class Delta(Record):
     """What a `content_block_delta` adds or a `message_delta` changes."""
 
+    __slots__ = ()
+
     if TYPE_CHECKING:
         type: str
         text: str
@@ -101,6 +128,8 @@ class Delta(Record):
 
 class Event(Record):
     """One event of a stream, as sent; its `type` says which fields it has."""
+
+    __slots__ = ()
 
     if TYPE_CHECKING:
         type: str
@@ -183,7 +212,7 @@ def _derived(delta: dict[str, Any], index: int, accumulator: Accumulator) -> Ite
         yield _Grown({"type": name, field: delta[field]}, accumulator.pieces(index), "".join)
     elif kind == "citations_delta":
         citations = accumulator.citations(index)
-        yield _Grown({"type": "citation", "citation": delta["citation"]}, citations, _record)
+        yield _Grown({"type": "citation", "citation": delta["citation"]}, citations, _all_records)
     elif kind == "signature_delta":
         yield Event({"type": "signature", "signature": delta["signature"]})
     elif kind == "compaction_delta":

@@ -29,6 +29,7 @@ _SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_SECRET_NAME = re.compile(r"key|auth|token(?!s)|secret|cookie|password", re.IGNORECASE)
 _LOOPBACK = re.compile(r"localhost|[a-z0-9.-]+\.localhost|127(\.\d{1,3}){3}|::1", re.IGNORECASE)
 
 
@@ -55,6 +56,9 @@ class Request(NamedTuple):
     headers: dict[str, str]
     body: bytes
 
+    def __repr__(self) -> str:
+        return f"Request({self.method!r}, {self.url!r})"  # the headers hold the key
+
 
 class Endpoint(NamedTuple):
     """A server that speaks the Messages API, and how to address it.
@@ -78,11 +82,13 @@ class Endpoint(NamedTuple):
     ) -> Request:
         """The request for `path`, relative to the base URL or absolute on the same host.
 
-        Raises UsageError for a body that is no JSON, a header that cannot be sent, or no credential where the host
-        is not loopback.
+        Raises UsageError for another host, a body that is no JSON, a header that cannot be sent, or no credential
+        where the host is not loopback.
         """
         url = path if "://" in path else self.base_url + path
-        if self.credential is None and not self._has_own_credential() and not is_loopback(url):
+        if urlsplit(url)[:2] != urlsplit(self.base_url)[:2]:
+            raise UsageError(f"{url} is not on {self.base_url}, and the key goes nowhere else")
+        if self.credential is None and not holds_credential(self.headers) and not is_loopback(url):
             raise UsageError(
                 "no API key: set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, or name a file with --api-key-file"
             )
@@ -101,13 +107,15 @@ class Endpoint(NamedTuple):
         if joined:
             fields["anthropic-beta"] = joined
         for name, value in (*self.headers, *headers):
-            fields[name.lower()] = value
+            fields[name.lower()] = value.strip(" \t")
         for name, value in fields.items():
             _check_header(name, value)
         return Request(method, url, fields, b"" if body is None else _json(body))
 
-    def _has_own_credential(self) -> bool:
-        return any(name.lower() in {"x-api-key", "authorization"} for name, _ in self.headers)
+
+def holds_credential(headers: Iterable[tuple[str, str]]) -> bool:
+    """Whether one of the headers is a key's."""
+    return any(name.lower() in {"x-api-key", "authorization"} for name, _ in headers)
 
 
 def _version_for(body: Mapping[str, Any] | None) -> str:
@@ -147,8 +155,8 @@ def credential(
 
 def checked_base_url(url: str, *, source: str, has_credential: bool, allow_http: bool) -> str:
     """`url` without its final slash. Raises UsageError where it is no http(s) URL, or would show a key in clear."""
-    if re.search(r"[\x00-\x20\x7f-\x9f]", url):
-        raise UsageError(f"{source} holds a blank or a control character")
+    if re.search(r"[\x00-\x20\x7f-\x9f\\]", url):
+        raise UsageError(f"{source} holds a blank, a backslash or a control character")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -182,6 +190,16 @@ def custom_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...
     """The headers of ANTHROPIC_CUSTOM_HEADERS, one a line; lines without a colon are none (protocol.md 1.6)."""
     lines = environment.get("ANTHROPIC_CUSTOM_HEADERS", "").splitlines()
     return tuple(parsed_header(line, source="ANTHROPIC_CUSTOM_HEADERS") for line in lines if ":" in line)
+
+
+def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers for showing and keeping: those whose name says that they hold a secret hold "***" instead."""
+    return {name: "***" if is_secret(name) else value for name, value in headers}
+
+
+def is_secret(name: str) -> bool:
+    """Whether a header of this name holds a secret, or may."""
+    return bool(_SECRET_NAME.search(name))
 
 
 def _check_header(name: str, value: str) -> None:

@@ -21,7 +21,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 _RETRIED = frozenset({408, 409, 429})
 # Waiting cannot lift a spending limit (protocol.md section 6.3).
 _HOPELESS = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
-_SECONDS = re.compile(r"\s*(\d{1,12}(?:\.\d*)?|\.\d+)\s*")
+_SECONDS = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*")
 
 
 def delay(error: APIError, attempt: int, *, max_retries: int, chance: float, now: float) -> float | None:

@@ -13,8 +13,8 @@ import importlib.util
 import os
 import ssl
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed leaves it out
 
 import httpx
@@ -32,7 +32,7 @@ from .exchange import MAX_ERROR_BODY
 from .framing import Framing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 
     import httpcore
 
@@ -60,7 +60,7 @@ class Proxy(NamedTuple):
         url = self.url if "://" in self.url else f"http://{self.url}"
         try:
             parts = urlsplit(url)
-            usable = parts.scheme in _PROXY_SCHEMES and parts.hostname and parts.port != 0
+            usable = parts.scheme in _PROXY_SCHEMES and parts.hostname and parts.port != 0 and parts.netloc.isascii()
         except ValueError:
             usable = False
         if not usable:
@@ -69,14 +69,19 @@ class Proxy(NamedTuple):
             raise UsageError(f"{self.source} names a SOCKS proxy, which needs the package socksio")
         return Proxy(url, self.source)
 
-    def for_httpcore(self) -> httpcore.Proxy:
-        """As httpcore takes it: the address, and user and password apart."""
+    @property
+    def scheme(self) -> str:
+        """How it is spoken to."""
+        return urlsplit(self.url).scheme
+
+    def for_httpcore(self, context: ssl.SSLContext | None) -> httpcore.Proxy:
+        """As httpcore takes it: the address, user and password apart, and the trust if it is spoken to by https."""
         import httpcore  # noqa: PLC0415
 
         parts = urlsplit(self.url)
         address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
-        return httpcore.Proxy(address, auth=auth)
+        auth = (unquote_to_bytes(parts.username), unquote_to_bytes(parts.password or "")) if parts.username else None
+        return httpcore.Proxy(address, auth=auth, ssl_context=context if parts.scheme == "https" else None)
 
 
 def environment_proxy(url: str, environment: Mapping[str, str]) -> Proxy | None:
@@ -119,9 +124,10 @@ class _TransportState:
         self._context = context
 
     def _options(self, request: httpx.Request) -> dict[str, Any]:
-        if self._context is None and request.url.scheme == "https":
+        schemes = {request.url.scheme, self._proxy.scheme if self._proxy else ""}
+        if self._context is None and "https" in schemes:
             self._context = tls_context()
-        proxy = self._proxy.for_httpcore() if self._proxy else None
+        proxy = self._proxy.for_httpcore(self._context) if self._proxy else None
         return {"ssl_context": self._context, "proxy": proxy, "max_keepalive_connections": 0}
 
     def _peer(self, request: httpx.Request) -> tuple[Limits, str]:
@@ -146,35 +152,39 @@ class Transport(_TransportState, httpx.BaseTransport):
 
 
 class _BodyState:
-    """What both bodies know: the connection, the framing, how long a silence may last."""
+    """What both bodies know: the connection, the framing, how long a silence may last, how it ended."""
 
     def __init__(self, request: httpx.Request, answer: httpcore.Response) -> None:
         self._answer = answer
         self._connection = answer.extensions["network_stream"]
         self._connection.peer.answered = True
         self._framing = Framing(answer.status, httpx.Headers(answer.headers))
-        idle: float | None = request.extensions["timeout"].get("read")
-        self._patience = idle if answer.status == 200 else min(REFUSAL_TIMEOUT, idle or REFUSAL_TIMEOUT)
+        self._ended = self._framing.done
+        self._fault: APIError | None = None
+        self._idle: float | None = request.extensions["timeout"].get("read")
 
-    def _check(self, data: bytes) -> None:
+    def _decoded(self, data: bytes) -> bytes:
+        body = self._framing.decode(data)
         if self._framing.broken:
-            raise ProtocolError(f"the stream is malformed: {self._framing.broken}")
-        if not data and self._framing.missing():
-            fault: APIError = self._connection.peer.lost()
-            raise fault
+            self._fault = ProtocolError(f"the stream is malformed: {self._framing.broken}")
+        elif not data and self._framing.missing():
+            self._fault = self._connection.peer.lost()
+        self._ended = self._framing.done or not data or self._fault is not None
+        return body
 
 
 class _Body(_BodyState, httpx.SyncByteStream):
-    """The body of one answer, a piece for each network read."""
+    """The body of one answer, a piece for each network read; a fault comes after what came before it."""
 
     def __iter__(self) -> Iterator[bytes]:
-        data = b"-"
-        while data and not self._framing.done:
-            data = self._connection.receive(self._patience)
-            body = self._framing.decode(data)
+        return self
+
+    def __next__(self) -> bytes:
+        while not self._ended:
+            body = self._decoded(self._connection.receive(self._idle))
             if body:
-                yield body
-            self._check(data)
+                return body
+        raise self._fault or StopIteration
 
     def close(self) -> None:
         """Drop the connection."""
@@ -199,24 +209,31 @@ class AsyncTransport(_TransportState, httpx.AsyncBaseTransport):
 
 
 class _AsyncBody(_BodyState, httpx.AsyncByteStream):
-    """The body of one answer, a piece for each network read."""
+    """The body of one answer, a piece for each network read; a fault comes after what came before it."""
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        data = b"-"
-        while data and not self._framing.done:
-            data = await self._connection.receive(self._patience)
-            body = self._framing.decode(data)
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._ended:
+            body = self._decoded(await self._connection.receive(self._idle))
             if body:
-                yield body
-            self._check(data)
+                return body
+        raise self._fault or StopAsyncIteration
 
     async def aclose(self) -> None:
         """Drop the connection."""
         await self._answer.aclose()
 
 
+class _Response(httpx.Response):
+    """An answer that httpx takes for no redirect: even where it follows none it would choke on a bad Location."""
+
+    has_redirect_location = False
+
+
 def _response(answer: httpcore.Response, body: _Body | _AsyncBody) -> httpx.Response:
-    return httpx.Response(answer.status, headers=answer.headers, stream=body, extensions=answer.extensions)
+    return _Response(answer.status, headers=answer.headers, stream=body, extensions=answer.extensions)
 
 
 def _core_request(request: httpx.Request) -> httpcore.Request:
@@ -239,33 +256,56 @@ def _core_mapped() -> Iterator[None]:
         raise APIConnectionError(f"the proxy refused: {fault}", retryable=False) from None
     except httpcore.RemoteProtocolError as fault:
         raise UnexpectedAnswerError(f"the answer is no HTTP: {fault}") from None
+    except httpcore.LocalProtocolError as fault:
+        raise UsageError(f"the request cannot be sent as HTTP: {fault}") from None
 
 
-@contextlib.contextmanager
-def mapped(*, in_body: bool = False) -> Iterator[None]:
-    """Turns the exceptions of an httpx client that is not ours into our errors, by where they strike."""
-    try:
-        yield
-    except httpx.TimeoutException as fault:
+# What an httpx client that is not ours raises.
+FOREIGN = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL)
+
+
+def our_error(fault: Exception, *, in_body: bool = False) -> APIError:
+    """The error of ours that one of FOREIGN is, by where it strikes."""
+    if isinstance(fault, httpx.TimeoutException):
         kind = "connect" if isinstance(fault, httpx.ConnectTimeout) else "idle"
-        raise APITimeoutError(f"the {kind} limit passed: {fault}", retryable=kind == "connect") from fault
-    except (httpx.TransportError, httpx.StreamError) as fault:
-        if in_body:
-            raise IncompleteStreamError(f"the stream broke off: {fault}") from fault
-        raise APIConnectionError(f"no answer: {fault}") from fault
-    except httpx.InvalidURL as fault:
-        raise UsageError(f"the request's address is no URL: {fault}") from fault
+        return APITimeoutError(f"the {kind} limit passed{_words(fault)}", retryable=kind == "connect")
+    if isinstance(fault, httpx.InvalidURL):
+        return UsageError(f"the request's address is no URL{_words(fault)}")
+    if in_body:
+        return IncompleteStreamError(f"the stream broke off{_words(fault)}")
+    who = "the proxy refused" if isinstance(fault, httpx.ProxyError) else "no answer"
+    return APIConnectionError(f"{who}{_words(fault)}", retryable=_may_pass(fault))
+
+
+def _words(fault: Exception) -> str:
+    return f": {fault}" if str(fault) else ""
+
+
+def _may_pass(fault: BaseException) -> bool:
+    """Whether another attempt could end differently: not where TLS fails, or the request itself is wrong."""
+    if not isinstance(fault, httpx.NetworkError | httpx.RemoteProtocolError):
+        return False
+    cause: BaseException | None = fault
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is None
 
 
 def own_client(
-    base_url: str, *, proxy: Proxy | None = None, ca_file: str | None = None, direct: bool = False
+    base_url: str,
+    *,
+    proxy: Proxy | None = None,
+    ca_file: str | None = None,
+    direct: bool = False,
+    around: Callable[[httpx.BaseTransport], httpx.BaseTransport] = lambda transport: transport,
 ) -> httpx.Client:
     """A client that sends as this module says.
 
-    Where no `proxy` is given the environment's is used, or none where `direct` is set.
+    Where no `proxy` is given the environment's is used, or none where `direct` is set. `around` may put another
+    transport around ours, as a recorder is.
     """
     transport = Transport() if direct else Transport(**_route(base_url, proxy, ca_file))
-    return httpx.Client(transport=transport, timeout=TIMEOUT, trust_env=False)
+    return httpx.Client(transport=around(transport), timeout=TIMEOUT, trust_env=False)
 
 
 def async_own_client(base_url: str, *, proxy: Proxy | None = None, ca_file: str | None = None) -> httpx.AsyncClient:
@@ -279,12 +319,13 @@ def _route(base_url: str, proxy: Proxy | None, ca_file: str | None) -> dict[str,
     return {"proxy": chosen, "context": tls_context(ca_file) if ca_file else None}
 
 
-def outgoing(client: Any, exchange: Exchange, timeout: httpx.Timeout) -> httpx.Request:
+def outgoing(client: Any, exchange: Exchange) -> httpx.Request:
     """The request of `exchange` as `client`, of either colour, sends it."""
     if client.is_closed:
         raise UsageError("the client is closed")
-    method, url, headers, body = exchange.request
-    request: httpx.Request = client.build_request(method, url, headers=headers, content=body, timeout=timeout)
+    method, url, fields, body = exchange.request
+    headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in fields.items()]
+    request: httpx.Request = client.build_request(method, url, headers=headers, content=body, timeout=exchange.timeout)
     request.extensions["limits"] = (exchange.total, exchange.deadline)
     return request
 
@@ -296,41 +337,107 @@ def abandon(response: httpx.Response) -> None:
         connection.abort()
 
 
+def _hurry(response: httpx.Response) -> float:
+    """Leave the rest of an answer only REFUSAL_TIMEOUT; returns when that will have passed."""
+    connection = response.extensions.get("network_stream")
+    peer = getattr(connection, "peer", None)
+    if peer is not None:  # else the client is not our own
+        peer.limits = peer.limits.at_most(REFUSAL_TIMEOUT)
+    return time.monotonic() + REFUSAL_TIMEOUT
+
+
+class Pieces:
+    """An answer's body as it comes; faults in it are ours.
+
+    Taken from the stream itself: `iter_raw` refuses the body of an answer made whole, as httpx.MockTransport makes it.
+    No generator of ours goes around it, because asyncio closes all generators at once when it ends.
+    """
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._stream = cast("Generator[bytes, None, None]", iter(cast("httpx.SyncByteStream", response.stream)))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            for data in self._stream:
+                return data
+        except FOREIGN as fault:
+            raise our_error(fault, in_body=True) from fault
+        raise StopIteration
+
+    def close(self) -> None:
+        """Drop the connection, from another thread or task too."""
+        self._response.close()
+        with contextlib.suppress(RuntimeError, ValueError):  # another one waits in it, and learns it there
+            self._stream.close()
+
+
+class AsyncPieces:
+    """As `Pieces`, for the event loop."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._stream = cast("AsyncGenerator[bytes, None]", aiter(cast("httpx.AsyncByteStream", response.stream)))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            async for data in self._stream:
+                return data
+        except FOREIGN as fault:
+            raise our_error(fault, in_body=True) from fault
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Drop the connection, from another thread or task too."""
+        await self._response.aclose()
+        with contextlib.suppress(RuntimeError, ValueError):  # another one waits in it, and learns it there
+            await self._stream.aclose()
+
+
 def whole_body(response: httpx.Response) -> bytes:
-    """All of an answer's body."""
-    with mapped(in_body=True):
-        return b"".join(response.iter_raw())
+    """All of an answer's body; of a refusal's, what `refusal_body` says."""
+    if response.status_code != 200:
+        return refusal_body(response)
+    with contextlib.closing(Pieces(response)) as pieces:
+        return b"".join([data for data in pieces])  # noqa: C416 - as its twin
 
 
 async def async_whole_body(response: httpx.Response) -> bytes:
     """As `whole_body`, for the event loop."""
-    with mapped(in_body=True):
-        return b"".join([data async for data in response.aiter_raw()])
+    if response.status_code != 200:
+        return await async_refusal_body(response)
+    async with contextlib.aclosing(AsyncPieces(response)) as pieces:
+        return b"".join([data async for data in pieces])
 
 
 def refusal_body(response: httpx.Response) -> bytes:
     """What of a refusal's body comes soon and is not too long; a fault in it does not hide the status."""
     body = b""
-    until = time.monotonic() + REFUSAL_TIMEOUT
-    with contextlib.suppress(APIError, httpx.HTTPError, httpx.StreamError):
-        for data in response.iter_raw():
+    until = _hurry(response)
+    with contextlib.suppress(APIError), contextlib.closing(Pieces(response)) as pieces:
+        for data in pieces:
             body += data
             if len(body) > MAX_ERROR_BODY or time.monotonic() > until:
                 break
-    response.close()
     return body[:MAX_ERROR_BODY]
 
 
 async def async_refusal_body(response: httpx.Response) -> bytes:
     """As `refusal_body`, for the event loop."""
     body = b""
-    until = time.monotonic() + REFUSAL_TIMEOUT
-    with contextlib.suppress(APIError, httpx.HTTPError, httpx.StreamError):
-        async for data in response.aiter_raw():
-            body += data
-            if len(body) > MAX_ERROR_BODY or time.monotonic() > until:
-                break
-    await response.aclose()
+    until = _hurry(response)
+    with contextlib.suppress(APIError):
+        async with contextlib.aclosing(AsyncPieces(response)) as pieces:
+            async for data in pieces:
+                body += data
+                if len(body) > MAX_ERROR_BODY or time.monotonic() > until:
+                    break
     return body[:MAX_ERROR_BODY]
 
 

@@ -1,0 +1,77 @@
+"""What the tests share: the loopback server, a certificate authority, and an environment that says nothing."""
+
+import gc
+import os
+import ssl
+
+import pytest
+import trustme
+from driver import Asynchronous, Synchronous
+from hypothesis import HealthCheck, settings
+from server import Proxy, Server
+
+settings.register_profile("streamcli", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.load_profile("streamcli")
+
+_AMBIENT = ("ANTHROPIC_", "STREAMCLI_", "XDG_CONFIG_HOME", "SSL_CERT_", "SSLKEYLOGFILE", "HTTP_", "HTTPS_", "NO_PROXY")
+
+
+def pytest_collection_finish():
+    """Leave what there is by now to the end, so that a test's own garbage is collected in no time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _quiet_environment(monkeypatch):
+    for name in os.environ:
+        if name.upper().startswith(_AMBIENT) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def server():
+    """A server that answers as `server.answers` say."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def ca_file(authority, tmp_path_factory):
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def tls(authority):
+    """What a server needs to speak TLS as 127.0.0.1 and localhost."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def tls_server(tls):
+    with Server(tls=tls) as server:
+        yield server
+
+
+@pytest.fixture
+def proxy():
+    with Proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=[Synchronous, Asynchronous], ids=lambda kind: kind.name)
+def driver(request, monkeypatch):
+    """Both halves of the library, one after the other, each used as the synchronous one is."""
+    driver = request.param()
+    driver.patch(monkeypatch)
+    yield driver
+    driver.close()

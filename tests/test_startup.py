@@ -1,0 +1,59 @@
+"""What an import costs: nothing but the standard library until a name is used, and no asyncio where none is needed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from server import ok, text_events
+
+
+def loaded(code):
+    """The modules that `code` loads, beyond those of a bare interpreter."""
+    program = f"import sys\nbefore = set(sys.modules)\n{code}\nimport json\nprint(json.dumps(sorted(names)))"
+    done = subprocess.run([sys.executable, "-Werror", "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+ADDED = "names = set(sys.modules) - before"
+
+
+def test_importing_the_package_loads_nothing_but_the_standard_library_and_little_of_it():
+    names = {name.partition(".")[0] for name in loaded(f"import streamcli\n{ADDED}")}
+    assert names - {"streamcli"} <= sys.stdlib_module_names
+    assert not names & {"asyncio", "ssl", "json", "socket", "urllib", "email", "logging", "subprocess"}
+
+
+def test_the_exceptions_come_without_the_client():
+    names = loaded(f"from streamcli import APIError, OverloadedError\n{ADDED}")
+    assert {name for name in names if name.startswith("streamcli")} == {"streamcli", "streamcli.errors"}
+    assert not names & {"httpx", "orjson", "asyncio", "ssl"}
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import streamcli  # noqa: PLC0415
+
+    with pytest.raises(AttributeError, match="has no attribute 'Clinet'"):
+        _ = streamcli.Clinet
+    with pytest.raises(ImportError):
+        from streamcli import Clinet  # noqa: F401, PLC0415
+
+
+@pytest.mark.parametrize("name", __import__("streamcli").__all__)
+def test_every_exported_name_is_there(name):
+    import streamcli  # noqa: PLC0415
+
+    assert getattr(streamcli, name).__name__ == name
+
+
+def test_a_whole_synchronous_stream_loads_no_asyncio(server):
+    server.answers = [ok(*text_events("a", "b"))]
+    ask = "model='m', max_tokens=1, messages=[]"
+    names = loaded(
+        f"from streamcli import Client\n"
+        f"with Client(base_url={server.url!r}) as client, client.messages.stream({ask}) as stream:\n"
+        f"    assert stream.get_final_text() == 'ab'\n"
+        f"{ADDED}"
+    )
+    assert "streamcli.network" in names
+    assert not {name for name in names if name.partition(".")[0] in {"asyncio", "concurrent", "uvloop"}}
