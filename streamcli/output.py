@@ -7,11 +7,12 @@ written here, and nothing is kept that the form does not need.
 
 from __future__ import annotations
 
+import codecs
 import time
 from typing import TYPE_CHECKING, Any
 
 from .errors import APIError, APIStatusError, StreamcliError
-from .jsontext import dumps
+from .jsontext import dumps, loads
 from .message import parsed, text_of
 from .terminal import Visible
 
@@ -60,29 +61,6 @@ class Text(Form):
             self.pending.append(text_of(received.event).encode())
 
 
-class TerminalText(Form):
-    """The text of all text blocks for a terminal: control characters visible, the last line ended."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._visible = Visible()
-
-    def add(self, received: Received) -> None:
-        """Text, if the event has any."""
-        if received.event is not None:
-            self.pending.append(self._visible.feed(text_of(received.event)).encode())
-
-    def finish(self) -> None:
-        """End the line."""
-        self.pending.append(self._visible.close().encode())
-        if not self._visible.at_line_start:
-            self.pending.append(b"\n")
-
-    def fail(self, error: StreamcliError) -> None:  # noqa: ARG002 - the line ends however the run does
-        """End the line."""
-        self.finish()
-
-
 class Events(Form):
     """Each event's data as sent, one a line; the last line says how it ended."""
 
@@ -96,12 +74,17 @@ class Events(Form):
 
 
 def _event_line(received: Received) -> bytes:
-    name, data = received.raw.event, received.raw.data
-    if received.event is None:  # unknown or a ping: it may be no JSON
-        event = parsed(name, data)
-        if "data" in event or not data:
-            return dumps(event) + b"\n"
+    data = received.raw.data
+    if received.event is None and not _is_object(data):  # unknown or a ping
+        data = dumps(parsed(received.raw.event, data))
     return data.replace(b"\n", b" ") + b"\n"
+
+
+def _is_object(data: bytes) -> bool:
+    try:
+        return isinstance(loads(data), dict)
+    except ValueError:
+        return False
 
 
 def error_event(error: StreamcliError) -> dict[str, Any]:
@@ -140,6 +123,55 @@ class Final(Form):
         self.pending.append(dumps(self.exchange.accumulator.snapshot()) + b"\n")
 
 
+class OnTerminal(Form):
+    """Any form as a terminal may show it: control characters visible, the last line ended."""
+
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self._form = form
+        self._visible = Visible()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def begin(self, exchange: Exchange) -> None:
+        """Forget what was waiting."""
+        super().begin(exchange)
+        self._form.begin(exchange)
+        self._visible = Visible()
+        self._decoder.reset()
+
+    def read(self, data: bytes) -> None:
+        """The bytes of one network read, before their events."""
+        self._form.read(data)
+
+    def add(self, received: Received) -> None:
+        """One event, just accumulated."""
+        self._form.add(received)
+
+    def take(self) -> bytes:
+        """What there is to show now; a character that was cut waits for its end."""
+        self._show(self._form.take())
+        return super().take()
+
+    def finish(self) -> None:
+        """End the line."""
+        self._form.finish()
+        self._end()
+
+    def fail(self, error: StreamcliError) -> None:
+        """End the line, however the run does."""
+        self._form.fail(error)
+        self._end()
+
+    def _show(self, data: bytes, *, final: bool = False) -> None:
+        self.pending.append(self._visible.feed(self._decoder.decode(data, final)).encode())
+
+    def _end(self) -> None:
+        self._show(self._form.take(), final=True)
+        self.pending.append(self._visible.close().encode())
+        if not self._visible.at_line_start:
+            self.pending.append(b"\n")
+
+
 class Timing:
     """When the answer's parts came, in seconds since the request began."""
 
@@ -168,12 +200,15 @@ def facts(exchange: Exchange, timing: Timing) -> dict[str, Any]:
     usage = exchange.accumulator.usage
     tokens, duration = usage.get("output_tokens"), timing.end
     rate = tokens / duration if isinstance(tokens, int) and duration else None
-    known = {
+    named = {
         "id": message.get("id"),
         "model": message.get("model"),
         "stop_reason": message.get("stop_reason"),
         "request_id": exchange.request_id,
-        **usage,
+    }
+    known = {
+        **named,
+        **{name: counter for name, counter in usage.items() if name not in named},
         "time_to_first_token": _rounded(timing.first_token),
         "duration": _rounded(duration),
         "output_tokens_per_second": _rounded(rate),
@@ -202,6 +237,6 @@ class Summary(Form):
         self._timing = timing
 
     def finish(self) -> None:
-        """The facts; line ends inside a value are shown as blanks."""
+        """The facts; whatever a server puts into a name or a value, each stays on its line."""
         for key, text in fact_lines(facts(self.exchange, self._timing)):
-            self.pending.append(f"{key}: {' '.join(text.split())}\n".encode())
+            self.pending.append(f"{'_'.join(key.split())}: {' '.join(text.split())}\n".encode())

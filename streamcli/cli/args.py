@@ -39,6 +39,9 @@ class Args(NamedTuple):
     usage_to: str | None
     events_to: str | None
     output: str | None
+    record: str | None
+    replay: str | None
+    replay_speed: float
     base_url: str | None
     local: str | None
     api_key_file: str | None
@@ -62,13 +65,14 @@ class Args(NamedTuple):
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.5
-    """A finite number, not below `least`; click's own lets nan and inf through."""
+    """A finite number from `least` to `most`; click's own lets nan and inf through."""
 
     name = "number"
 
-    def __init__(self, kind: type[int] | type[float], least: float | None = 0) -> None:
+    def __init__(self, kind: type[int] | type[float], least: float = 0, most: float = math.inf) -> None:
         self._kind = kind
         self._least = least
+        self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """`value` as a number; click turns the failure into a usage error."""
@@ -76,15 +80,26 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic only since c
             number = self._kind(value)
         except ValueError:
             self.fail(f"{value!r} is no {'whole ' if self._kind is int else ''}number", param, ctx)
-        if not math.isfinite(number) or (self._least is not None and number < self._least):
+        if not self._least <= number <= self._most or number == math.inf:
             self.fail(f"{value!r} is out of range", param, ctx)
         return number
 
 
-_SECONDS, _COUNT = Number(float), Number(int)
+class Texts(click.types.StringParamType):
+    """Text that may be given several times: in a variable, one a line, since a text may hold blanks."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The lines of a variable."""
+        return [line for line in rv.split("\n") if line]
+
+
+# A system call waits at most some 24 days; a number of 64 bits is the longest that every reader of JSON knows.
+_SECONDS, _COUNT = Number(float, most=1e6), Number(int, most=2**63 - 1)
 
 
 def _option(*names: str, metavar: str | None = None, help: str, **settings: Any) -> click.Option:  # noqa: A002
+    if settings.get("multiple"):
+        settings["type"] = Texts()
     return click.Option(names, metavar=metavar, help=help, **settings)
 
 
@@ -123,6 +138,13 @@ GROUPS: dict[str, list[click.Option]] = {
         _flag("-u", "--usage", help="Tokens and times, one line on standard error."),
         _option("--usage-to", metavar="FILE", help="The same as JSON, to a file or /dev/fd/N."),
         _option("--events-to", metavar="FILE", help="As --events, to a file or /dev/fd/N."),
+    ],
+    "Tape": [
+        _option("--record", metavar="FILE", help="Write what goes over the wire, secrets hidden, to FILE."),
+        _option("--replay", metavar="FILE", help="Answer from a recording: no network, no key, no prompt."),
+        _option(
+            "--replay-speed", type=_SECONDS, default=0, metavar="X", help="1: as it was; 2: twice as fast; 0: at once."
+        ),
     ],
     "Connection": [
         _option("--base-url", metavar="URL", help="Where the Messages API is."),
@@ -166,6 +188,14 @@ class Command(click.Command):
                 formatter.write_dl([record for record in records if record])
 
 
+_EXCLUSIVE = [
+    ("system", "system_file"),
+    ("api_key_file", "api_key_cmd"),
+    ("local", "base_url"),
+    ("replay", "local"),
+    ("replay", "record"),
+]
+
 _EPILOG = (
     "Exit status: 0 complete, 2 usage, 3 rejected, 4 authentication, 5 overloaded, 6 connection, 7 timeout, "
     "8 incomplete, 9 --fail-on, 10 output. More: man streamcli."
@@ -180,7 +210,8 @@ def command() -> click.Command:
         params=[
             click.Argument(["prompt"], nargs=-1, metavar="[PROMPT]..."),
             *OPTIONS,
-            click.Option(["--version"], help="Print the version.", **version),
+            # Not from STREAMCLI_VERSION, which an image may hold for purposes of its own.
+            click.Option(["--version"], help="Print the version.", allow_from_autoenv=False, **version),
         ],
         callback=_collect,
         help="Send a prompt to a Messages endpoint and stream the answer to standard output.",
@@ -222,10 +253,22 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 def _collect(**values: Any) -> Args:
     context = click.get_current_context()
     values["form"] = _form(context, {name: values.pop(name) for name in FORMS})
-    if values["system"] is not None and values["system_file"]:
-        raise click.UsageError("--system and --system-file exclude each other")
+    for pair in _EXCLUSIVE:
+        _choose(context, pair, values)
     values["fail_on"] = frozenset(filter(None, (values["fail_on"] or "").replace(" ", "").split(",")))
     return Args(**values)
+
+
+def _choose(context: click.Context, pair: tuple[str, str], values: dict[str, Any]) -> None:
+    """Of two options that exclude each other, the one on the command line wins over one of the environment."""
+    given = [name for name in pair if values[name] is not None]
+    typed = [name for name in given if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if len(given) < 2:
+        return
+    if len(typed) != 1:
+        one, other = ("--" + name.replace("_", "-") for name in pair)
+        raise click.UsageError(f"{one} and {other} exclude each other")
+    values[next(name for name in pair if name not in typed)] = None
 
 
 def _form(context: click.Context, asked: dict[str, bool]) -> str:

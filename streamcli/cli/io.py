@@ -8,6 +8,7 @@ changes nothing. Bytes go out as they are: no text layer, no locale, no buffer.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import select
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 STDIN, STDOUT, STDERR = 0, 1, 2
 # A silent standard input is mentioned after so many seconds.
 SILENCE = 3.0
-_DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d+)|std(in|out|err))|/proc/self/fd/(\d+)")
+_DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d{1,9})|std(in|out|err))|/proc/self/fd/(\d{1,9})")
 _NAMED = {"in": STDIN, "out": STDOUT, "err": STDERR}
 
 
@@ -53,10 +54,17 @@ class Descriptor:
         self.fd = fd
         self.name = name
         self.wrote = False
+        self._interrupted = False
 
     def write(self, data: bytes) -> None:
-        """Write all of `data`, waiting while a non-blocking descriptor is full."""
-        view = memoryview(data)
+        """Write all of `data`, waiting while a non-blocking descriptor is full.
+
+        After a write that a signal or a fault broke off, the next begins a line of its own.
+        """
+        if not data:
+            return
+        view = memoryview(b"\n" + data if self._interrupted else data)
+        self._interrupted = True
         while view:
             try:
                 written = os.write(self.fd, view)
@@ -69,6 +77,7 @@ class Descriptor:
             else:
                 self.wrote = True
                 view = view[written:]
+        self._interrupted = False
 
     def fault(self, fault: OSError) -> OutputError:
         """The error of a write that failed."""
@@ -118,17 +127,20 @@ class ReplacedFile(Descriptor):
 
 
 def opened(path: str, *, atomic: bool) -> Descriptor:
-    """A sink for `path`: a descriptor for /dev/fd/N, a device or a pipe, else a file, new or replaced when done.
+    """A sink for `path`: a descriptor for /dev/fd/N or -, a device or a pipe, else a file, new or replaced when done.
 
     Raises OutputError where it cannot be opened for writing.
     """
-    match = _DESCRIPTOR.fullmatch(path)
+    match = _DESCRIPTOR.fullmatch("/dev/stdout" if path == "-" else path)
     if match:
         number = _NAMED[match[2]] if match[2] else int(match[1] or match[3])
         try:
-            return Descriptor(os.dup(number), path)
+            if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+                return Descriptor(os.dup(number), path)
+            reason = "bad file descriptor"  # as a write would say, but in time
         except OSError as fault:
-            raise OutputError(f"cannot write to {path}: {_reason(fault)}") from None
+            reason = _reason(fault)
+        raise OutputError(f"cannot write to {path}: {reason}")
     if atomic and (not os.path.exists(path) or os.path.isfile(path)):
         return ReplacedFile(path)
     return Descriptor(_opened(path, path), path)
@@ -144,19 +156,20 @@ def _opened(path: str, name: str) -> int:
 class World:
     """What a process is given: which standard descriptors are open and which of them are terminals.
 
-    The closed ones are filled with /dev/null, so that no socket or file of ours takes their place.
+    The closed ones are filled with /dev/null, for reading, so that no socket or file of ours takes their place and
+    what is written to them fails.
     """
 
     def __init__(self) -> None:
         self.open = [_is_open(fd) for fd in (STDIN, STDOUT, STDERR)]
-        while (fd := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        while (fd := os.open(os.devnull, os.O_RDONLY)) <= STDERR:
             pass
         os.close(fd)
         self.terminal = [os.isatty(fd) for fd in (STDIN, STDOUT, STDERR)]
 
-    def standard_output(self) -> Descriptor:
-        """The sink of the answer. Raises OutputError where it is closed, before a request is spent on it."""
-        if not self.open[STDOUT]:
+    def standard_output(self, *, used: bool = True) -> Descriptor:
+        """The usual sink of the answer. Raises OutputError where it is `used` and closed, before a request is spent."""
+        if used and not self.open[STDOUT]:
             raise OutputError("cannot write to standard output: it is closed")
         return Descriptor(STDOUT, "standard output")
 
@@ -233,21 +246,33 @@ class Voice:
         """Why the status is not 0."""
         self.line(f"streamcli: error: {text}")
 
-    def fault(self, error: StreamcliError) -> None:
-        """As `error`, or one JSON object with --error-format json: what a script needs to decide what to do next."""
+    def fault(self, error: StreamcliError, status: int | None = None) -> None:
+        """As `error`, or one JSON object with --error-format json: what a script needs to decide what to do next.
+
+        `status` is the exit status, where it is not the error's own.
+        """
         if not self._as_json:
             self.error(str(error))
             return
-        from streamcli.jsontext import dumps  # noqa: PLC0415 - errors are rare, start-ups are not
+        import json  # noqa: PLC0415 - errors are rare, start-ups are not
 
-        self.line(dumps(error.evidence()).decode())
+        # In ASCII: a control character made visible otherwise would be no JSON, and a file's name need not be UTF-8.
+        self._say(json.dumps(error.evidence(status), separators=(",", ":")).encode())
 
     def line(self, text: str) -> None:
-        """One line as it is; whether anybody can read it changes nothing (faults.md row 58)."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
+        """One line without a head."""
+        self._say(one_line(text).encode())
+
+    def _say(self, line: bytes) -> None:
+        """Whether anybody can read it changes nothing (faults.md row 58)."""
         with contextlib.suppress(OSError):
-            os.write(STDERR, one_line(text).encode() + b"\n")
+            os.write(STDERR, self.without_secrets(line) + b"\n")
+
+    def without_secrets(self, text: bytes) -> bytes:
+        """`text`, every secret in it hidden: a server may have repeated one."""
+        for secret in self.secrets:
+            text = text.replace(secret.encode(), b"***")
+        return text
 
 
 def _reason(fault: BaseException) -> str:

@@ -7,28 +7,36 @@ Contract: the status is the one of design.md section 2, death by signal included
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+from click.core import ParameterSource
+
+from streamcli.errors import OutputError, StreamcliError, UsageError
 
 from . import args as arguments
 from . import io
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
-# Each ends the run when it comes first; when it comes again, at once.
+# The first of these ends the run; when another comes, at once.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# So many seconds are left then for what there is to say, the last line of --events above all, read or not.
+_LAST_WORDS = 0.08
 
 
 def main() -> NoReturn:
     """The command: never returns."""
+    # Words, file names and variables are UTF-8, whatever the locale says.
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - no shell is wanted
     # Until there is something to finish, a signal may simply end the process, without Python's traceback.
-    for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+    _on_ending(signal.SIG_DFL)
     world = io.World()
     leave(_command(sys.argv[1:], world))
 
@@ -37,30 +45,32 @@ def _command(argv: list[str], world: io.World) -> int:
     try:
         asked = arguments.parse(argv)
     except click.ClickException as fault:
-        io.Voice().error(_plain(fault))
-        return 2
-    except OSError:  # --help into a closed or full descriptor
-        io.Voice().error("cannot write to standard output")
-        return 10
+        io.Voice(as_json=_wants_json(argv)).fault(UsageError(_plain(fault)))
+        return UsageError.exit_code
+    except OSError:  # --help into a full device
+        return _unwritten()
+    except SystemExit:  # what click makes of a reader that is gone
+        die(signal.SIGPIPE)
     if isinstance(asked, int):
-        return asked
+        return asked if world.open[io.STDOUT] else _unwritten()
     return _run(asked, world, io.Voice(quiet=asked.quiet, as_json=asked.error_format == "json"))
 
 
 def _run(asked: arguments.Args, world: io.World, voice: io.Voice) -> int:
-    from streamcli.errors import StreamcliError  # noqa: PLC0415
-
     from .run import Signalled, run  # noqa: PLC0415 - httpx and all that stands on it
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
-        signal.signal(number, signal.SIG_DFL)
+        _on_ending(signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, lambda *_: die(number))
+        signal.setitimer(signal.ITIMER_REAL, _LAST_WORDS)
         raise Signalled(number)
 
-    for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end)
+    _on_ending(end)
     try:
-        return run(asked, world, voice)
+        try:
+            return run(asked, world, voice)
+        finally:
+            _on_ending(signal.SIG_DFL)  # nothing is left to finish
     except StreamcliError as error:
         voice.fault(error)
         return error.exit_code
@@ -69,8 +79,15 @@ def _run(asked: arguments.Args, world: io.World, voice: io.Voice) -> int:
     except io.ReaderGone:
         die(signal.SIGPIPE)
     except Exception as fault:
-        voice.error(f"internal error: {type(fault).__name__}: {fault}; please report it")
-        return 1
+        voice.fault(StreamcliError(f"internal error: {type(fault).__name__}: {fault}; please report it"))
+        return StreamcliError.exit_code
+
+
+def _on_ending(action: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """What the signals that end a run do, but for those that the caller ignores, as nohup does."""
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, action)
 
 
 def die(number: int) -> NoReturn:
@@ -92,7 +109,24 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def _unwritten() -> int:
+    io.Voice().error("cannot write to standard output")
+    return OutputError.exit_code
+
+
+def _wants_json(argv: list[str]) -> bool:
+    """Whether errors are to be said as JSON, as far as words tell that could not be understood."""
+    said: list[str] = re.findall(r"^--error-format[=\n](.*)$", "\n".join(argv), re.MULTILINE)
+    return (said[-1] if said else os.environ.get("STREAMCLI_ERROR_FORMAT")) == "json"
+
+
 def _plain(fault: click.ClickException) -> str:
     message = fault.format_message().rstrip(".")
-    hint = "; words that begin with a dash go after --" if isinstance(fault, click.NoSuchOption) else ""
-    return message[:1].lower() + message[1:] + hint
+    message = message[:1].lower() + message[1:]
+    if isinstance(fault, click.NoSuchOption):
+        message += "; words that begin with a dash go after --"
+    elif isinstance(fault, click.BadParameter) and fault.ctx and fault.param and fault.param.name:
+        name = fault.param.name
+        if fault.ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
+            return f"in STREAMCLI_{name.upper()}: {message}"
+    return message

@@ -24,14 +24,19 @@ if TYPE_CHECKING:
 _BOM = "\ufeff"
 # Options that are fields of the request under the same name.
 _FIELDS = ("temperature", "top_p", "top_k")
+# Options that are sent as text.
+_TEXTS = ("model", "system", "stop", "beta", "set")
+_CREDENTIAL_HEADERS = frozenset({"x-api-key", "authorization"})
 
 
 def body(args: Args, world: io.World, voice: io.Voice) -> dict[str, Any]:
     """The request's body (protocol.md section 2.1): --body, then the options, then --set, then the prompt's turn."""
+    for name in _TEXTS:
+        given = getattr(args, name) or ()
+        _refuse_surrogates("".join((given,) if isinstance(given, str) else given), f"--{name}")
     fields = _base(args)
-    stdin_is_taken = args.body == "-"
-    prompt = _prompt(args, world, voice, read_stdin=not stdin_is_taken)
-    model = args.model or os.environ.get("ANTHROPIC_MODEL") or fields.get("model") or request.DEFAULT_MODEL
+    prompt = _prompt(args, world, voice)
+    model = args.model or fields.get("model") or os.environ.get("ANTHROPIC_MODEL") or request.DEFAULT_MODEL
     limit = args.max_tokens if args.max_tokens is not None else fields.get("max_tokens", request.DEFAULT_MAX_TOKENS)
     fields |= {"model": model, "max_tokens": limit, "messages": _turns(fields, prompt), "stream": True}
     fields |= {name: getattr(args, name) for name in _FIELDS if getattr(args, name) is not None}
@@ -42,6 +47,8 @@ def body(args: Args, world: io.World, voice: io.Voice) -> dict[str, Any]:
         fields["stop_sequences"] = list(args.stop)
     for setting in args.set:
         _set(fields, setting)
+    if fields["stream"] is not True:
+        raise UsageError("--set stream: an answer is always streamed")
     return fields
 
 
@@ -50,7 +57,7 @@ def _base(args: Args) -> dict[str, Any]:
         return {}
     raw = io.read_stdin() if args.body == "-" else io.read_file(args.body, "the request")
     try:
-        fields = loads_exact(raw)
+        fields = loads_exact(_text(raw, "standard input" if args.body == "-" else args.body).encode())
     except ValueError as fault:
         raise UsageError(f"--body {args.body} is no JSON: {fault}") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("messages", []), list):
@@ -67,15 +74,19 @@ def _turns(fields: Mapping[str, Any], prompt: str) -> list[Any]:
     return turns
 
 
-def _prompt(args: Args, world: io.World, voice: io.Voice, *, read_stdin: bool) -> str:
+def _prompt(args: Args, world: io.World, voice: io.Voice) -> str:
     """Standard input, the files, the words; one blank line between each, "" where all of it is blank."""
     words = " ".join(word for word in args.prompt if word != "-")
     _refuse_surrogates(words, "the prompt")
-    asked_for = "-" in args.prompt
+    files = [path for path in args.file if path != "-"]
+    asked_for = "-" in args.prompt or "-" in args.file
+    stdin_is_taken = args.body == "-"
+    if stdin_is_taken and asked_for:
+        raise UsageError("standard input cannot be both --body and part of the prompt")
     parts = []
-    if read_stdin and (asked_for or not (args.ignore_stdin or args.body)) and world.open[io.STDIN]:
-        parts.append(_stdin(args, world, voice, asked_for=asked_for, has_prompt=bool(words or args.file)))
-    parts += [_text(io.read_file(path, "the prompt file"), path) for path in args.file]
+    if (asked_for or not (args.ignore_stdin or stdin_is_taken)) and world.open[io.STDIN]:
+        parts.append(_stdin(args, world, voice, asked_for=asked_for, has_prompt=bool(words or files or args.body)))
+    parts += [_text(io.read_file(path, "the prompt file"), path) for path in files]
     parts.append(words)
     present = [part for part in parts if part]
     joined = "\n\n".join([_without_line_end(part) for part in present[:-1]] + present[-1:])
@@ -117,8 +128,6 @@ def _refuse_surrogates(text: str, what: str) -> None:
 def _system(args: Args) -> str | None:
     if args.system_file:
         return _text(io.read_file(args.system_file, "the system prompt"), args.system_file)
-    if args.system is not None:
-        _refuse_surrogates(args.system, "--system")
     return args.system
 
 
@@ -127,7 +136,6 @@ def _set(fields: dict[str, Any], setting: str) -> None:
     names = key.split(".")
     if not equals or not all(names):
         raise UsageError(f"--set {setting!r} needs the form KEY=VALUE")
-    _refuse_surrogates(setting, "--set")
     try:
         value = loads_exact(text.encode())
     except ValueError:
@@ -150,9 +158,9 @@ def endpoint(args: Args, local_url: str | None = None) -> request.Endpoint:
     url, named = next(
         ((url, named) for url, named in _addresses(args) if url), (request.DEFAULT_BASE_URL, "the default address")
     )
-    base_url = request.checked_base_url(
-        url, source=named, has_credential=credential is not None, allow_http=args.allow_http
-    )
+    _refuse_surrogates(url, named)
+    has_credential = credential is not None or any(name.lower() in _CREDENTIAL_HEADERS for name, _ in headers)
+    base_url = request.checked_base_url(url, source=named, has_credential=has_credential, allow_http=args.allow_http)
     return request.Endpoint(base_url, credential, args.api_version, tuple(headers))
 
 
@@ -161,8 +169,6 @@ def _addresses(args: Args) -> list[tuple[str | None, str]]:
 
 
 def _explicit_key(args: Args) -> tuple[str | None, str]:
-    if args.api_key_file and args.api_key_cmd:
-        raise UsageError("--api-key-file and --api-key-cmd exclude each other")
     if args.api_key_file:
         return _key(io.read_file(args.api_key_file, "the key file"), "--api-key-file")
     if args.api_key_cmd:

@@ -24,9 +24,10 @@ from streamcli.errors import (
     OutputError,
     StreamcliError,
     StreamError,
-    UsageError,
 )
 from streamcli.jsontext import dumps, loads_exact
+from streamcli.request import Endpoint, is_secret, without_secrets
+from streamcli.tape import Player, Recorder
 from streamcli.transport import Proxy, own_client
 
 from . import io, resolve
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from streamcli.client import MessageStream
     from streamcli.exchange import Exchange, Received
-    from streamcli.request import Endpoint, Request
+    from streamcli.request import Request
 
     from .args import Args
 
@@ -47,12 +48,12 @@ _WORTH_SAYING = {
     "pause_turn": "the model paused its turn",
     "model_context_window_exceeded": "the context window is full",
 }
-_SECRET_NAME = re.compile(r"key|auth|token|secret|cookie|password", re.IGNORECASE)
 
 
+# What -H sends may be shorter, but hidden wherever it stands in a message it would hide common words.
+_SHORTEST_SECRET = 8
 _KEEP_TEXT = frozenset({"message", "snapshots"})
 _VERBOSE_FACTS = ("request_id", "time_to_first_token", "duration")
-STOP_REASON_REFUSED = 9
 
 
 class Signalled(BaseException):
@@ -69,6 +70,13 @@ class SignalError(StreamcliError):
     code = "interrupted"
 
 
+class StopReasonError(StreamcliError):
+    """The message is complete and its stop reason one of --fail-on."""
+
+    exit_code = 9
+    code = "stop_reason"
+
+
 class Outlet(NamedTuple):
     """A form and where it goes."""
 
@@ -77,53 +85,84 @@ class Outlet(NamedTuple):
 
     def flush(self) -> None:
         """Write what the form has to say now: one write for one network read."""
-        data = self.form.take()
-        if data:
-            self.sink.write(data)
+        self.sink.write(self.form.take())
+
+    def fail(self, error: StreamcliError, voice: io.Voice) -> None:
+        """Write what the form says of `error`."""
+        self.form.fail(error)
+        self.sink.write(voice.without_secrets(self.form.take()))
 
 
 def run(args: Args, world: io.World, voice: io.Voice) -> int:
     """Do what was asked; returns the exit status. Raises StreamcliError, Signalled or io.ReaderGone."""
-    if args.local is not None and args.base_url:
-        raise UsageError("--local and --base-url exclude each other")
-    standard_output = world.standard_output()
-    endpoint = resolve.endpoint(args) if args.local is None else None
-    if endpoint and endpoint.credential:
-        voice.secrets.add(endpoint.credential.secret)
-    body = resolve.body(args, world, voice)
+    standard_output = world.standard_output(used=not args.output or args.dry_run or args.as_curl)
     with contextlib.ExitStack() as stack:
-        if endpoint is None:
-            endpoint = resolve.endpoint(args, stack.enter_context(local.serving(args.local or "", os.environ)))
+        endpoint, body = _question(args, world, voice, stack)
+        # Whatever is wrong with the asking is found before an output is opened, so that every file stays as it was.
+        request = endpoint.request("POST", "/v1/messages", body, betas=args.beta)
+        voice.secrets |= _secrets(request)
         if args.dry_run or args.as_curl:
-            request = endpoint.request("POST", "/v1/messages", body, betas=args.beta)
             standard_output.write(as_curl(request, endpoint) if args.as_curl else dry_run(request))
             standard_output.done()
             return 0
-        answer = Answer(args, world, voice, standard_output)
-        client = stack.enter_context(_client(args, endpoint, voice, keep_text=args.form in _KEEP_TEXT))
+        del request
+        client = stack.enter_context(_client(args, endpoint, voice, lambda line: answer.record(line)))  # noqa: PLW0108 - there is none yet
+        answer = Answer(args, voice, standard_output)
         return answer.deliver(client, body)
+
+
+def _question(
+    args: Args, world: io.World, voice: io.Voice, stack: contextlib.ExitStack
+) -> tuple[Endpoint, dict[str, Any]]:
+    """Where to ask and what. The cheap and the certain come first: a missing key is said before input is waited for."""
+    if args.replay:
+        return Endpoint("http://localhost", None), {}
+    if args.local is None:
+        endpoint = resolve.endpoint(args)
+        if endpoint.credential:
+            voice.secrets.add(endpoint.credential.secret)
+        return endpoint, resolve.body(args, world, voice)
+    body = resolve.body(args, world, voice)
+    return resolve.endpoint(args, stack.enter_context(local.serving(args.local, os.environ))), body
+
+
+def _secrets(request: Request) -> set[str]:
+    """What the headers hold that must not be shown."""
+    values = " ".join(value for name, value in request.headers.items() if is_secret(name))
+    return {word for word in values.split() if len(word) >= _SHORTEST_SECRET}
 
 
 class Answer:
     """One answer on its way to its outlets."""
 
-    def __init__(self, args: Args, world: io.World, voice: io.Voice, standard_output: io.Descriptor) -> None:
+    def __init__(self, args: Args, voice: io.Voice, standard_output: io.Descriptor) -> None:
         self._args = args
         self._voice = voice
         self._timing = output.Timing()
         self._stream: MessageStream | None = None
         self._outlets: list[Outlet] = []
         self._usage_sink: io.Descriptor | None = None
-        form = _form(args.form, self._timing, on_terminal=world.terminal[io.STDOUT] and not args.output)
+        self._tape: io.Descriptor | None = None
+        form = _form(args.form, self._timing)
         try:
-            self._outlets.append(Outlet(form, io.opened(args.output, atomic=True) if args.output else standard_output))
+            self._let_out(form, io.opened(args.output, atomic=True) if args.output else standard_output)
             if args.events_to:
-                self._outlets.append(Outlet(output.Events(), io.opened(args.events_to, atomic=False)))
+                self._let_out(output.Events(), io.opened(args.events_to, atomic=False))
             if args.usage_to:
                 self._usage_sink = io.opened(args.usage_to, atomic=False)
+            if args.record:
+                self._tape = io.opened(args.record, atomic=False)
         except OutputError:
             self._close(succeeded=False)
             raise
+
+    def _let_out(self, form: output.Form, sink: io.Descriptor) -> None:
+        self._outlets.append(Outlet(output.OnTerminal(form) if os.isatty(sink.fd) else form, sink))
+
+    def record(self, line: bytes) -> None:
+        """Write a line of the tape."""
+        if self._tape:
+            self._tape.write(line)
 
     def deliver(self, client: Client, body: dict[str, Any]) -> int:
         """Stream the answer to `body`; returns the exit status. Raises Signalled and io.ReaderGone."""
@@ -134,7 +173,7 @@ class Answer:
         except StreamcliError as error:
             status = self._status(error)
             self._fail(error)
-            self._voice.fault(error)
+            self._voice.fault(error, status)
             return status
         except Signalled as end:
             self._fail(SignalError(signal.Signals(end.number).name))
@@ -190,25 +229,26 @@ class Answer:
         self._report()
         self._close(succeeded=not refused)
         if refused:
-            self._voice.error(f"stop reason {reason} is one of --fail-on")
+            self._voice.fault(StopReasonError(f"stop reason {reason} is one of --fail-on"))
         elif reason in _WORTH_SAYING:
             self._voice.note(f"stop reason {reason}: {_WORTH_SAYING[reason]}")
-        return STOP_REASON_REFUSED if refused else 0
+        return StopReasonError.exit_code if refused else 0
 
     def _fail(self, error: StreamcliError) -> None:
         self._timing.stop()
         for outlet in self._outlets:
-            outlet.form.fail(error)
             with contextlib.suppress(OutputError, io.ReaderGone):
-                outlet.flush()
+                outlet.fail(error, self._voice)
         with contextlib.suppress(OutputError, io.ReaderGone):
             self._report()
         self._close(succeeded=False)
 
     def _close(self, *, succeeded: bool) -> None:
-        sinks = [outlet.sink for outlet in self._outlets] + ([self._usage_sink] if self._usage_sink else [])
-        for sink in sinks:
-            sink.done() if succeeded else sink.failed()
+        if self._stream:
+            self._stream.close()  # the tape's last line is written by this
+        for sink in (*(outlet.sink for outlet in self._outlets), self._usage_sink, self._tape):
+            if sink:
+                sink.done() if succeeded else sink.failed()
 
     def _status(self, error: StreamcliError) -> int:
         if isinstance(error, APIStatusError) and error.in_stream:
@@ -234,9 +274,9 @@ class Answer:
                     self._voice.note(f"{name}: {value}")
 
 
-def _form(name: str, timing: output.Timing, *, on_terminal: bool) -> output.Form:
+def _form(name: str, timing: output.Timing) -> output.Form:
     makers: dict[str, Callable[[], output.Form]] = {
-        "text": output.TerminalText if on_terminal else output.Text,
+        "text": output.Text,
         "events": output.Events,
         "message": output.Final,
         "summary": lambda: output.Summary(timing),
@@ -246,22 +286,34 @@ def _form(name: str, timing: output.Timing, *, on_terminal: bool) -> output.Form
     return makers[name]()
 
 
-def _client(args: Args, endpoint: Endpoint, voice: io.Voice, *, keep_text: bool) -> Client:
-    proxy = Proxy(args.proxy, "--proxy").checked() if args.proxy else None
+def _client(args: Args, endpoint: Endpoint, voice: io.Voice, record: Callable[[bytes], None]) -> Client:
     return Client(
         endpoint=endpoint,
-        http_client=own_client(endpoint.base_url, proxy=proxy, ca_file=args.ca_file, direct=args.local is not None),
+        http_client=_http(args, endpoint, record),
         timeout=httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None),
-        total_timeout=args.timeout,
+        total_timeout=args.timeout or None,
         max_retries=args.retries,
-        keep_text=keep_text,
+        keep_text=args.form in _KEEP_TEXT,
         on_retry=lambda error, wait: voice.note(f"retrying in {wait:.1f} s after: {error}"),
     )
 
 
+def _http(args: Args, endpoint: Endpoint, record: Callable[[bytes], None]) -> httpx.Client:
+    if args.replay:
+        lines = io.read_file(args.replay, "the tape").splitlines()
+        return httpx.Client(transport=Player(lines, speed=args.replay_speed), trust_env=False)
+    proxy = Proxy(args.proxy, "--proxy").checked() if args.proxy else None
+
+    def around(transport: httpx.BaseTransport) -> httpx.BaseTransport:
+        return Recorder(transport, record) if args.record else transport
+
+    direct = args.local is not None
+    return own_client(endpoint.base_url, proxy=proxy, ca_file=args.ca_file, direct=direct, around=around)
+
+
 def dry_run(request: Request) -> bytes:
     """The request as one JSON object, every secret hidden."""
-    headers = {name: "***" if _SECRET_NAME.search(name) else value for name, value in request.headers.items()}
+    headers = without_secrets(request.headers.items())
     shown = {"method": request.method, "url": request.url, "headers": headers, "body": loads_exact(request.body)}
     return dumps(shown) + b"\n"
 
@@ -269,16 +321,21 @@ def dry_run(request: Request) -> bytes:
 def as_curl(request: Request, endpoint: Endpoint) -> bytes:
     """The request as a shell command that runs as it is, the key taken from the environment."""
     lines = [f"curl -sSN -X {request.method} {shlex.quote(request.url)}"]
-    variable = "ANTHROPIC_AUTH_TOKEN" if _is_bearer(endpoint) else "ANTHROPIC_API_KEY"
     for name, value in request.headers.items():
-        if _SECRET_NAME.search(name):
+        if is_secret(name):
             prefix = "Bearer " if value.startswith("Bearer ") else ""
-            lines.append(f'-H "{name}: {prefix}${variable}"')
+            lines.append(f'-H "{name}: {prefix}${_variable(name, endpoint)}"')
         else:
             lines.append(f"-H {shlex.quote(f'{name}: {value}')}")
     lines.append("--data-binary @- <<'JSON'")
     return " \\\n  ".join(lines).encode() + b"\n" + request.body + b"\nJSON\n"
 
 
-def _is_bearer(endpoint: Endpoint) -> bool:
-    return endpoint.credential is not None and endpoint.credential.scheme == "bearer"
+def _variable(name: str, endpoint: Endpoint) -> str:
+    """The environment variable that stands for the secret in a header: the one it came from, if that is known."""
+    variables = {"x-api-key": "ANTHROPIC_API_KEY", "authorization": "ANTHROPIC_AUTH_TOKEN"}
+    if endpoint.credential and name == endpoint.credential.header[0]:
+        for variable in variables.values():
+            if os.environ.get(variable, "").strip() == endpoint.credential.secret:
+                return variable
+    return variables.get(name) or re.sub(r"\W", "_", name).upper()

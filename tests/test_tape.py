@@ -1,0 +1,158 @@
+"""streamcli.tape: what was recorded plays again, to the same output and the same status, and holds no secret."""
+
+import json
+import subprocess
+import sys
+
+import httpx
+import pytest
+import server as answers
+
+from streamcli.errors import APIConnectionError, APITimeoutError, IncompleteStreamError, UsageError
+from streamcli.tape import Player, Recorder
+
+KEY = "sk-test-3f9a"
+WHOLE = answers.head() + answers.text_stream("Hello", ", wörld")
+FAULTS = {
+    "whole": WHOLE,
+    "cut in mid-stream": WHOLE[:-60],
+    "no event stream": answers.head(type="text/html") + b"<html>hotel wifi</html>",
+    "refused": answers.head(404, type="application/json")
+    + b'{"type":"error","error":{"type":"not_found_error","message":"no such model"}}',
+    "error event": answers.head()
+    + answers.message_start()
+    + answers.event("error", error={"type": "overloaded_error", "message": "busy"}),
+    "error event after text": answers.head()
+    + answers.message_start()
+    + answers.block_start()
+    + answers.text_delta("par")
+    + answers.event("error", error={"type": "api_error", "message": "oh"}),
+    "bytes that are no text": answers.head() + b"event: x\ndata: \xff\xfe\n\n" + answers.text_stream("a"),
+    "reset": (WHOLE[:-60], answers.RESET),
+    "reset before the head": (answers.RESET,),
+    "silence": (WHOLE[:-60], answers.HANG),
+}
+
+
+def streamcli(*words, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "streamcli", "-I", "--retries", "0", "--idle-timeout", "0.5", *words],
+        capture_output=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", **environment},
+    )
+
+
+@pytest.mark.parametrize("form", [[], ["--events"], ["--message"]], ids=["text", "events", "message"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_tape_replays_to_the_same_output_and_status(server, tmp_path, fault, form):
+    server.answers = [FAULTS[fault]]
+    tape = tmp_path / "tape"
+    live = streamcli("--base-url", server.url, "--record", str(tape), *form, "hi", ANTHROPIC_API_KEY=KEY)
+    again = streamcli("--replay", str(tape), *form)
+    assert (again.stdout, again.returncode) == (live.stdout, live.returncode)
+    assert again.stderr == live.stderr
+    assert KEY.encode() not in tape.read_bytes()
+
+
+def test_a_retry_is_on_the_tape_and_plays_again(server, tmp_path):
+    refusal = answers.head(529, type="application/json", length=2, retry_after_ms="1") + b"{}"
+    server.answers = [refusal, WHOLE]
+    tape = tmp_path / "tape"
+    live = streamcli("--base-url", server.url, "--retries", "1", "--record", str(tape), "hi")
+    again = streamcli("--replay", str(tape), "--retries", "1")
+    assert (again.stdout, again.stderr, again.returncode) == (live.stdout, live.stderr, live.returncode)
+    assert live.returncode == 0
+    assert b"retrying" in live.stderr
+
+
+def test_a_tape_has_the_request_each_read_and_the_end(server, tmp_path):
+    server.answers = [WHOLE]
+    tape = tmp_path / "tape"
+    streamcli("--base-url", server.url, "--record", str(tape), "hi", ANTHROPIC_API_KEY=KEY)
+    head, answer, *reads, end = map(json.loads, tape.read_text().splitlines())
+    assert json.loads(head["request"]["body"])["messages"] == [{"role": "user", "content": "hi"}]
+    assert head["request"]["headers"]["x-api-key"] == "***"
+    assert (answer["status"], end["end"]) == (200, "closed")
+    assert "".join(read["data"] for read in reads).encode() == WHOLE.partition(b"\r\n\r\n")[2]
+
+
+def test_a_replay_needs_neither_httpcore_nor_tls_nor_asyncio(server, tmp_path):
+    server.answers = [WHOLE]
+    tape = tmp_path / "tape"
+    streamcli("--base-url", server.url, "--record", str(tape), "hi")
+    program = f"""
+import os, sys
+sys.argv = ["streamcli", "--replay", {str(tape)!r}]
+needless = {{"httpcore", "h11", "asyncio", "certifi"}}
+os._exit = lambda status: print(sorted(needless & set(sys.modules)), file=sys.stderr)
+from streamcli.cli.main import main
+main()
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("Hello, wörld", "[]\n")
+
+
+def play(*lines, speed=0.0):
+    client = httpx.Client(transport=Player([json.dumps(line).encode() for line in lines], speed=speed))
+    with client.stream("GET", "http://localhost/") as response:
+        return b"".join(response.iter_raw())
+
+
+REQUEST = {"request": {}}
+ANSWER = {"t": 0, "status": 200, "headers": {}}
+
+
+@pytest.mark.parametrize("lines", [[], [{}], [{"t": 1}]], ids=["nothing", "an object", "no request"])
+def test_what_is_no_tape_is_said_before_anything_else(lines):
+    with pytest.raises(UsageError, match="does not begin with a request"):
+        play(*lines)
+
+
+def test_a_line_that_is_no_json_is_named():
+    with pytest.raises(UsageError, match="line 2 of the tape"):
+        list(Player([b'{"request":{}}', b"{torn"])._reads())
+
+
+def test_a_tape_that_was_torn_off_is_an_incomplete_stream():
+    with pytest.raises(IncompleteStreamError):
+        play(REQUEST, ANSWER, {"t": 0, "data": "a"})
+
+
+def test_an_error_plays_as_its_own_class():
+    end = {"t": 0, "end": {"error": "APITimeoutError", "message": "late", "retryable": True}}
+    with pytest.raises(APITimeoutError, match="late") as caught:
+        play(REQUEST, end)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("name", ["SystemExit", "status_error", "__name__", "APIStatusError", None])
+def test_a_tape_cannot_name_any_other_class(name):
+    with pytest.raises(APIConnectionError, match="m"):
+        play(REQUEST, {"t": 0, "end": {"error": name, "message": "m"}})
+
+
+def test_the_speed_divides_the_time_between_reads(monkeypatch):
+    waits = []
+    monkeypatch.setattr("streamcli.tape.time.sleep", waits.append)
+    monkeypatch.setattr("streamcli.tape.time.monotonic", lambda: 100.0)
+    assert (
+        play(REQUEST, ANSWER, {"t": 1, "data": "a"}, {"t": 4, "data": "b"}, {"t": 4, "end": "whole"}, speed=2) == b"ab"
+    )
+    assert waits == [0, 0.5, 2, 2]
+
+
+def test_the_recorder_passes_everything_on():
+    lines = []
+    inner = httpx.MockTransport(lambda request: httpx.Response(200, stream=httpx.ByteStream(request.content)))
+    with (
+        httpx.Client(transport=Recorder(inner, lines.append)) as client,
+        client.stream("POST", "http://x/", content=b"\xff") as response,
+    ):
+        assert b"".join(response.iter_raw()) == b"\xff"
+    assert [sorted(json.loads(line)) for line in lines] == [
+        ["request"],
+        ["headers", "status", "t"],
+        ["data64", "t"],
+        ["end", "t"],
+    ]
