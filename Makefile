@@ -18,6 +18,16 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q
 
+# What takes longer or needs more: the embedded model alone, minutes of faults, the peers side by side.
+e2e: $(VENV)/installed
+	$(BIN)/python -m pytest -q -m local
+
+soak: $(VENV)/installed
+	$(BIN)/python tests/soak.py
+
+bench: $(VENV)/installed
+	$(BIN)/python tests/bench/run.py
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -32,4 +42,4 @@ install:
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: all demo test lint man install clean
+.PHONY: all demo test e2e soak bench lint man install clean
