@@ -16,7 +16,7 @@ demo: $(VENV)/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/demo.sh
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 # What takes longer or needs more: the embedded model alone, minutes of faults, the peers side by side.
 e2e: $(VENV)/installed

@@ -23,8 +23,8 @@ def decode(*chunks, **options):
 
 
 def cuts(data):
-    """Every position of a small input; some two hundred of a large one, since each costs a whole decode."""
-    step = 1 if len(data) < 4000 else len(data) // 200
+    """Every position of a small input; some fifty of a large one, since each costs a whole decode."""
+    step = 1 if len(data) < 4000 else len(data) // 50
     return range(0, len(data) + 1, step)
 
 

@@ -47,6 +47,8 @@ def body(args: Args, world: io.World, voice: io.Voice) -> dict[str, Any]:
         fields["stop_sequences"] = list(args.stop)
     for setting in args.set:
         _set(fields, setting)
+    if not fields["messages"]:
+        raise UsageError("no prompt: give one as an argument, in a file with -f, or on standard input")
     if fields["stream"] is not True:
         raise UsageError("--set stream: an answer is always streamed")
     return fields
@@ -69,8 +71,6 @@ def _turns(fields: Mapping[str, Any], prompt: str) -> list[Any]:
     turns = list(fields.get("messages", ()))
     if prompt:
         turns.append({"role": "user", "content": prompt})
-    if not turns:
-        raise UsageError("no prompt: give one as an argument, in a file with -f, or on standard input")
     return turns
 
 

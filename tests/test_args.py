@@ -1,0 +1,160 @@
+"""streamcli.cli.args: the command line and the environment, as asked."""
+
+import contextlib
+import itertools
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamcli.cli.args import FORMS, OPTIONS, Args, parse
+
+WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+
+
+def refused(*argv):
+    with pytest.raises(click.ClickException) as raised:
+        parse(list(argv))
+    return raised.value.format_message()
+
+
+class TestPrompt:
+    @given(WORDS)
+    def test_what_follows_two_dashes_is_the_prompt(self, words):
+        assert parse(["--", *words]).prompt == tuple(words)
+
+    @given(WORDS.map(lambda words: [word for word in words if not word.startswith("-")]))
+    def test_no_word_has_a_meaning(self, words):
+        asked = parse(words)
+        assert asked.prompt == tuple(words)
+        assert asked._replace(prompt=()) == parse([])
+
+    def test_no_variable_is_a_prompt(self, monkeypatch):
+        monkeypatch.setenv("STREAMCLI_PROMPT", "hi")
+        assert parse([]).prompt == ()
+
+
+class TestForms:
+    def test_without_one_it_is_text(self):
+        assert parse(["hi"]).form == "text"
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_each_has_its_option(self, form):
+        assert parse([f"--{form}", "hi"]).form == form
+
+    def test_json_is_message(self):
+        assert parse(["--json"]).form == parse(["--json", "--message"]).form == "message"
+
+    @pytest.mark.parametrize("pair", list(itertools.combinations(FORMS, 2)), ids=" ".join)
+    def test_two_exclude_each_other_in_any_order(self, pair):
+        for one, other in itertools.permutations(pair):
+            assert refused(f"--{one}", f"--{other}") == f"--{pair[0]} and --{pair[1]} exclude each other"
+
+
+class TestLocal:
+    @pytest.mark.parametrize(
+        ("argv", "local", "prompt"),
+        [
+            ([], None, ()),
+            (["--local"], "", ()),
+            (["--local", "hi"], "", ("hi",)),
+            (["--local", "--events", "hi"], "", ("hi",)),
+            (["--local", "model.gguf", "hi"], "model.gguf", ("hi",)),
+            (["--local", "models/M.GGUF"], "models/M.GGUF", ()),
+            (["--local=any name", "hi"], "any name", ("hi",)),
+            (["hi", "--local"], "", ("hi",)),
+            (["--", "--local", "model.gguf"], None, ("--local", "model.gguf")),
+        ],
+    )
+    def test_it_takes_a_value_only_where_that_names_a_model(self, argv, local, prompt):
+        asked = parse(argv)
+        assert (asked.local, asked.prompt) == (local, prompt)
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("option", "text", "value"),
+        [
+            ("--max-tokens", "0", 0),
+            ("--max-tokens", "9223372036854775807", 2**63 - 1),
+            ("--temperature", "0", 0.0),
+            ("--temperature", "1e-3", 0.001),
+            ("--timeout", ".5", 0.5),
+            ("--retries", "7", 7),
+        ],
+    )
+    def test_a_number_is_taken(self, option, text, value):
+        number = getattr(parse([option, text]), option[2:].replace("-", "_"))
+        assert (number, type(number)) == (value, type(value))
+
+    @pytest.mark.parametrize(
+        ("option", "text"),
+        [
+            ("--max-tokens", "-1"),
+            ("--max-tokens", "9223372036854775808"),
+            ("--top-p", "nan"),
+            ("--temperature", "inf"),
+            ("--temperature", "-0.1"),
+            ("--timeout", "1e7"),
+            ("--idle-timeout", "-inf"),
+            ("--connect-timeout", "1e999"),
+        ],
+    )
+    def test_one_that_makes_no_sense_is_out_of_range(self, option, text):
+        assert refused(option, text) == f"Invalid value for '{option}': {text!r} is out of range"
+
+    @pytest.mark.parametrize(("option", "text"), [("--top-k", "1.0"), ("--retries", ""), ("--timeout", "1s")])
+    def test_one_that_is_none_is_refused(self, option, text):
+        assert f"{text!r} is no " in refused(option, text)
+
+    @given(st.text(st.characters(exclude_categories=["Cs"])))
+    def test_any_text_is_a_number_or_refused(self, text):
+        for option in ("--max-tokens", "--timeout"):
+            with contextlib.suppress(click.UsageError):
+                assert isinstance(parse([f"{option}={text}"]), Args)
+
+
+class TestEnvironment:
+    @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+    def test_every_option_has_a_variable(self, option, monkeypatch):
+        alone = parse([])
+        text = {"number": "7", "boolean": "1", "choice": "bearer"}.get(option.type.name, "text")
+        value = "json" if option.name == "error_format" else text
+        monkeypatch.setenv(f"STREAMCLI_{option.name.upper()}", value)
+        assert parse([]) != alone
+
+    @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+    def test_an_empty_one_is_unset(self, option, monkeypatch):
+        alone = parse([])
+        monkeypatch.setenv(f"STREAMCLI_{option.name.upper()}", "")
+        assert parse([]) == alone
+
+    @pytest.mark.parametrize(
+        "option", [option for option in OPTIONS if option.multiple], ids=lambda option: option.name
+    )
+    def test_several_values_are_one_a_line(self, option, monkeypatch):
+        monkeypatch.setenv(f"STREAMCLI_{option.name.upper()}", "the end\n\n b \n")
+        assert getattr(parse([]), option.name) == ("the end", " b ")
+
+    def test_the_command_line_wins(self, monkeypatch):
+        monkeypatch.setenv("STREAMCLI_MODEL", "ambient")
+        monkeypatch.setenv("STREAMCLI_STOP", "ambient")
+        asked = parse(["-m", "typed", "--stop", "typed"])
+        assert (asked.model, asked.stop) == ("typed", ("typed",))
+
+    def test_it_wins_over_what_it_excludes_too(self, monkeypatch):
+        monkeypatch.setenv("STREAMCLI_BASE_URL", "http://ambient")
+        asked = parse(["--local", "hi"])
+        assert (asked.local, asked.base_url) == ("", None)
+
+    def test_variables_that_exclude_each_other_are_refused(self, monkeypatch):
+        monkeypatch.setenv("STREAMCLI_SYSTEM", "a")
+        monkeypatch.setenv("STREAMCLI_SYSTEM_FILE", "b")
+        assert refused() == "--system and --system-file exclude each other"
+
+
+class TestFailOn:
+    @pytest.mark.parametrize("text", ["refusal,max_tokens", " max_tokens , refusal ", "refusal,,max_tokens,"])
+    def test_it_is_a_list_of_reasons(self, text):
+        assert parse(["--fail-on", text]).fail_on == {"refusal", "max_tokens"}

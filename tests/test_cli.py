@@ -1,0 +1,138 @@
+"""What the command does, as documents: every case in tests/cli/*.txt is run by a shell and compared.
+
+A case begins with `== ` and a sentence. Its lines are
+
+    $ COMMAND          a line of the shell's script, which runs in an empty directory; `streamcli` is the command
+    file NAME: TEXT    a file there; `stdin: TEXT` is what the script reads, nothing if it is left out
+    answer: PYTHON     what the server says to a connection, in the words of tests/server.py; the last one repeats
+    stream: TEXT       the event stream it says; with neither it is a whole message that holds no text
+    stdout: TEXT       what the script wrote, nothing if it is left out; so `stderr`; `status: N`, 0 if left out
+    requests: N        how many the server saw; left out, none where the status is 2 or 10, else one
+    prompt: JSON       the content of the only message of the last request
+    body: JSON         its body; `body FIELD: JSON` a field of it, null where it is missing
+    header NAME: TEXT  a header of it; `-` says that there is none
+    # ...              a remark
+
+`KEY: TEXT` is text without a line end and `KEY| TEXT` a line of it; several add up. In what is expected `[..]` stands
+for anything on a line, and `http://server` for the server's address, which the command has from ANTHROPIC_BASE_URL.
+Nothing else is in its environment but PATH and HOME. A case is selected by its words: pytest -k one-blank-line.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
+from pathlib import Path
+
+import pytest
+import server
+
+FIELD = re.compile(
+    r"(file|stdin|answer|stream|stdout|stderr|status|requests|prompt|body|header)(?: (\S+?))?([:|])( .*)?"
+)
+NO_TEXT = server.ok(*server.text_events())
+
+
+class Case:
+    def __init__(self, subject, sentence):
+        self.id = f"{subject}:" + "-".join(re.findall(r"[\w.]+", sentence))
+        self.script, self.stdin, self.stream = "", "", ""
+        self.files, self.answers = {}, []
+        self.expected = {"stdout": "", "stderr": "", "status": 0}
+
+    def add(self, line):
+        if line.startswith("$ "):
+            self.script += line[2:] + "\n"
+            return
+        match = FIELD.fullmatch(line)
+        assert match, f"{self.id}: not understood: {line}"
+        key, name, mark, text = match.groups(default="")
+        text = text[1:] + "\n" * (mark == "|")
+        if key in {"stdin", "stream"}:
+            setattr(self, key, getattr(self, key) + text)
+        elif key == "file":
+            self.files[name] = self.files.get(name, "") + text
+        elif key == "answer":
+            self.answers.append(eval(text, vars(server)))
+        elif key in {"stdout", "stderr"}:
+            self.expected[key] += text
+        else:
+            self.expected[f"{key} {name}".strip()] = text if key == "header" else json.loads(text)
+
+
+def read(path):
+    cases = []
+    for line in path.read_text("utf-8").split("\n"):
+        if line.startswith("== "):
+            cases.append(Case(path.stem, line[3:]))
+        elif line and not line.startswith("#"):
+            cases[-1].add(line)
+    return cases
+
+
+def run(case, folder, path):
+    """What is expected of the case, and what it did, in the same terms."""
+    for name, text in case.files.items():
+        (folder / name).write_bytes(text.encode())
+    with server.Server(*(case.answers or [server.ok(case.stream.encode()) if case.stream else NO_TEXT])) as endpoint:
+        environment = {"PATH": path, "HOME": str(folder), "ANTHROPIC_BASE_URL": endpoint.url}
+        shell = subprocess.run(
+            ["sh", "-c", case.script], input=case.stdin.encode(), cwd=folder, env=environment, capture_output=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        asked = endpoint.requests
+    status = shell.returncode if shell.returncode >= 0 else 128 - shell.returncode
+    expected = {"requests": 0 if case.expected["status"] in {2, 10} else 1, **case.expected}
+    actual = {"status": status, "requests": len(asked)}
+    for key, output in (("stdout", shell.stdout), ("stderr", shell.stderr)):
+        text = output.decode("utf-8", "backslashreplace").replace(endpoint.url, "http://server")
+        actual[key] = as_expected(text, case.expected[key])
+    for key in expected.keys() - actual.keys():
+        actual[key] = detail(asked[-1], key) if asked else "no request"
+    return expected, actual
+
+
+def as_expected(text, expected):
+    """`text` with the lines that fit what is expected replaced by it, so that a comparison shows only the others."""
+    pairs = zip_longest(text.split("\n"), expected.split("\n"))
+    lines = (pattern if fits(line, pattern) else line for line, pattern in pairs)
+    return "\n".join(line for line in lines if line is not None)
+
+
+def fits(line, pattern):
+    return None not in {line, pattern} and re.fullmatch(re.escape(pattern).replace(r"\[\.\.\]", ".*"), line, re.DOTALL)
+
+
+def detail(request, key):
+    kind, _, name = key.partition(" ")
+    if kind == "header":
+        return request.headers.get(name, "-")
+    if kind == "prompt":
+        (message,) = request.json["messages"]
+        return message["content"]
+    return request.json.get(name) if name else request.json
+
+
+@pytest.fixture(scope="module")
+def outcomes(request, tmp_path_factory):
+    """The selected cases, running beside each other: most of their time is the start of a process."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "streamcli").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m streamcli "$@"\n')
+    (folder / "streamcli").chmod(0o755)
+    path = f"{folder}:{os.environ['PATH']}"
+    pool = ThreadPoolExecutor(os.cpu_count() + 1)
+    selected = [item.callspec.params["case"] for item in request.session.items if item.path == request.path]
+    yield {case: pool.submit(run, case, tmp_path_factory.mktemp("case"), path) for case in selected}
+    pool.shutdown(cancel_futures=True)
+
+
+CASES = [case for path in sorted((Path(__file__).parent / "cli").glob("*.txt")) for case in read(path)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_case(case, outcomes):
+    expected, actual = outcomes[case].result()
+    assert actual == expected

@@ -1,0 +1,283 @@
+"""streamcli.cli.io: every byte is written or the reason is said, through real descriptors."""
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import threading
+
+import pytest
+
+from streamcli.cli import io
+from streamcli.errors import OutputError, UsageError, status_error
+
+LONG = bytes(range(256)) * 1024
+
+
+@contextlib.contextmanager
+def small_pipe(*, blocking=True):
+    """Both ends of a pipe that holds one page."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, blocking)
+    with os.fdopen(reader, "rb", buffering=0) as reading, os.fdopen(writer, "wb", buffering=0) as writing:
+        yield reading, writing
+
+
+def in_thread(work, *args):
+    thread = threading.Thread(target=work, args=args)
+    thread.start()
+    return thread
+
+
+class TestDescriptor:
+    @pytest.mark.parametrize("blocking", [True, False])
+    def test_every_byte_arrives_however_slowly_it_is_read(self, blocking):
+        with small_pipe(blocking=blocking) as (reading, writing):
+            sink = io.Descriptor(writing.fileno(), "the pipe")
+            writer = in_thread(lambda: (sink.write(LONG), sink.write(b"end"), writing.close()))
+            got = b"".join(iter(lambda: reading.read(1000), b""))
+            writer.join()
+        assert got == LONG + b"end"
+        assert sink.wrote
+
+    def test_a_reader_that_is_gone_is_no_error_but_the_end(self):
+        with small_pipe() as (reading, writing):
+            reading.close()
+            with pytest.raises(io.ReaderGone):
+                io.Descriptor(writing.fileno(), "the pipe").write(b"a")
+
+    def test_a_reader_that_goes_in_the_middle_is_noticed(self):
+        with small_pipe(blocking=False) as (reading, writing):
+            writer = in_thread(lambda: (reading.read(10), reading.close()))
+            with pytest.raises(io.ReaderGone):
+                io.Descriptor(writing.fileno(), "the pipe").write(LONG)
+            writer.join()
+
+    def test_a_full_disk_is_named_and_nothing_counts_as_written(self):
+        sink = io.opened("/dev/full", atomic=False)
+        with pytest.raises(OutputError, match=r"^cannot write to /dev/full: no space left on device$"):
+            sink.write(b"a")
+        assert not sink.wrote
+        sink.failed()
+
+    def test_writing_nothing_is_no_output(self):
+        sink = io.opened("/dev/full", atomic=False)
+        sink.write(b"")
+        assert not sink.wrote
+        sink.done()
+
+    def test_a_close_that_fails_is_an_error_unless_the_run_failed_anyway(self):
+        sink = io.Descriptor(os.open(os.devnull, os.O_WRONLY), "the file")
+        os.close(sink.fd)
+        with pytest.raises(OutputError, match=r"^cannot write to the file: bad file descriptor$"):
+            sink.done()
+        sink.failed()
+
+
+class TestReplacedFile:
+    def test_it_appears_when_the_run_succeeded(self, tmp_path):
+        path = tmp_path / "out"
+        sink = io.opened(str(path), atomic=True)
+        sink.write(b"new")
+        assert not path.exists()
+        sink.done()
+        assert path.read_bytes() == b"new"
+        assert os.listdir(tmp_path) == ["out"]
+
+    def test_until_then_the_old_file_stays(self, tmp_path):
+        path = tmp_path / "out"
+        path.write_bytes(b"old")
+        path.chmod(0o640)
+        sink = io.opened(str(path), atomic=True)
+        sink.write(b"new")
+        assert path.read_bytes() == b"old"
+        sink.done()
+        assert path.read_bytes() == b"new"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+    def test_a_run_that_failed_leaves_what_came_beside_it(self, tmp_path):
+        path = tmp_path / "out"
+        path.write_bytes(b"old")
+        sink = io.opened(str(path), atomic=True)
+        sink.write(b"ne")
+        sink.failed()
+        assert path.read_bytes() == b"old"
+        assert (tmp_path / "out.partial").read_bytes() == b"ne"
+
+    def test_a_run_that_failed_with_nothing_leaves_nothing(self, tmp_path):
+        io.opened(str(tmp_path / "out"), atomic=True).failed()
+        assert os.listdir(tmp_path) == []
+
+    def test_what_an_earlier_run_left_is_replaced(self, tmp_path):
+        (tmp_path / "out.partial").write_bytes(b"from an earlier run")
+        sink = io.opened(str(tmp_path / "out"), atomic=True)
+        sink.write(b"new")
+        sink.done()
+        assert os.listdir(tmp_path) == ["out"]
+
+    def test_a_link_stays_and_what_it_points_at_is_replaced(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "link").symlink_to("folder/out")
+        sink = io.opened(str(tmp_path / "link"), atomic=True)
+        sink.write(b"new")
+        sink.done()
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "folder" / "out").read_bytes() == b"new"
+
+    def test_a_folder_that_is_not_there_is_named(self, tmp_path):
+        path = str(tmp_path / "missing" / "out")
+        with pytest.raises(OutputError, match=f"^cannot write to {path}: no such file or directory$"):
+            io.opened(path, atomic=True)
+
+
+class TestOpened:
+    @pytest.mark.parametrize("form", ["/dev/fd/{}", "/proc/self/fd/{}"])
+    def test_a_descriptor_by_its_name_stays_open_when_ours_is_closed(self, form):
+        with small_pipe() as (reading, writing):
+            sink = io.opened(form.format(writing.fileno()), atomic=True)
+            sink.write(b"a")
+            sink.done()
+            writing.write(b"b")
+            assert reading.read(2) == b"ab"
+
+    @pytest.mark.parametrize("path", ["/dev/fd/1", "/dev/stdout", "/dev/fd/2", "/dev/stderr"])
+    def test_the_standard_ones_have_names(self, path, capfd):
+        sink = io.opened(path, atomic=True)
+        sink.write(b"a")
+        sink.done()
+        assert "".join(capfd.readouterr()) == "a"
+
+    @pytest.mark.parametrize("number", [999_999, 10**20])
+    def test_a_descriptor_that_is_not_open_is_an_error(self, number):
+        with pytest.raises(OutputError, match=f"^cannot write to /dev/fd/{number}: "):
+            io.opened(f"/dev/fd/{number}", atomic=True)
+
+    @pytest.mark.parametrize("atomic", [True, False])
+    def test_a_device_is_never_replaced(self, atomic):
+        sink = io.opened(os.devnull, atomic=atomic)
+        sink.write(b"a")
+        sink.done()
+        assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+    def test_a_named_pipe_is_written_to(self, tmp_path):
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        got = []
+        reader = in_thread(lambda: got.append(path.read_bytes()))
+        sink = io.opened(str(path), atomic=True)
+        sink.write(b"a")
+        sink.done()
+        reader.join()
+        assert got == [b"a"]
+
+    def test_a_file_that_need_not_be_whole_is_written_in_place(self, tmp_path):
+        path = tmp_path / "events"
+        path.write_bytes(b"old and long")
+        sink = io.opened(str(path), atomic=False)
+        sink.write(b"new")
+        sink.failed()
+        assert path.read_bytes() == b"new"
+
+    def test_no_child_gets_our_files(self, tmp_path):
+        sink = io.opened(str(tmp_path / "out"), atomic=True)
+        assert not os.get_inheritable(sink.fd)
+        sink.failed()
+
+
+class TestReadStdin:
+    @pytest.fixture
+    def pipe(self, monkeypatch):
+        """The writing end of a pipe that stands for standard input."""
+        with small_pipe() as (reading, writing):
+            monkeypatch.setattr(io, "STDIN", reading.fileno())
+            yield writing
+
+    @pytest.fixture
+    def impatient(self, monkeypatch):
+        monkeypatch.setattr(io, "SILENCE", 0.02)
+
+    @pytest.mark.parametrize("timeout", [None, 10])
+    @pytest.mark.parametrize("blocking", [True, False])
+    def test_it_reads_to_the_end(self, pipe, timeout, blocking):
+        os.set_blocking(io.STDIN, blocking)
+        writer = in_thread(lambda: (pipe.write(LONG[:3]), io.Descriptor(pipe.fileno(), "").write(LONG), pipe.close()))
+        assert io.read_stdin(timeout=timeout) == LONG[:3] + LONG
+        writer.join()
+
+    def test_an_empty_input_is_no_silence(self, pipe):
+        pipe.close()
+        assert io.read_stdin(timeout=0.001) == b""
+
+    def test_silence_is_mentioned_once_and_then_an_error(self, pipe, impatient):
+        mentioned = []
+        with pytest.raises(UsageError, match=r"^standard input stayed silent for 0.1 s; use -I to ignore it$"):
+            io.read_stdin(timeout=0.1, silent=lambda: mentioned.append(1))
+        assert mentioned == [1]
+
+    def test_a_shorter_patience_is_not_worth_the_mention(self, pipe):
+        mentioned = []
+        with pytest.raises(UsageError):
+            io.read_stdin(timeout=0.01, silent=lambda: mentioned.append(1))
+        assert mentioned == []
+
+    @pytest.mark.parametrize("timeout", [0, 10])
+    def test_what_comes_after_the_mention_is_read(self, pipe, impatient, timeout):
+        assert io.read_stdin(timeout=timeout, silent=lambda: (pipe.write(b"late"), pipe.close())) == b"late"
+
+    def test_only_the_first_byte_has_a_limit(self, pipe, impatient):
+        pipe.write(b"a")
+        later = threading.Timer(0.1, lambda: (pipe.write(b"b"), pipe.close()))
+        later.start()
+        assert io.read_stdin(timeout=0.05) == b"ab"
+        later.join()
+
+    def test_what_cannot_be_read_is_an_error(self, monkeypatch, tmp_path):
+        folder = os.open(tmp_path, os.O_RDONLY)
+        monkeypatch.setattr(io, "STDIN", folder)
+        with pytest.raises(UsageError, match=r"^cannot read standard input: is a directory$"):
+            io.read_stdin()
+        os.close(folder)
+
+
+class TestVoice:
+    def test_a_note_is_a_line_and_an_error_is_another(self, capfd):
+        voice = io.Voice()
+        voice.note("one")
+        voice.error("two")
+        assert capfd.readouterr() == ("", "streamcli: one\nstreamcli: error: two\n")
+
+    def test_quiet_leaves_only_errors(self, capfd):
+        voice = io.Voice(quiet=True)
+        voice.note("one")
+        voice.error("two")
+        assert capfd.readouterr().err == "streamcli: error: two\n"
+
+    def test_nothing_in_a_line_can_end_it_or_be_obeyed(self, capfd):
+        io.Voice().error("a\nb\x1b[31m\udcff")
+        assert capfd.readouterr().err == "streamcli: error: a b^[[31m\ufffd\n"
+
+    def test_a_secret_is_never_shown(self, capfd):
+        voice = io.Voice()
+        voice.secrets.add("sk-1")
+        voice.error("invalid key sk-1, sk-1")
+        assert capfd.readouterr().err == "streamcli: error: invalid key ***, ***\n"
+
+    def test_a_fault_as_json_is_one_line_with_what_a_script_needs(self, capfd):
+        error = status_error(400, {"error": {"type": "invalid_request_error", "message": "a\nb \x9b"}}, request_id="r")
+        io.Voice(as_json=True).fault(error)
+        line = capfd.readouterr().err
+        assert line.count("\n") == 1
+        assert json.loads(line) == {
+            "type": "invalid_request_error", "status": 400, "message": "a\nb \x9b", "request_id": "r",
+            "retryable": False, "retry_after": None, "exit_code": 3,
+        }  # fmt: skip
+
+    def test_a_fault_as_json_may_name_a_file_whose_name_is_no_utf_8(self, capfd):
+        io.Voice(as_json=True).fault(UsageError("cannot read caf\udce9"))
+        assert json.loads(capfd.readouterr().err)["message"] == "cannot read caf\udce9"
+
+    def test_nobody_to_hear_it_changes_nothing(self, monkeypatch):
+        monkeypatch.setattr(io, "STDERR", 999_999)
+        io.Voice().error("lost")
