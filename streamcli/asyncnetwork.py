@@ -8,8 +8,10 @@ setting one for every read costs more than the read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import httpcore
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable
 
-# The older address family gets this long before the other is tried beside it (RFC 8305).
-_HAPPY_EYEBALLS = 0.25
+    # What `socket.getaddrinfo` says of one: family, kind, protocol, name, address.
+    _Address = tuple[Any, ...]
 
 
 class _Wire(asyncio.Protocol):
@@ -186,14 +188,17 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> AsyncConnection:
-        """The same connection inside TLS."""
-        try:
-            async with asyncio.timeout(self.peer.limits.within(timeout)):
-                await self._wire.start_tls(ssl_context, server_hostname)
-        except TimeoutError:
-            raise self.peer.late("TLS handshake", timeout) from None
-        except OSError as fault:
-            raise self.peer.no_tls(server_hostname, fault) from None
+        """The same connection inside TLS, closed where that fails."""
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.abort)
+            try:
+                async with asyncio.timeout(self.peer.limits.within(timeout)):
+                    await self._wire.start_tls(ssl_context, server_hostname)
+            except TimeoutError:
+                raise self.peer.late("TLS handshake", timeout) from None
+            except OSError as fault:
+                raise self.peer.no_tls(server_hostname, fault) from None
+            undo.pop_all()
         self.peer.heard = b""  # what was heard so far came from a proxy
         return AsyncConnection(self._wire, self.peer)
 
@@ -217,14 +222,62 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 - httpcore's signature
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
     ) -> AsyncConnection:
-        """Connect to the address of `host` that answers first, within `timeout` seconds."""
+        """Connect to the first address of `host` that answers, each within `timeout` seconds, as the lookup is."""
         peer = Peer(self._prefix, host, port, self._limits)
-        connect = asyncio.get_running_loop().create_connection
         try:
-            async with asyncio.timeout(self._limits.within(timeout)):
-                _, wire = await connect(_Wire, host, port, happy_eyeballs_delay=_HAPPY_EYEBALLS)
+            return AsyncConnection(await self._connected(host, port, timeout), peer)
         except TimeoutError:
             raise peer.late("connect", timeout) from None
         except (OSError, UnicodeError) as fault:
             raise peer.unreachable(fault) from None
-        return AsyncConnection(wire, peer)
+
+    async def _connected(self, host: str, port: int, timeout: float | None) -> _Wire:
+        async with asyncio.timeout(self._limits.within(timeout)):
+            *others, last = await _addresses(host, port)
+        for address in others:
+            with contextlib.suppress(OSError):
+                return await self._wire(address, timeout)
+        return await self._wire(last, timeout)
+
+    async def _wire(self, address: _Address, timeout: float | None) -> _Wire:
+        # Not `create_connection` with a name: it leaks the socket if the limit passes as the connection is made.
+        *kind, _, place = address
+        loop = asyncio.get_running_loop()
+        connection = socket.socket(*kind)
+        try:
+            connection.setblocking(False)
+            async with asyncio.timeout(self._limits.within(timeout)):
+                await loop.sock_connect(connection, place)
+        except BaseException:
+            connection.close()
+            raise
+        _, wire = await loop.create_connection(_Wire, sock=connection)
+        return wire
+
+
+async def _addresses(host: str, port: int) -> list[_Address]:
+    """The addresses of `host`. Raises OSError or UnicodeError.
+
+    A name is looked up in a thread that nobody waits for: neither a limit nor the end of the loop can stop it.
+    """
+    with contextlib.suppress(socket.gaierror):
+        return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)]
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[_Address]] = loop.create_future()
+
+    def report(addresses: list[_Address], fault: Exception | None) -> None:
+        if not answer.done():
+            answer.set_exception(fault) if fault else answer.set_result(addresses)
+
+    def look_up() -> None:
+        addresses: list[_Address] = []
+        fault: Exception | None = None
+        try:
+            addresses += socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            fault = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(report, addresses, fault)
+
+    threading.Thread(target=look_up, daemon=True).start()
+    return await answer

@@ -22,6 +22,7 @@ from .retry import MAX_RETRIES
 from .transport import (
     FOREIGN,
     TIMEOUT,
+    WHOLE_TIMEOUT,
     AsyncPieces,
     Pieces,
     abandon,
@@ -55,11 +56,11 @@ _PAGE = 1000
 class Settings(TypedDict, total=False):
     """What both clients can be told; what is not given comes from the environment.
 
-    `timeout` is in seconds, for connecting and for the silence between two reads (5 and 90 if not given, None for no
-    limit); `total_timeout` bounds a whole call. `max_retries` further attempts are made while nothing was received, and
-    `on_retry` is told the error and the seconds to wait before each. `allow_http` lets a key go out in clear.
-    `endpoint` replaces key, address, headers and version. With `keep_text` false the message keeps no text, for
-    streams that are only passed on.
+    `timeout` is in seconds, for connecting and for the silence between two reads; None is no limit, and what is not
+    given is 5 and 90, or 600 where an answer comes whole. `total_timeout` bounds a whole call. `max_retries` further
+    attempts are made while nothing was received, and `on_retry` is told the error and the seconds to wait before each.
+    `allow_http` lets a key go out in clear. `endpoint` replaces key, address, headers and version. With `keep_text`
+    false the message keeps no text, for streams that are only passed on.
     """
 
     api_key: str | None
@@ -81,7 +82,9 @@ class _ClientState:
 
     def __init__(self, settings: Settings) -> None:
         self.endpoint = settings.get("endpoint") or _endpoint(settings)
-        self.timeout = httpx.Timeout(settings["timeout"]) if "timeout" in settings else TIMEOUT
+        given = httpx.Timeout(settings["timeout"]) if "timeout" in settings else None
+        self.timeout = given or TIMEOUT
+        self.whole_timeout = given or WHOLE_TIMEOUT
         self.total_timeout = settings.get("total_timeout")
         self.max_retries = settings.get("max_retries", MAX_RETRIES)
         self.on_retry = settings.get("on_retry")
@@ -280,10 +283,11 @@ class Messages:
         timeout: Timeout = None,
         **fields: Any,
     ) -> Message:
-        """One answer, whole. Raises APIError."""
+        """One answer, whole; options as for `stream`. Raises APIError."""
         body = _fields(fields, extra_body, stream=False)
-        headers = (extra_headers or {}).items()
-        exchange = self._client._exchange("POST", "/v1/messages", body, betas=betas, headers=headers, timeout=timeout)
+        options = {"betas": betas, "headers": (extra_headers or {}).items()}
+        patience = self._client.whole_timeout if timeout is None else timeout
+        exchange = self._client._exchange("POST", "/v1/messages", body, timeout=patience, **options)
         return Message(self._client._fetch(exchange))
 
     def count_tokens(self, *, betas: Sequence[str] = (), timeout: Timeout = None, **fields: Any) -> Record:
@@ -557,10 +561,11 @@ class AsyncMessages:
         timeout: Timeout = None,
         **fields: Any,
     ) -> Message:
-        """One answer, whole. Raises APIError."""
+        """One answer, whole; options as for `stream`. Raises APIError."""
         body = _fields(fields, extra_body, stream=False)
-        headers = (extra_headers or {}).items()
-        exchange = self._client._exchange("POST", "/v1/messages", body, betas=betas, headers=headers, timeout=timeout)
+        options = {"betas": betas, "headers": (extra_headers or {}).items()}
+        patience = self._client.whole_timeout if timeout is None else timeout
+        exchange = self._client._exchange("POST", "/v1/messages", body, timeout=patience, **options)
         return Message(await self._client._fetch(exchange))
 
     async def count_tokens(self, *, betas: Sequence[str] = (), timeout: Timeout = None, **fields: Any) -> Record:

@@ -96,7 +96,7 @@ class Accumulator:
         if name == "error":
             raise status_error(None, _object_or_text(data))
         event = _one_object(data)
-        kind = event.get("type", name)
+        kind = event.setdefault("type", name)
         if type(kind) is not str:
             _breach(f"an event's type is {kind!r}")
         handler = self._handlers.get(kind)

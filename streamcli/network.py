@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 import ssl
 import threading
@@ -70,10 +69,12 @@ class Peer:
         self.answered = False
 
     def hear(self, data: bytes) -> None:
+        """Remember how its answer begins."""
         if len(self.heard) < len(_HTTP):
             self.heard = (self.heard + data)[: len(_HTTP)]
 
     def late(self, doing: str, timeout: float | None) -> APITimeoutError:
+        """The error of a step that took too long: "connect", "TLS handshake", "read" or "write"."""
         if self.limits.spent():
             return self.limits.passed()
         what, kind = {
@@ -89,13 +90,16 @@ class Peer:
         return APITimeoutError(f"{what} {limit}", retryable=kind == "connect")
 
     def unreachable(self, fault: BaseException) -> APIConnectionError:
+        """The error of a connection that was not made."""
         return APIConnectionError(f"cannot connect to {self.name}: {_reason(fault)}")
 
     def no_tls(self, host: str | None, fault: BaseException) -> APIConnectionError:
+        """The error of a handshake that failed, with `host` where that is behind a proxy."""
         whom = self.name if host is None or host in self.name else f"{host} through {self.name}"
         return APIConnectionError(f"no TLS with {whom}: {_reason(fault)}", retryable=False)
 
     def lost(self, fault: BaseException | None = None) -> APIError:
+        """The error of a connection that ended too early, by how far the answer was."""
         how = _reason(fault) if fault else "the connection was closed"
         if self.answered:
             return IncompleteStreamError(f"{self.name} broke off in mid-stream: {how}")
@@ -120,11 +124,9 @@ def _reason(fault: BaseException) -> str:
 
 
 def _system_words(fault: OSError) -> str | None:
-    """The system's words, which asyncio replaces by its own; where it tried several addresses, those for the first."""
-    if isinstance(fault, socket.gaierror):
-        return fault.strerror
-    number = fault.errno or next(map(int, re.findall(r"\[Errno (\d+)\]", str(fault))), None)
-    return os.strerror(number) if number else fault.strerror
+    """The system's words, which asyncio replaces by its own; those of a name lookup have numbers of their own."""
+    of_lookup = isinstance(fault, socket.gaierror)
+    return os.strerror(fault.errno) if fault.errno and not of_lookup else fault.strerror
 
 
 class Connection(httpcore.NetworkStream):
@@ -176,13 +178,16 @@ class Connection(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> Connection:
-        """The same connection inside TLS."""
-        try:
-            inner = self._inner.start_tls(ssl_context, server_hostname, self.peer.limits.within(timeout))
-        except httpcore.ConnectTimeout:
-            raise self.peer.late("TLS handshake", timeout) from None
-        except (httpcore.ConnectError, OSError) as fault:
-            raise self.peer.no_tls(server_hostname, fault) from None
+        """The same connection inside TLS, closed where that fails."""
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            try:
+                inner = self._inner.start_tls(ssl_context, server_hostname, self.peer.limits.within(timeout))
+            except httpcore.ConnectTimeout:
+                raise self.peer.late("TLS handshake", timeout) from None
+            except (httpcore.ConnectError, OSError) as fault:
+                raise self.peer.no_tls(server_hostname, fault) from None
+            undo.pop_all()
         self.peer.heard = b""  # what was heard so far came from a proxy
         return Connection(inner, self.peer)
 

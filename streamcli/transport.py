@@ -43,6 +43,8 @@ CONNECT_TIMEOUT = 5.0
 # Bytes of any kind count, pings included; the API pings every few seconds.
 IDLE_TIMEOUT = 90.0
 TIMEOUT = httpx.Timeout(IDLE_TIMEOUT, connect=CONNECT_TIMEOUT, pool=None)
+# An answer that is no stream has no pings, and comes when all of it is thought out (protocol.md section 6.6).
+WHOLE_TIMEOUT = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT, pool=None)
 # A refusal's status is known already; its body gets this long to say why (faults.md row 44).
 REFUSAL_TIMEOUT = 5.0
 

@@ -153,6 +153,7 @@ class Listener:
     def _accept(self):
         while True:
             connection, _ = self._socket.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a RESET drops what still waits
             with self._lock:
                 if self._closing.is_set():
                     connection.close()

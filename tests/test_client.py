@@ -4,6 +4,7 @@ import asyncio
 import copy
 import gc
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -532,6 +533,32 @@ STREAM = b"".join([*TOOL_STREAM[:4], event("ping"), *TOOL_STREAM[4:]])
 EVENT_STREAM = {"content-type": "text/event-stream", "request-id": "req_1"}
 
 
+class TestOddStreams:
+    def test_events_without_a_type_are_what_their_names_say(self, driver, server):
+        bare = re.sub(rb'data: {"type": "\w+"(, )?', b"data: {", text_stream("a", "b"))
+        assert bare.endswith(b"event: message_stop\ndata: {}\n\n")
+        server.answers = [ok(bare)]
+        with driver.client(server).messages.stream(**ASK) as stream:
+            assert "".join(stream.text_stream) == "ab"
+            assert stream.get_final_text() == "ab"
+
+    def test_bad_characters_become_the_replacement_character(self, driver, server):
+        server.answers = [ok(*text_events("a?b")[:2], text_delta("a?b").replace(b"?", b"\xff"), *text_events()[2:])]
+        with driver.client(server).messages.stream(**ASK) as stream:
+            assert stream.get_final_text() == "a\ufffdb"
+
+    def test_a_mark_at_the_start_and_other_line_ends_are_nothing_special(self, driver, server):
+        server.answers = [ok(b"\xef\xbb\xbf" + text_stream("a").replace(b"\n", b"\r\n"))]
+        with driver.client(server).messages.stream(**ASK) as stream:
+            assert stream.get_final_text() == "a"
+
+    def test_a_head_with_strange_bytes_is_read(self, driver, server):
+        server.answers = [head(x="\xff\x1b[31m", request_id=None, **{"Request-Id": "r\xe9"}) + text_stream("a")]
+        with driver.client(server).messages.stream(**ASK) as stream:
+            assert stream.get_final_text() == "a"
+            assert stream.request_id == "r\xe9"
+
+
 class TestCuts:
     def final(self, driver, server=None, body=None):
         if server:
@@ -712,6 +739,19 @@ class TestTheRestOfTheAPI:
         assert message.content[0].text == "a"
         request = server.requests[1]
         assert (request.json, request.headers["anthropic-beta"], request.headers["x-a"]) == (ASK, "b", "1")
+
+    def test_a_whole_answer_may_take_longer_than_a_silence_in_a_stream(self, driver):
+        patience = []
+
+        def handler(request):
+            patience.append(request.extensions["timeout"]["read"])
+            return httpx.Response(200, json={"type": "message"})
+
+        driver.mocked(handler).messages.create(**ASK)
+        driver.mocked(handler).messages.create(**ASK, timeout=3)
+        driver.mocked(handler, timeout=7).messages.create(**ASK)
+        driver.mocked(handler).messages.count_tokens(**ASK)
+        assert patience == [600, 3, 7, 90]
 
     def test_count_tokens(self, driver, server):
         server.answers = [json_answer({"input_tokens": 12})]
@@ -1190,7 +1230,7 @@ VALUES = st.recursive(
 
 @st.composite
 def events_gone_wrong(draw):
-    """A stream in which one value of one event was replaced by another."""
+    """A stream in which one value of one event was replaced by another, or left out."""
     stream = draw(st.sampled_from([text_events("a", "b"), TOOL_STREAM, THINKING_STREAM]))
     place = draw(st.integers(0, len(stream) - 1))
     name, _, data = stream[place].partition(b"\ndata: ")
@@ -1201,7 +1241,10 @@ def events_gone_wrong(draw):
         if not (isinstance(holder[key], dict) and holder[key] and draw(st.booleans())):
             break
         holder = holder[key]
-    holder[key] = draw(VALUES)
+    if draw(st.booleans()):
+        holder[key] = draw(VALUES)
+    else:
+        del holder[key]
     return b"".join([*stream[:place], name + b"\ndata: " + json.dumps(value).encode() + b"\n\n", *stream[place + 1 :]])
 
 

@@ -15,6 +15,7 @@ from driver import ASK
 from server import (
     HANG,
     LAST_CHUNK,
+    PATIENCE,
     RESET,
     UNREAD,
     Proxy,
@@ -39,8 +40,8 @@ from streamcli import (
     UsageError,
     transport,
 )
-from streamcli.asyncnetwork import _Wire
-from streamcli.network import READ_BYTES, Limits, Peer
+from streamcli.asyncnetwork import AsyncBackend, _Wire
+from streamcli.network import READ_BYTES, Backend, Limits, Peer
 
 
 def failure(client, cls=APIConnectionError, **fields):
@@ -76,6 +77,24 @@ class TestConnecting:
         error = failure(driver.client(base_url="https://nowhere.invalid"))
         assert str(error) == "cannot connect to nowhere.invalid:443: name or service not known"
         assert len(driver.waits) == 2
+
+    def test_to_a_name_that_nobody_answers_for_ends_with_the_connect_limit(self, driver, monkeypatch):
+        asked, answered = threading.Event(), threading.Event()
+
+        def getaddrinfo(host, port, *args, flags=0, **options):
+            if flags & socket.AI_NUMERICHOST:
+                raise socket.gaierror(-2, "Name or service not known")
+            asked.set()
+            answered.wait(PATIENCE)
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        client = driver.client(base_url="http://localhost:1", timeout=0.05, max_retries=0)
+        try:
+            assert "no connection to localhost:1 within the connect limit" in str(failure(client, APITimeoutError))
+            assert asked.is_set()
+        finally:
+            answered.set()
 
     def test_goes_on_to_the_next_address(self, driver, server, names):
         server.answers = [ok(*text_events("a"))]
@@ -340,6 +359,33 @@ class TestLimits:
     def test_the_system_s_own_patience_is_named_where_no_limit_was_set(self):
         error = Peer("", "host", 80, Limits()).late("connect", None)
         assert str(error) == "no connection to host:80 for as long as the system waits"
+
+
+class TestAHandshakeThatFails:
+    """httpcore forgets the connection, so whoever fails closes it."""
+
+    LATE = Limits(1, 0.0)
+
+    def test_closes_the_connection(self, server, tls):
+        server.answers = [(HANG,)]
+        connection = Backend(Limits()).connect_tcp(server.host, server.port)
+        connection.peer.limits = self.LATE
+        with pytest.raises(APITimeoutError):
+            connection.start_tls(tls)
+        assert connection.get_extra_info("socket").fileno() == -1
+
+    def test_closes_the_asynchronous_connection(self, server, tls):
+        server.answers = [(HANG,)]
+
+        async def main():
+            connection = await AsyncBackend(Limits()).connect_tcp(server.host, server.port)
+            connection.peer.limits = self.LATE
+            with pytest.raises(APITimeoutError):
+                await connection.start_tls(tls)
+            await asyncio.sleep(0)
+            assert connection.get_extra_info("socket").fileno() == -1
+
+        asyncio.run(main())
 
 
 class TestAsyncio:

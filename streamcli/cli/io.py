@@ -13,7 +13,7 @@ import os
 import re
 import select
 import stat
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from streamcli.errors import OutputError, StreamcliError, UsageError
 from streamcli.terminal import one_line
@@ -32,52 +32,42 @@ class ReaderGone(BaseException):
     """The reader of our output closed its end: the process ends by SIGPIPE, as every filter does."""
 
 
-class Sink(Protocol):
-    """Something that bytes are written to and that is finished in one of two ways."""
-
-    wrote: bool
-
-    def write(self, data: bytes) -> None:
-        """Write all of `data`."""
-
-    def done(self) -> None:
-        """Everything was written and the run succeeded."""
-
-    def failed(self) -> None:
-        """The run did not succeed."""
-
-
 class Descriptor:
-    """An open descriptor. `name` is what messages call it; `wrote` says whether any byte went out."""
+    """An open descriptor. `name` is what messages call it.
+
+    What is left of a write that a signal broke off goes out with the next one, before it.
+    """
 
     def __init__(self, fd: int, name: str) -> None:
         self.fd = fd
         self.name = name
-        self.wrote = False
-        self._interrupted = False
+        self._data = memoryview(b"")
+        self._counts: list[int] = []
+        self._wrote = False
+
+    @property
+    def wrote(self) -> bool:
+        """Whether any byte went out."""
+        return self._wrote or any(self._counts)
 
     def write(self, data: bytes) -> None:
-        """Write all of `data`, waiting while a non-blocking descriptor is full.
-
-        After a write that a signal or a fault broke off, the next begins a line of its own.
-        """
-        if not data:
-            return
-        view = memoryview(b"\n" + data if self._interrupted else data)
-        self._interrupted = True
-        while view:
+        """Write all of `data`, waiting while a non-blocking descriptor is full."""
+        left = self._left()
+        self._wrote = self.wrote
+        self._data, self._counts = memoryview(bytes(left) + data if left else data), []
+        while left := self._left():
             try:
-                written = os.write(self.fd, view)
+                # One step for the interpreter, so that no signal comes between a write and the note of its count.
+                self._counts.extend(map(os.write, (self.fd,), (left,)))
             except BlockingIOError:
                 _wait(self.fd, select.POLLOUT)
             except BrokenPipeError:
                 raise ReaderGone from None
             except OSError as fault:
                 raise self.fault(fault) from None
-            else:
-                self.wrote = True
-                view = view[written:]
-        self._interrupted = False
+
+    def _left(self) -> memoryview:
+        return self._data[sum(self._counts) :]
 
     def fault(self, fault: OSError) -> OutputError:
         """The error of a write that failed."""

@@ -26,7 +26,6 @@ _BOM = "\ufeff"
 _FIELDS = ("temperature", "top_p", "top_k")
 # Options that are sent as text.
 _TEXTS = ("model", "system", "stop", "beta", "set")
-_CREDENTIAL_HEADERS = frozenset({"x-api-key", "authorization"})
 
 
 def body(args: Args, world: io.World, voice: io.Voice) -> dict[str, Any]:
@@ -159,7 +158,7 @@ def endpoint(args: Args, local_url: str | None = None) -> request.Endpoint:
         ((url, named) for url, named in _addresses(args) if url), (request.DEFAULT_BASE_URL, "the default address")
     )
     _refuse_surrogates(url, named)
-    has_credential = credential is not None or any(name.lower() in _CREDENTIAL_HEADERS for name, _ in headers)
+    has_credential = credential is not None or request.holds_credential(headers)
     base_url = request.checked_base_url(url, source=named, has_credential=has_credential, allow_http=args.allow_http)
     return request.Endpoint(base_url, credential, args.api_version, tuple(headers))
 

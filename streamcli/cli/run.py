@@ -12,6 +12,7 @@ import re
 import shlex
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -24,11 +25,12 @@ from streamcli.errors import (
     OutputError,
     StreamcliError,
     StreamError,
+    UsageError,
 )
 from streamcli.jsontext import dumps, loads_exact
-from streamcli.request import Endpoint, is_secret, without_secrets
+from streamcli.request import Endpoint, holds_credential, is_loopback, is_secret, without_secrets
 from streamcli.tape import Player, Recorder
-from streamcli.transport import Proxy, own_client
+from streamcli.transport import Proxy, environment_proxy, own_client
 
 from . import io, resolve
 
@@ -162,7 +164,7 @@ class Answer:
     def record(self, line: bytes) -> None:
         """Write a line of the tape."""
         if self._tape:
-            self._tape.write(line)
+            self._tape.write(self._voice.without_secrets(line))
 
     def deliver(self, client: Client, body: dict[str, Any]) -> int:
         """Stream the answer to `body`; returns the exit status. Raises Signalled and io.ReaderGone."""
@@ -302,13 +304,24 @@ def _http(args: Args, endpoint: Endpoint, record: Callable[[bytes], None]) -> ht
     if args.replay:
         lines = io.read_file(args.replay, "the tape").splitlines()
         return httpx.Client(transport=Player(lines, speed=args.replay_speed), trust_env=False)
-    proxy = Proxy(args.proxy, "--proxy").checked() if args.proxy else None
+    direct = args.local is not None
+    proxy = None if direct else _proxy(args, endpoint)
 
     def around(transport: httpx.BaseTransport) -> httpx.BaseTransport:
         return Recorder(transport, record) if args.record else transport
 
-    direct = args.local is not None
     return own_client(endpoint.base_url, proxy=proxy, ca_file=args.ca_file, direct=direct, around=around)
+
+
+def _proxy(args: Args, endpoint: Endpoint) -> Proxy | None:
+    """The proxy to go through. Raises UsageError for one on another machine that would be handed a key in clear."""
+    url = endpoint.base_url
+    proxy = Proxy(args.proxy, "--proxy").checked() if args.proxy else environment_proxy(url, os.environ)
+    in_clear = urlsplit(url).scheme == "http" and (endpoint.credential or holds_credential(endpoint.headers))
+    if proxy and in_clear and not args.allow_http and not is_loopback(proxy.url):
+        host = urlsplit(proxy.url).hostname
+        raise UsageError(f"{proxy.source} takes plain http to {host}: the key would be readable there; see NO_PROXY")
+    return proxy
 
 
 def dry_run(request: Request) -> bytes:
