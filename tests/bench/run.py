@@ -1,0 +1,160 @@
+"""Prints the performance table: each row of work, what the peers need for it, what streamcli needs, and the limit.
+
+All contenders of a row do the same work against the same server on the same machine in the same minutes, in turns, so
+that noise falls on all of them; one turn before the counted ones warms caches and checks what they print. Figures are
+medians, with the least and the most in brackets. The peers are installed on first use, each into an environment of its
+own under --cache.
+
+Measured is this tree's streamcli, installed anew into such an environment; with --python the one that is installed
+beside that Python, by its console script if there is one, else by its module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import install
+from measure import Commands, WorkError
+from rows import Bench, Limit, Row, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).absolute().parent
+CACHE = HERE.parents[1] / "build" / "bench"
+
+Samples = dict[str, list[float]]
+
+
+def main() -> None:
+    options = parsed_options()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    found = install.install(options.cache)
+    python = options.python or install.streamcli(options.cache)
+    print_machine(found)
+    with server() as port:
+        url = f"http://127.0.0.1:{port}"
+        commands = Commands(options.cache, environment(options.cache, url))
+        bench = Bench(commands, found, url, python)
+        say("| work | peers | streamcli | limit | holds |\n|---|---|---|---|---|")
+        kept = [print_row(rows()[name](bench), bench.found, options.runs) for name in options.rows]
+    say(f"\nload average at the end: {os.getloadavg()[0]:.1f}")
+    sys.exit(0 if all(kept) or not options.check else 1)
+
+
+def parsed_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = list(rows())
+    parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="ROW", help=", ".join(names))
+    parser.add_argument("--runs", type=int, default=5, help="counted turns of each row (%(default)s)")
+    parser.add_argument("--cache", type=_absolute, default=CACHE, help="where the peers live (build/bench)")
+    parser.add_argument("--python", type=_absolute, help="whose streamcli to measure (its own environment's)")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a limit is missed")
+    return parser.parse_args()
+
+
+def _absolute(path: str) -> Path:
+    """Commands run in another folder; links stay, because an environment's Python is one."""
+    return Path(path).absolute()
+
+
+def environment(cache: Path, url: str) -> dict[str, str]:
+    """Small, the same for all; what python compiles may be kept, as it is where people install it."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(cache),
+        "LANG": "C.UTF-8",
+        "LLM_USER_PATH": str(cache / "llm-home"),
+        "ANTHROPIC_API_KEY": "bench",
+        "ANTHROPIC_BASE_URL": f"{url}/instant",
+    }
+
+
+@contextmanager
+def server() -> Iterator[int]:
+    """The port of a server in a process of its own."""
+    command = [sys.executable, HERE / "server.py"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield int(process.stdout.readline())
+        process.stdin.close()
+
+
+def print_machine(found: dict[str, Path]) -> None:
+    say(f"{platform.platform()}, {os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f}")
+    say(f"Python {platform.python_version()}; {'; '.join(install.versions(found))}\n")
+
+
+def print_row(row: Row, found: dict[str, Path], runs: int) -> bool:
+    samples, faults = measured(row, found, min(runs, row.most_runs))
+    medians = {name: statistics.median(values) for name, values in samples.items()}
+    figures = {name: figure(name, values) for name, values in samples.items()} | faults
+    ours, peers = ([figures[c.name] for c in row.contenders if c.ours is side] for side in (True, False))
+    verdicts = [verdict(limit, medians) for limit in row.limits]
+    cells = (
+        f"{row.work}, {row.unit}",
+        "; ".join(peers) or "-",
+        "; ".join(ours),
+        "; ".join(map(str, row.limits)),
+        "; ".join(verdicts),
+    )
+    say(f"| {' | '.join(cells)} |")
+    return not any(text.startswith("NO") for text in verdicts)
+
+
+def measured(row: Row, found: dict[str, Path], runs: int) -> tuple[Samples, dict[str, str]]:
+    """The figures of every contender, taken in turns, and for each that has none the reason."""
+    samples: Samples = {}
+    faults: dict[str, str] = {}
+    for turn in range(runs + 1):
+        for contender in row.contenders:
+            if contender.name in faults:
+                continue
+            absent = [name for name in contender.needs if name not in found]
+            if absent:
+                faults[contender.name] = f"{contender.name}: no {absent[0]}"
+                continue
+            try:
+                value = contender.measure()
+            except (WorkError, OSError, ValueError, subprocess.SubprocessError) as fault:
+                faults[contender.name] = f"{contender.name} failed"
+                samples.pop(contender.name, None)
+                sys.stderr.write(f"bench: {contender.name}: {fault}\n")
+                continue
+            if turn:
+                samples.setdefault(contender.name, []).append(value)
+    return samples, faults
+
+
+def figure(name: str, values: list[float]) -> str:
+    return f"{name} **{short(statistics.median(values))}** ({short(min(values))}..{short(max(values))})"
+
+
+def short(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def verdict(limit: Limit, medians: dict[str, float]) -> str:
+    """ "yes" or "NO" and how the figure stands to the limit."""
+    if limit.subject not in medians or (limit.peer and limit.peer not in medians):
+        return "not measured"
+    base = medians[limit.peer] if limit.peer else 1
+    ratio = medians[limit.subject] / base
+    shown = f"{1 / ratio:.3g} x" if limit.peer and limit.factor < 0.2 else f"{ratio:.3g}{' x' if limit.peer else ''}"
+    return f"{'yes' if ratio <= limit.factor else 'NO'} ({shown})"
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
