@@ -11,7 +11,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import signal
 import ssl
 import subprocess
@@ -1164,7 +1163,7 @@ def test_a_lost_stderr_changes_neither_status_nor_stdout(how, /):
     {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
     {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
 )
-def test_text_is_utf8_whatever_the_locale(env, /, tmp_path):
+def test_text_is_utf8_whatever_the_locale(env, /):
     with Server(ok(*text_events("é\u20ac\U0001f600")), refusal(400, message="é")) as server:
         argv = ["--base-url", server.url, "-s", "ü", "naïve ☕"]
         assert streamcli(*argv, stdin="ö".encode(), env=env) == (0, "é\u20ac\U0001f600".encode(), "")
@@ -1242,8 +1241,6 @@ def test_one_network_read_makes_one_write(server):
 
 
 def test_the_kernel_sees_a_write_after_each_read_that_held_text(server, tmp_path):
-    if not shutil.which("strace"):
-        pytest.skip("strace is not installed")
     texts = [f"{number} " for number in range(20)]
     gates = [threading.Event() for _ in texts]
     server.answers = [[head() + message_start() + block_start(), *steps(texts, gates), block_stop() + MESSAGE_STOP]]
@@ -1290,9 +1287,11 @@ def test_a_clock_that_is_wrong_and_jumps_changes_nothing(server):
     ended = ask(server, "--idle-timeout", "0.3", command=command)
     assert ended.status == 7
     assert "within the idle limit of 0.3 s" in ended.error
+    # By one reading of this clock the date has passed, by the other it is too far off to wait for.
+    assert ask(server, "--retries", "1", command=command).status in {0, 5}
 
 
-# Beside the rows
+# Beside the rows: standard input, the last line of --events, -o, errors as JSON, keys
 
 
 def test_stdin_that_stays_silent_beside_a_prompt_ends_the_run_before_anything_is_sent(server):
@@ -1560,7 +1559,6 @@ def test_a_key_is_neither_in_the_arguments_nor_in_the_environment(tmp_path):
         for name in "cmdline", "environ":
             with open(f"/proc/{running.pid}/{name}", "rb") as file:
                 assert KEY.encode() not in file.read()
-    assert "Traceback" not in running.err
 
 
 # The rows

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # The first of these ends the run; when another comes, at once.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # So many seconds are left then for what there is to say, the last line of --events above all, read or not.
-_LAST_WORDS = 0.08
+_LAST_WORDS = 0.05
 
 
 def main() -> NoReturn:
