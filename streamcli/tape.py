@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
+_TYPES: dict[str, Any] = {
+    "t": (int, float),
+    "status": int,
+    "headers": dict,
+    "data": str,
+    "data64": bytes,
+    "request": dict,
+}
+
+
 class Recorder(httpx.BaseTransport):
     """Sends through `inner` and gives every line of the tape to `write`, at once."""
 
@@ -128,7 +138,7 @@ class Player(httpx.BaseTransport):
         self._wait(head)
         if "status" not in head:
             raise _error(head.get("end"), errors.APIConnectionError, "the tape holds no further answer")
-        return _Response(head["status"], headers=head.get("headers", {}), stream=_Played(self._reads()))
+        return _Response(head["status"], headers=_headers(head), stream=_Played(self._reads()))
 
     def _reads(self) -> Iterator[bytes]:
         for line in self._lines:
@@ -136,7 +146,7 @@ class Player(httpx.BaseTransport):
             if "data" in line:
                 yield line["data"].encode()
             elif "data64" in line:
-                yield base64.b64decode(line["data64"])
+                yield line["data64"]
             elif line.get("end") == "whole":
                 return
             else:
@@ -146,6 +156,10 @@ class Player(httpx.BaseTransport):
     def _wait(self, line: dict[str, Any]) -> None:
         if self._speed:
             time.sleep(max(0.0, self._start + line.get("t", 0) / self._speed - time.monotonic()))
+
+
+def _headers(head: dict[str, Any]) -> dict[str, str]:
+    return {name: value for name, value in head.get("headers", {}).items() if isinstance(value, str)}
 
 
 class _Played(httpx.SyncByteStream):
@@ -160,10 +174,12 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for number, text in enumerate(lines, 1):
         try:
             line = loads(text)
-        except ValueError:
+            if "data64" in line:
+                line["data64"] = base64.b64decode(line["data64"], validate=True)
+        except (ValueError, TypeError):
             line = None
-        if not isinstance(line, dict):
-            raise errors.UsageError(f"line {number} of the tape is no JSON object")
+        if not isinstance(line, dict) or not all(isinstance(line[key], _TYPES[key]) for key in _TYPES if key in line):
+            raise errors.UsageError(f"line {number} of the tape is none that was recorded")
         yield line
 
 

@@ -43,6 +43,7 @@ from server import (
     text_stream,
 )
 
+import streamcli.client
 from streamcli import (
     APIConnectionError,
     APIError,
@@ -76,6 +77,10 @@ THINKING_STREAM = [
     *[delta("thinking_delta", thinking="Hm"), delta("signature_delta", signature="sig"), block_stop()],
     *[block_start(1, type="text", text=""), text_delta("42", 1), block_stop(1), message_delta(), MESSAGE_STOP],
 ]
+
+
+# A silence that is soon too long, but not for a busy machine.
+SHORT = httpx.Timeout(9, read=0.3)
 
 
 def said(*texts):
@@ -205,9 +210,9 @@ class TestUses:
 
     def test_timeouts_are_caught_before_the_stream_and_in_it(self, driver, server):
         server.answers = [(HANG,), (head(), opening("a"), HANG)]
-        messages = driver.client(server, timeout=0.05, max_retries=0).messages
+        messages = driver.client(server, timeout=SHORT, max_retries=0).messages
         before = caught(lambda: messages.stream(**ASK).__enter__(), APITimeoutError)
-        assert "within the idle limit of 0.05 s" in str(before)
+        assert "within the idle limit of 0.3 s" in str(before)
         with messages.stream(**ASK) as stream:
             assert next(iter(stream.text_stream)) == "a"
             within = caught(stream.until_done, APITimeoutError)
@@ -421,7 +426,7 @@ class TestFaultsInMidStream:
     def test_come_after_the_text_before_them_with_all_that_is_known(self, driver, server, steps, cls, exit_code):
         server.answers = [(head(chunked=True), chunk(opening("a")), *steps)]
         texts = []
-        client = driver.client(server, timeout=httpx.Timeout(5, read=0.1))
+        client = driver.client(server, timeout=SHORT if steps == (HANG,) else 9)
         with client.messages.stream(**ASK) as stream:
             error = caught(lambda: texts.extend(stream.text_stream))
             assert stream.current_message_snapshot == error.partial
@@ -457,19 +462,19 @@ class TestFaultsInMidStream:
                 _ = stream.current_message_snapshot
 
     def test_the_total_limit_ends_a_stream_that_drips(self, driver, server):
-        drip = [step for _ in range(200) for step in (chunk(event("ping")), 0.01)]
+        drip = [step for _ in range(500) for step in (chunk(event("ping")), 0.01)]
         server.answers = [(head(chunked=True), chunk(opening("a")), *drip)]
-        with driver.client(server, total_timeout=0.3).messages.stream(**ASK) as stream:
+        with driver.client(server, total_timeout=0.5).messages.stream(**ASK) as stream:
             error = caught(stream.until_done, APITimeoutError)
-        assert error.message == "the total limit of 0.3 s passed"
+        assert error.message == "the total limit of 0.5 s passed"
         assert error.partial["content"][0]["text"] == "a"
         assert server.hung_up()
 
     def test_pings_reset_the_idle_limit(self, driver, server):
-        pings = [step for _ in range(8) for step in (chunk(event("ping")), 0.05)]
+        pings = [step for _ in range(20) for step in (chunk(event("ping")), 0.05)]
         rest = chunk(block_stop() + message_delta() + MESSAGE_STOP)
         server.answers = [(head(chunked=True), chunk(opening("a")), *pings, rest, HANG)]
-        with driver.client(server, timeout=0.25).messages.stream(**ASK) as stream:
+        with driver.client(server, timeout=0.5).messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "a"
 
     def test_after_an_error_there_is_nothing_more_and_no_message(self, driver, server):
@@ -780,7 +785,7 @@ class TestTheRestOfTheAPI:
     )
     def test_faults_are_errors_too_and_nothing_stays_open(self, driver, server, answer, cls):
         server.answers = [answer]
-        client = driver.client(server, timeout=0.1)
+        client = driver.client(server, timeout=SHORT)
         for call in (client.messages.create, client.messages.count_tokens):
             error = caught(lambda call=call: call(**ASK), cls)
             assert error.request_id == "req_1"
@@ -1056,23 +1061,37 @@ class TestTogether:
         assert server.hung_up()
 
     @pytest.mark.parametrize(
-        "answer",
-        [(HANG,), (head(), HANG), (head(), opening("a"), HANG), (head(400, length=9), HANG)],
-        ids=["before the head", "after the head", "in mid-stream", "in a refusal's body"],
+        ("answer", "reached"),
+        [
+            ((HANG,), "the request is out"),
+            ((head(400, length=9), HANG), "it is refused"),
+            ((head(), HANG), "it is accepted"),
+            ((head(), opening("a"), HANG), "it has begun"),
+        ],
+        ids=["before the head", "in a refusal's body", "after the head", "in mid-stream"],
     )
-    def test_a_cancelled_stream_closes_its_connection(self, server, answer):
+    def test_a_cancelled_stream_closes_its_connection(self, server, monkeypatch, answer, reached):
         server.answers = [answer]
+        refusal_body = streamcli.client.async_refusal_body
+
+        async def ask(client, told):
+            async def body_of(response):
+                told["it is refused"].set()
+                return await refusal_body(response)
+
+            monkeypatch.setattr(streamcli.client, "async_refusal_body", body_of)
+            async with client.messages.stream(**ASK) as stream:
+                told["it is accepted"].set()
+                async for _ in stream:
+                    told["it has begun"].set()
 
         async def main():
+            told = {name: asyncio.Event() for name in ("it is refused", "it is accepted", "it has begun")}
             async with AsyncClient(api_key="k", base_url=server.url) as client:
-
-                async def ask():
-                    async with client.messages.stream(**ASK) as stream:
-                        await stream.until_done()
-
-                task = asyncio.ensure_future(ask())
+                task = asyncio.ensure_future(ask(client, told))
                 await asyncio.to_thread(server.request)
-                await asyncio.sleep(0.02)
+                if reached in told:
+                    await told[reached].wait()
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
@@ -1085,7 +1104,7 @@ class TestTogether:
 
         async def main():
             client = AsyncClient(api_key="k", base_url=server.url)
-            async with asyncio.timeout(0.05), client.messages.stream(**ASK) as stream:
+            async with asyncio.timeout(0.3), client.messages.stream(**ASK) as stream:
                 await stream.until_done()
 
         with pytest.raises(TimeoutError):
@@ -1179,7 +1198,7 @@ class TestAClientGivenToUs:
     def test_may_be_a_real_one(self, driver, server):
         server.answers = [*said("a", "b"), (head(), opening("c"), HANG), (head(), opening("d"), RESET)]
         http_client = driver.http_client(None)
-        client = driver.client(server, http_client=http_client, timeout=0.1)
+        client = driver.client(server, http_client=http_client, timeout=SHORT)
         with client.messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "ab"
         with client.messages.stream(**ASK) as stream:

@@ -143,23 +143,23 @@ class TestConnecting:
 class TestSilence:
     def test_before_the_head_names_the_idle_limit_and_is_final(self, driver, server):
         server.answers = [(HANG,)]
-        error = failure(driver.client(server, timeout=0.05), APITimeoutError)
+        error = failure(driver.client(server, timeout=httpx.Timeout(9, read=0.05)), APITimeoutError)
         assert str(error) == f"nothing came from 127.0.0.1:{server.port} within the idle limit of 0.05 s"
         assert len(server.requests) == 1
 
     def test_of_a_server_that_takes_no_more_names_it_too(self, driver):
         with Server((UNREAD, threading.Event())) as server:
             body = {"system": "x" * 30_000_000}
-            error = failure(driver.client(server, timeout=0.1), APITimeoutError, **body)
+            error = failure(driver.client(server, timeout=httpx.Timeout(9, write=0.1)), APITimeoutError, **body)
         assert str(error) == f"127.0.0.1:{server.port} took nothing within the idle limit of 0.1 s"
 
     def test_in_a_refusal_s_body_does_not_hide_the_refusal(self, driver, server, monkeypatch):
-        monkeypatch.setattr("streamcli.transport.REFUSAL_TIMEOUT", 0.05)
+        monkeypatch.setattr("streamcli.transport.REFUSAL_TIMEOUT", 0.3)
         server.answers = [(head(413, length=99), b"too much", HANG)]
         assert str(failure(driver.client(server), ContentTooLargeError)).startswith("status 413: too much")
 
     def test_of_a_page_that_does_not_end_is_not_waited_out(self, driver, server, monkeypatch):
-        monkeypatch.setattr("streamcli.transport.REFUSAL_TIMEOUT", 0.05)
+        monkeypatch.setattr("streamcli.transport.REFUSAL_TIMEOUT", 0.3)
         drip = [step for _ in range(500) for step in (b"x", 0.01)]
         server.answers = [(head(type="text/html"), *drip)]
         with pytest.raises(Exception, match="the answer is no event stream but text/html: xx"):
@@ -229,9 +229,9 @@ class TestTLS:
     def test_that_does_not_begin_ends_with_the_connect_limit(self, driver, server):
         silence = threading.Event()
         server.answers = [(UNREAD, silence)]
-        client = driver.client(base_url=server.url.replace("http", "https"), timeout=0.1, max_retries=0)
+        client = driver.client(base_url=server.url.replace("http", "https"), timeout=0.3, max_retries=0)
         error = failure(client, APITimeoutError)
-        assert str(error) == f"no TLS with 127.0.0.1:{server.port} within the connect limit of 0.1 s"
+        assert str(error) == f"no TLS with 127.0.0.1:{server.port} within the connect limit of 0.3 s"
 
     def test_that_is_hung_up_on_is_refused(self, driver, server):
         server.answers = [(UNREAD,)]

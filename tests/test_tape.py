@@ -1,5 +1,6 @@
 """streamcli.tape: what was recorded plays again, to the same output and the same status, and holds no secret."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -7,8 +8,10 @@ import sys
 import httpx
 import pytest
 import server as answers
+from hypothesis import given
+from hypothesis import strategies as st
 
-from streamcli.errors import APIConnectionError, APITimeoutError, IncompleteStreamError, UsageError
+from streamcli.errors import APIConnectionError, APIError, APITimeoutError, IncompleteStreamError, UsageError
 from streamcli.tape import Player, Recorder
 
 KEY = "sk-test-3f9a"
@@ -94,7 +97,11 @@ main()
 
 
 def play(*lines, speed=0.0):
-    client = httpx.Client(transport=Player([json.dumps(line).encode() for line in lines], speed=speed))
+    return play_lines([json.dumps(line).encode() for line in lines], speed=speed)
+
+
+def play_lines(lines, speed=0.0):
+    client = httpx.Client(transport=Player(lines, speed=speed))
     with client.stream("GET", "http://localhost/") as response:
         return b"".join(response.iter_raw())
 
@@ -156,3 +163,44 @@ def test_the_recorder_passes_everything_on():
         ["data64", "t"],
         ["end", "t"],
     ]
+
+
+READS = st.lists(st.binary(min_size=1, max_size=20), max_size=6)
+
+
+@given(READS)
+def test_what_is_recorded_is_what_is_played(reads):
+    lines = []
+    inner = httpx.MockTransport(lambda request: httpx.Response(200, stream=Reads(reads)))
+    with httpx.Client(transport=Recorder(inner, lines.append)) as client, client.stream("GET", "http://x/") as response:
+        assert list(response.iter_raw()) == reads
+    with httpx.Client(transport=Player(lines)) as client, client.stream("GET", "http://x/") as response:
+        assert list(response.iter_raw()) == reads
+
+
+class Reads(httpx.SyncByteStream):
+    def __init__(self, reads):
+        self._reads = reads
+
+    def __iter__(self):
+        return iter(self._reads)
+
+
+KEYS = st.sampled_from(["t", "status", "headers", "data", "data64", "end", "request", "x"])
+VALUES = st.none() | st.integers(0, 700) | st.text(max_size=5) | st.dictionaries(st.text(max_size=5), st.integers())
+LINES = st.lists(st.dictionaries(KEYS, VALUES, max_size=4).map(lambda line: json.dumps(line).encode()) | st.binary())
+
+
+@given(LINES)
+def test_a_tape_that_nobody_recorded_raises_nothing_but_ours(lines):
+    try:
+        play_lines([b'{"request":{}}', b'{"t":0,"status":200,"headers":{}}', *lines])
+    except APIError:
+        return
+    assert any(b"whole" in line for line in lines)
+
+
+@given(LINES)
+def test_nor_does_one_that_is_rubbish_from_the_start(lines):
+    with contextlib.suppress(APIError):
+        play_lines(lines)

@@ -51,10 +51,25 @@ class Limit(NamedTuple):
     factor: float
     peer: str = ""
 
+    @property
+    def inverted(self) -> bool:
+        """Whether people say it the other way round."""
+        return bool(self.peer) and self.factor < 0.2
+
     def __str__(self) -> str:
-        if self.factor < 0.2 and self.peer:
+        if self.inverted:
             return f"{self.peer} ≥ {1 / self.factor:g} x"
         return f"≤ {self.factor:g} x {self.peer}" if self.peer else f"≤ {self.factor:g}"
+
+    def stand(self, figure: float, peer: float) -> float:
+        """How much of the limit is used up: it holds up to 1."""
+        return figure / (self.factor * peer)
+
+    def shown(self, stand: float) -> str:
+        """Where the figure stands, in the words of the limit."""
+        value = stand * self.factor
+        number = 1 / value if self.inverted else value
+        return f"{number:.3g}{' x' if self.peer else ''}" if number < 1000 else f"{number:.0f}"
 
 
 class Row(NamedTuple):

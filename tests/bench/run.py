@@ -26,12 +26,14 @@ from measure import Commands, WorkError
 from rows import Bench, Limit, Row, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).absolute().parent
 CACHE = HERE.parents[1] / "build" / "bench"
 
 Samples = dict[str, list[float]]
+
+_VALUES = (statistics.median, min)
 
 
 def main() -> None:
@@ -94,10 +96,9 @@ def print_machine(found: dict[str, Path]) -> None:
 
 def print_row(row: Row, found: dict[str, Path], runs: int) -> bool:
     samples, faults = measured(row, found, min(runs, row.most_runs))
-    medians = {name: statistics.median(values) for name, values in samples.items()}
     figures = {name: figure(name, values) for name, values in samples.items()} | faults
     ours, peers = ([figures[c.name] for c in row.contenders if c.ours is side] for side in (True, False))
-    verdicts = [verdict(limit, medians) for limit in row.limits]
+    verdicts = [verdict(limit, samples) for limit in row.limits]
     cells = (
         f"{row.work}, {row.unit}",
         "; ".join(peers) or "-",
@@ -141,14 +142,16 @@ def short(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
-def verdict(limit: Limit, medians: dict[str, float]) -> str:
-    """ "yes" or "NO" and how the figure stands to the limit."""
-    if limit.subject not in medians or (limit.peer and limit.peer not in medians):
+def verdict(limit: Limit, samples: Samples) -> str:
+    """Whether the limit holds, by the medians, and how far; the same by the least figures, where noise is smallest."""
+    if limit.subject not in samples or (limit.peer and limit.peer not in samples):
         return "not measured"
-    base = medians[limit.peer] if limit.peer else 1
-    ratio = medians[limit.subject] / base
-    shown = f"{1 / ratio:.3g} x" if limit.peer and limit.factor < 0.2 else f"{ratio:.3g}{' x' if limit.peer else ''}"
-    return f"{'yes' if ratio <= limit.factor else 'NO'} ({shown})"
+    median, least = (limit.stand(value(samples[limit.subject]), _of_peer(limit, samples, value)) for value in _VALUES)
+    return f"{'yes' if median <= 1 else 'NO'} ({limit.shown(median)}, least {limit.shown(least)})"
+
+
+def _of_peer(limit: Limit, samples: Samples, value: Callable[[list[float]], float]) -> float:
+    return value(samples[limit.peer]) if limit.peer else 1
 
 
 def say(line: str) -> None:
