@@ -174,6 +174,11 @@ class _BodyState:
         self._ended = self._framing.done or not data or self._fault is not None
         return body
 
+    def _end(self) -> APIError | None:
+        # Not kept: an error knows the frames it passed, and by them the stream that a finalizer waits for.
+        fault, self._fault = self._fault, None
+        return fault
+
 
 class _Body(_BodyState, httpx.SyncByteStream):
     """The body of one answer, a piece for each network read; a fault comes after what came before it."""
@@ -186,7 +191,7 @@ class _Body(_BodyState, httpx.SyncByteStream):
             body = self._decoded(self._connection.receive(self._idle))
             if body:
                 return body
-        raise self._fault or StopIteration
+        raise self._end() or StopIteration
 
     def close(self) -> None:
         """Drop the connection."""
@@ -221,7 +226,7 @@ class _AsyncBody(_BodyState, httpx.AsyncByteStream):
             body = self._decoded(await self._connection.receive(self._idle))
             if body:
                 return body
-        raise self._fault or StopAsyncIteration
+        raise self._end() or StopAsyncIteration
 
     async def aclose(self) -> None:
         """Drop the connection."""

@@ -227,6 +227,12 @@ class Server(Listener):
         self._came = threading.Condition()
         super().__init__(host, tls)
 
+    def forget(self):
+        """Keep nothing of what is over, for who runs it for long."""
+        with self._lock:
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self.requests.clear()
+
     def request(self, number=0):
         """The request of that number, waited for."""
         with self._came:

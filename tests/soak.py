@@ -134,7 +134,7 @@ def main():
             check("command", fault, command(server.url, fault))
             for fault in chance.choices(list(FAULTS), k=LIBRARY_STREAMS_PER_COMMAND):
                 check("library", fault, library(client, fault))
-            server.requests.clear()
+            server.forget()
             if before is None and counts.total() > WARM_UP:
                 before = resident(), descriptors()
         after = resident(), descriptors()

@@ -1308,3 +1308,18 @@ class TestArbitraryBytes:
     def test_instead_of_an_answer_raise_nothing_but_api_errors(self, driver, server, answer):
         server.answers = [answer]
         caught(driver.client(server, max_retries=0, timeout=5).messages.stream(**ASK).__enter__)
+
+
+class TestFailed:
+    @pytest.mark.parametrize(
+        "answer", [ok(opening("a"))[:-5], ok(opening("a"))[:-5] + b"zz\r\n"], ids=["cut", "framing"]
+    )
+    def test_a_stream_that_failed_is_freed_with_all_it_held(self, server, answer):
+        server.answers = [answer]
+        with Client(base_url=server.url) as client:
+            with client.messages.stream(**ASK) as stream, pytest.raises(APIError):
+                stream.until_done()
+            gone = weakref.ref(stream)
+            del stream
+            gc.collect()
+            assert gone() is None
