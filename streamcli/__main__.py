@@ -1,6 +1,20 @@
 """`python -m streamcli`, and the command's entry point."""
 
-from streamcli.cli.main import main
+from __future__ import annotations
+
+import signal
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """The command: never returns."""
+    # Before anything is imported: Ctrl-C while there is nothing to finish ends the process without a traceback.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from streamcli.cli import main as command  # noqa: PLC0415
+
+    command.main()
+
 
 if __name__ == "__main__":
     main()
