@@ -3,9 +3,11 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from server import ok, text_events
 
 from streamcli import errors
 from streamcli.cli.args import command
@@ -44,6 +46,41 @@ def test_every_status_of_an_error_is_in_the_page_and_no_other():
 def test_every_variable_that_is_named_after_an_option_has_one():
     named = set(re.findall(r"STREAMCLI_([A-Z_]+)", PAGE)) - {"LOCAL_MODEL"}
     assert named <= {option.name.upper() for option in command().params}
+
+
+def examples_of_the_page():
+    """The shell programs of EXAMPLES, a line or a block each; the one that needs a model is tests/test_local.py's."""
+    section = PAGE.partition(".Sh EXAMPLES")[2].partition(".Sh")[0]
+    lines = re.findall(r"^\.Dl \$ (.*)$", section, re.MULTILINE)
+    blocks = re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", section, re.MULTILINE | re.DOTALL)
+    programs = lines + [re.sub(r"^[$>] ", "", block, flags=re.MULTILINE) for block in blocks]
+    return [program for program in programs if "--local" not in program]
+
+
+@pytest.fixture
+def tape(server, tmp_path):
+    server.answers = [ok(*text_events("Paris."))]
+    path = tmp_path / "answer.tape"
+    ask = [sys.executable, "-m", "streamcli", "-I", "--base-url", server.url, "--record", str(path), "hi"]
+    subprocess.run(ask, check=True, capture_output=True)
+    return path
+
+
+@pytest.mark.parametrize("program", examples_of_the_page())
+def test_an_example_runs_as_it_stands_on_a_tape(program, tape, tmp_path):
+    for name in ("change.diff", "question.txt"):
+        (tmp_path / name).write_text("text\n")
+    (tmp_path / "streamcli").write_text(f'#!/bin/sh\nexec {sys.executable} -m streamcli "$@"\n')
+    (tmp_path / "streamcli").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    if "--replay" not in program:
+        environment["STREAMCLI_REPLAY"] = str(tape)
+    run = subprocess.run(
+        ["sh", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    files = "".join(path.read_text() for path in tmp_path.glob("*.*") if path.suffix in {".md", ".txt"})
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "Paris." in run.stdout + files
 
 
 @pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
