@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # So many seconds are left then for what there is to say, the last line of --events above all, read or not.
 _LAST_WORDS = 0.05
+_TICK = 0.5
 
 
 def main() -> NoReturn:
@@ -66,11 +67,15 @@ def _run(asked: arguments.Args, world: io.World, voice: io.Voice) -> int:
         raise Signalled(number)
 
     _on_ending(end)
+    # A signal that comes just before a read blocks is noted but not acted on until the read returns; this ends it.
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
     try:
         try:
             return run(asked, world, voice)
         finally:
             _on_ending(signal.SIG_DFL)  # nothing is left to finish
+            signal.setitimer(signal.ITIMER_REAL, 0)
     except StreamcliError as error:
         voice.fault(error)
         return error.exit_code
