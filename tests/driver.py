@@ -102,10 +102,13 @@ class Asynchronous(Driver):
         return AsyncPieces(pieces)
 
     def close(self):
+        if self._runner is None:
+            return
         super().close()
         self.run(asyncio.sleep(0))
         assert not asyncio.all_tasks(self._runner.get_loop())
         self._runner.close()
+        self._runner = None
         gc.collect()
         assert not self._faults
 

@@ -1167,6 +1167,12 @@ class TestAClientGivenToUs:
         assert (str(error), len(calls)) == (words, attempts)
         assert error.__cause__ is fault
 
+    def test_its_tls_faults_are_not_tried_again(self, driver, tls_server):
+        tls_server.answers = [(HANG,)]
+        client = driver.client(tls_server, http_client=driver.http_client(None))
+        assert "CERTIFICATE_VERIFY_FAILED" in str(caught(client.messages.stream(**ASK).__enter__, APIConnectionError))
+        assert tls_server.connections == 1
+
     @pytest.mark.parametrize(
         ("fault", "cls"),
         [
