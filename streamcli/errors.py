@@ -29,7 +29,10 @@ Nothing here reads, writes or imports anything beyond the standard library.
     │   └── StreamError                     8   the stream began and cannot be trusted to its end
     │       ├── IncompleteStreamError           it ended before message_stop
     │       └── ProtocolError                   it broke the rules of the wire
-    └── OutputError                         10  the answer could not be written
+    ├── OutputError                         10  the answer could not be written
+    └── ShapeError                          11  the answer is complete and not what was asked for
+        ├── ToolError                           a tool cannot be run to the end of the turn
+        └── SchemaError                         it is no JSON, or holds no fenced block
 """
 
 from __future__ import annotations
@@ -267,6 +270,25 @@ class OutputError(StreamcliError):
 
     exit_code = 10
     code = "output_error"
+
+
+class ShapeError(StreamcliError):
+    """The message is complete and not what was asked for."""
+
+    exit_code = 11
+    code = "shape_error"
+
+
+class ToolError(ShapeError):
+    """The model still calls tools where --max-turns ends, or a call cannot be passed on."""
+
+    code = "tool_error"
+
+
+class SchemaError(ShapeError):
+    """The text is not the JSON value of --schema, or lacks the fenced block of --extract."""
+
+    code = "schema_error"
 
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {
