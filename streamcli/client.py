@@ -10,14 +10,25 @@ from __future__ import annotations
 import os
 import weakref
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from urllib.parse import quote, urlencode
 
 import httpx
 
-from .errors import APIError, IncompleteStreamError, UsageError
+from .errors import APIError, APIStatusError, IncompleteStreamError, ProtocolError, UsageError
 from .exchange import Exchange
+from .jsontext import loads_exact
 from .message import parsed
 from .records import Event, Message, Record, events
-from .request import DEFAULT_BASE_URL, Endpoint, checked_base_url, credential, custom_headers, holds_credential
+from .request import (
+    DEFAULT_BASE_URL,
+    SAMPLING_API_VERSION,
+    Endpoint,
+    checked_base_url,
+    credential,
+    custom_headers,
+    holds_credential,
+    version_for,
+)
 from .retry import MAX_RETRIES
 from .transport import (
     FOREIGN,
@@ -33,6 +44,7 @@ from .transport import (
     our_error,
     outgoing,
     own_client,
+    proxy_for,
     refusal_body,
     sleep,
     whole_body,
@@ -42,15 +54,22 @@ if TYPE_CHECKING:
     from collections.abc import (
         AsyncIterator,
         Callable,
+        Iterable,
         Iterator,
         Mapping,
         Sequence,
     )
 
+    from .transport import Proxy
+
     Timeout = float | httpx.Timeout | None
 
-# How many models one page may hold (protocol.md section 8.3).
+# How many models or batches one page may hold (protocol.md sections 8.1 and 8.3).
 _PAGE = 1000
+_BATCHES = "/v1/messages/batches"
+# Answers which say that nothing was done, so that doing it again does it once.
+_NOTHING_DONE = frozenset({408, 409, 429, 529})
+_EXCERPT = 80
 
 
 class Settings(TypedDict, total=False):
@@ -89,11 +108,22 @@ class _ClientState:
         self.max_retries = settings.get("max_retries", MAX_RETRIES)
         self.on_retry = settings.get("on_retry")
         self.keep_text = settings.get("keep_text", True)
+        self._allow_http = settings.get("allow_http", False)
+
+    def _proxy(self) -> Proxy | None:
+        return proxy_for(self.endpoint, allow_http=self._allow_http)
 
     def _exchange(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout: Timeout = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        timeout: Timeout = None,
+        kind: type[Exchange] = Exchange,
+        **options: Any,
     ) -> Exchange:
-        return Exchange(
+        return kind(
             self.endpoint.request(method, path, body, **options),
             timeout=self.timeout if timeout is None else httpx.Timeout(timeout),
             max_retries=self.max_retries,
@@ -175,8 +205,104 @@ def _fields(fields: Mapping[str, Any], extra_body: Mapping[str, Any] | None, *, 
     return body
 
 
-def _page(path: str, last_id: str | None) -> str:
-    return f"{path}?limit={_PAGE}" + (f"&after_id={last_id}" if last_id else "")
+def _page(path: str, limit: int, cursor: Mapping[str, str | None]) -> str:
+    return f"{path}?{urlencode({'limit': limit} | {name: place for name, place in cursor.items() if place})}"
+
+
+def _next_page(page: Mapping[str, Any], cursor: Mapping[str, str | None]) -> dict[str, str | None] | None:
+    """Where the page after `page` begins, or None; one that begins where this one did would go on for ever."""
+    way, place = ("before_id", "first_id") if cursor.get("before_id") else ("after_id", "last_id")
+    end = page.get(place)
+    return {way: end} if page.get("has_more") and end and end != cursor.get(way) else None
+
+
+def _batch_path(message_batch_id: str) -> str:
+    if not message_batch_id:
+        raise UsageError("the id of a batch is empty")
+    return f"{_BATCHES}/{quote(message_batch_id, safe='')}"
+
+
+def samples(fields: Any) -> bool:
+    """Whether a request of these fields needs the version that takes sampling parameters (design.md section 2)."""
+    return isinstance(fields, dict) and version_for(fields) == SAMPLING_API_VERSION
+
+
+def sampling_version(endpoint: Endpoint) -> dict[str, str]:
+    """The header that a batch needs where one of its requests samples; none where the caller has chosen a version."""
+    chosen = endpoint.api_version or any(name.lower() == "anthropic-version" for name, _ in endpoint.headers)
+    return {} if chosen else {"anthropic-version": SAMPLING_API_VERSION}
+
+
+def _batch_headers(endpoint: Endpoint, requests: Iterable[Any]) -> dict[str, str]:
+    sampled = any(samples(request.get("params")) for request in requests if isinstance(request, dict))
+    return sampling_version(endpoint) if sampled else {}
+
+
+def _results_url(batch: Mapping[str, Any]) -> str:
+    url = batch.get("results_url")
+    if not isinstance(url, str):
+        status = "archived" if batch.get("archived_at") else batch.get("processing_status")
+        raise UsageError(f"batch {batch.get('id')} has no results to read: it is {status}")
+    return url
+
+
+class _Creation(Exchange):
+    """A call that makes something each time it is made, so that only a refusal may be followed by another attempt.
+
+    After anything else, a lost connection above all, the server may have made it (protocol.md section 1.2: no
+    idempotency key is transmitted).
+    """
+
+    def failed(self, error: APIError) -> float:
+        if not (isinstance(error, APIStatusError) and error.status_code in _NOTHING_DONE):
+            self._max_retries = 0
+        return super().failed(error)
+
+
+class _Download(Exchange):
+    """A call that is answered by JSON Lines, of whatever content type."""
+
+    def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
+        self.request_id = headers.get("request-id")
+        return status == 200 and headers.get("content-encoding", "").strip().lower() in {"", "identity"}
+
+    def refusal(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "list of results"
+    ) -> APIError:
+        return super().refusal(status, headers, body, wanted=wanted)
+
+
+class _ResultsState:
+    """What both readers of results know: lines that came in part, records that were not handed out."""
+
+    def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
+        self._exchange = exchange
+        self._parts: list[bytes] = []
+        self._ready: Iterator[Record] = iter(())
+        self._over = False
+        weakref.finalize(self, abandon, response).atexit = False
+
+    def _receive(self, data: bytes) -> None:
+        first, *others = data.split(b"\n")
+        self._parts.append(first)
+        if others:
+            lines = [b"".join(self._parts), *others]
+            self._parts = [lines.pop()]
+            self._ready = (_result(line) for line in lines if line.strip())
+
+    def _end(self) -> None:
+        self._over = True
+        self._receive(b"\n")
+
+
+def _result(line: bytes) -> Record:
+    try:
+        value = loads_exact(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ProtocolError(f"a line of the results is no JSON object but {line[:_EXCERPT]!r}")
+    return Record(value)
 
 
 # The synchronous half.
@@ -192,7 +318,7 @@ class Client(_ClientState):
     def __init__(self, *, http_client: httpx.Client | None = None, **settings: Unpack[Settings]) -> None:
         super().__init__(settings)
         self._owned = http_client is None
-        self._http = http_client or own_client(self.endpoint.base_url)
+        self._http = http_client or own_client(proxy=self._proxy())
 
     @property
     def messages(self) -> Messages:
@@ -257,6 +383,11 @@ class Messages:
     def __init__(self, client: Client) -> None:
         self._client = client
 
+    @property
+    def batches(self) -> Batches:
+        """The Message Batches API."""
+        return Batches(self._client)
+
     def stream(
         self,
         *,
@@ -285,7 +416,7 @@ class Messages:
     ) -> Message:
         """One answer, whole; options as for `stream`. Raises APIError."""
         body = _fields(fields, extra_body, stream=False)
-        options = {"betas": betas, "headers": (extra_headers or {}).items()}
+        options: dict[str, Any] = {"betas": betas, "headers": (extra_headers or {}).items()}
         patience = self._client.whole_timeout if timeout is None else timeout
         exchange = self._client._exchange("POST", "/v1/messages", body, timeout=patience, **options)
         return Message(self._client._fetch(exchange))
@@ -296,6 +427,111 @@ class Messages:
         return self._client._fetch(exchange)
 
 
+class Batches:
+    """The Message Batches API (protocol.md section 8.1)."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(
+        self,
+        *,
+        requests: Iterable[Any],
+        betas: Sequence[str] = (),
+        extra_headers: Mapping[str, str] | None = None,
+        timeout: Timeout = None,
+    ) -> Record:
+        """Submit `requests`, each `{"custom_id", "params"}`; the batch, `processing_status` "in_progress". APIError.
+
+        Another attempt is made only where the server refused this one. After a lost connection, a timeout or a fault
+        of the server nobody knows whether the batch was made: `list` tells.
+        """
+        body = {"requests": list(requests)}
+        headers = _batch_headers(self._client.endpoint, body["requests"]) | dict(extra_headers or {})
+        options: dict[str, Any] = {"betas": betas, "headers": headers.items()}
+        patience = self._client.whole_timeout if timeout is None else timeout
+        exchange = self._client._exchange("POST", _BATCHES, body, timeout=patience, kind=_Creation, **options)
+        return self._client._fetch(exchange)
+
+    def retrieve(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
+        """The batch as it is now; its counts say nothing before it has ended. Raises APIError."""
+        exchange = self._client._exchange("GET", _batch_path(message_batch_id), betas=betas)
+        return self._client._fetch(exchange)
+
+    def list(
+        self,
+        *,
+        limit: int = _PAGE,
+        before_id: str | None = None,
+        after_id: str | None = None,
+        betas: Sequence[str] = (),
+    ) -> Iterator[Record]:
+        """Every batch, the newest first, asking for page after page of `limit`. Raises APIError."""
+        cursor: dict[str, str | None] | None = {"before_id": before_id, "after_id": after_id}
+        while cursor is not None:
+            exchange = self._client._exchange("GET", _page(_BATCHES, limit, cursor), betas=betas)
+            page = self._client._fetch(exchange)
+            for batch in page.get("data") or []:
+                yield batch
+            cursor = _next_page(page, cursor)
+
+    def cancel(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
+        """Ask that what was not begun is left out; the batch, which ends somewhat later. Raises APIError."""
+        exchange = self._client._exchange("POST", f"{_batch_path(message_batch_id)}/cancel", betas=betas)
+        return self._client._fetch(exchange)
+
+    def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> BatchResults:
+        """The results of a batch that has ended, in no order, read as they come. Raises APIError.
+
+        UsageError where there are none yet, or where they lie on another host than the API.
+        """
+        url = _results_url(self.retrieve(message_batch_id, betas=betas))
+        headers = {"accept": "application/binary"}.items()
+        exchange = self._client._exchange("GET", url, betas=betas, headers=headers, kind=_Download)
+        return BatchResults(exchange, self._client._open(exchange))
+
+
+class BatchResults(_ResultsState):
+    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off."""
+
+    def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
+        super().__init__(exchange, response)
+        self._pieces = Pieces(response)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        try:
+            while True:
+                for result in self._ready:
+                    return result
+                if self._over:
+                    break
+                self._exchange.check_time()
+                for data in self._pieces:
+                    self._receive(data)
+                    break
+                else:
+                    self._end()
+        except APIError as error:
+            self.close()
+            raise self._exchange.explained(error) from error.__cause__
+        self.close()
+        raise StopIteration
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection; what was not read is lost."""
+        self._over, self._ready = True, iter(())
+        self._pieces.close()
+
+
 class Models:
     """The Models API (protocol.md section 8.3)."""
 
@@ -304,15 +540,13 @@ class Models:
 
     def list(self, *, betas: Sequence[str] = ()) -> Iterator[Record]:
         """Every model, asking for page after page. Raises APIError."""
-        last_id = None
-        while True:
-            exchange = self._client._exchange("GET", _page("/v1/models", last_id), betas=betas)
+        cursor: dict[str, str | None] | None = {}
+        while cursor is not None:
+            exchange = self._client._exchange("GET", _page("/v1/models", _PAGE, cursor), betas=betas)
             page = self._client._fetch(exchange)
             for model in page.get("data") or []:
                 yield model
-            last_id = page.get("last_id")
-            if not page.get("has_more") or not last_id:
-                return
+            cursor = _next_page(page, cursor)
 
 
 class MessageStreamManager:
@@ -470,7 +704,7 @@ class AsyncClient(_ClientState):
     def __init__(self, *, http_client: httpx.AsyncClient | None = None, **settings: Unpack[Settings]) -> None:
         super().__init__(settings)
         self._owned = http_client is None
-        self._http = http_client or async_own_client(self.endpoint.base_url)
+        self._http = http_client or async_own_client(proxy=self._proxy())
 
     @property
     def messages(self) -> AsyncMessages:
@@ -535,6 +769,11 @@ class AsyncMessages:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
 
+    @property
+    def batches(self) -> AsyncBatches:
+        """The Message Batches API."""
+        return AsyncBatches(self._client)
+
     def stream(
         self,
         *,
@@ -563,7 +802,7 @@ class AsyncMessages:
     ) -> Message:
         """One answer, whole; options as for `stream`. Raises APIError."""
         body = _fields(fields, extra_body, stream=False)
-        options = {"betas": betas, "headers": (extra_headers or {}).items()}
+        options: dict[str, Any] = {"betas": betas, "headers": (extra_headers or {}).items()}
         patience = self._client.whole_timeout if timeout is None else timeout
         exchange = self._client._exchange("POST", "/v1/messages", body, timeout=patience, **options)
         return Message(await self._client._fetch(exchange))
@@ -574,6 +813,111 @@ class AsyncMessages:
         return await self._client._fetch(exchange)
 
 
+class AsyncBatches:
+    """The Message Batches API (protocol.md section 8.1)."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def create(
+        self,
+        *,
+        requests: Iterable[Any],
+        betas: Sequence[str] = (),
+        extra_headers: Mapping[str, str] | None = None,
+        timeout: Timeout = None,
+    ) -> Record:
+        """Submit `requests`, each `{"custom_id", "params"}`; the batch, `processing_status` "in_progress". APIError.
+
+        Another attempt is made only where the server refused this one. After a lost connection, a timeout or a fault
+        of the server nobody knows whether the batch was made: `list` tells.
+        """
+        body = {"requests": list(requests)}
+        headers = _batch_headers(self._client.endpoint, body["requests"]) | dict(extra_headers or {})
+        options: dict[str, Any] = {"betas": betas, "headers": headers.items()}
+        patience = self._client.whole_timeout if timeout is None else timeout
+        exchange = self._client._exchange("POST", _BATCHES, body, timeout=patience, kind=_Creation, **options)
+        return await self._client._fetch(exchange)
+
+    async def retrieve(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
+        """The batch as it is now; its counts say nothing before it has ended. Raises APIError."""
+        exchange = self._client._exchange("GET", _batch_path(message_batch_id), betas=betas)
+        return await self._client._fetch(exchange)
+
+    async def list(
+        self,
+        *,
+        limit: int = _PAGE,
+        before_id: str | None = None,
+        after_id: str | None = None,
+        betas: Sequence[str] = (),
+    ) -> AsyncIterator[Record]:
+        """Every batch, the newest first, asking for page after page of `limit`. Raises APIError."""
+        cursor: dict[str, str | None] | None = {"before_id": before_id, "after_id": after_id}
+        while cursor is not None:
+            exchange = self._client._exchange("GET", _page(_BATCHES, limit, cursor), betas=betas)
+            page = await self._client._fetch(exchange)
+            for batch in page.get("data") or []:
+                yield batch
+            cursor = _next_page(page, cursor)
+
+    async def cancel(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
+        """Ask that what was not begun is left out; the batch, which ends somewhat later. Raises APIError."""
+        exchange = self._client._exchange("POST", f"{_batch_path(message_batch_id)}/cancel", betas=betas)
+        return await self._client._fetch(exchange)
+
+    async def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> AsyncBatchResults:
+        """The results of a batch that has ended, in no order, read as they come. Raises APIError.
+
+        UsageError where there are none yet, or where they lie on another host than the API.
+        """
+        url = _results_url(await self.retrieve(message_batch_id, betas=betas))
+        headers = {"accept": "application/binary"}.items()
+        exchange = self._client._exchange("GET", url, betas=betas, headers=headers, kind=_Download)
+        return AsyncBatchResults(exchange, await self._client._open(exchange))
+
+
+class AsyncBatchResults(_ResultsState):
+    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off."""
+
+    def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
+        super().__init__(exchange, response)
+        self._pieces = AsyncPieces(response)
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        return self
+
+    async def __anext__(self) -> Record:
+        try:
+            while True:
+                for result in self._ready:
+                    return result
+                if self._over:
+                    break
+                self._exchange.check_time()
+                async for data in self._pieces:
+                    self._receive(data)
+                    break
+                else:
+                    self._end()
+        except APIError as error:
+            await self.close()
+            raise self._exchange.explained(error) from error.__cause__
+        await self.close()
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop the connection; what was not read is lost."""
+        self._over, self._ready = True, iter(())
+        await self._pieces.aclose()
+
+
 class AsyncModels:
     """The Models API (protocol.md section 8.3)."""
 
@@ -582,15 +926,13 @@ class AsyncModels:
 
     async def list(self, *, betas: Sequence[str] = ()) -> AsyncIterator[Record]:
         """Every model, asking for page after page. Raises APIError."""
-        last_id = None
-        while True:
-            exchange = self._client._exchange("GET", _page("/v1/models", last_id), betas=betas)
+        cursor: dict[str, str | None] | None = {}
+        while cursor is not None:
+            exchange = self._client._exchange("GET", _page("/v1/models", _PAGE, cursor), betas=betas)
             page = await self._client._fetch(exchange)
             for model in page.get("data") or []:
                 yield model
-            last_id = page.get("last_id")
-            if not page.get("has_more") or not last_id:
-                return
+            cursor = _next_page(page, cursor)
 
 
 class AsyncMessageStreamManager:

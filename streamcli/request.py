@@ -96,7 +96,7 @@ class Endpoint(NamedTuple):
             "accept": "application/json",
             "accept-encoding": "identity",  # a cut compressed body ends without an error (faults.md row 2)
             "user-agent": f"streamcli/{__version__}",
-            "anthropic-version": self.api_version or _version_for(body),
+            "anthropic-version": self.api_version or version_for(body),
         }
         if body is not None:
             fields["content-type"] = "application/json"
@@ -118,7 +118,8 @@ def holds_credential(headers: Iterable[tuple[str, str]]) -> bool:
     return any(name.lower() in {"x-api-key", "authorization"} for name, _ in headers)
 
 
-def _version_for(body: Mapping[str, Any] | None) -> str:
+def version_for(body: Mapping[str, Any] | None) -> str:
+    """The `anthropic-version` that a request with this body needs (protocol.md section 0)."""
     return SAMPLING_API_VERSION if body and not _SAMPLING.isdisjoint(body) else API_VERSION
 
 

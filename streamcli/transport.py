@@ -30,6 +30,7 @@ from .errors import (
 )
 from .exchange import MAX_ERROR_BODY
 from .framing import Framing
+from .request import holds_credential, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from .exchange import Exchange
     from .network import Limits
+    from .request import Endpoint
 
 CONNECT_TIMEOUT = 5.0
 # Bytes of any kind count, pings included; the API pings every few seconds.
@@ -101,6 +103,21 @@ def environment_proxy(url: str, environment: Mapping[str, str]) -> Proxy | None:
             if environment.get(variable):
                 return Proxy(environment[variable], variable).checked()
     return None
+
+
+def proxy_for(endpoint: Endpoint, *, named: str | None = None, allow_http: bool = False) -> Proxy | None:
+    """The proxy to go through to `endpoint`: `named` with --proxy, or the environment's.
+
+    Raises UsageError for one that cannot be used, and for one on another machine that would be handed a key in clear,
+    which only `allow_http` lets pass.
+    """
+    url = endpoint.base_url
+    proxy = Proxy(named, "--proxy").checked() if named else environment_proxy(url, os.environ)
+    in_clear = urlsplit(url).scheme == "http" and (endpoint.credential or holds_credential(endpoint.headers))
+    if proxy and in_clear and not allow_http and not is_loopback(proxy.url):
+        host = urlsplit(proxy.url).hostname
+        raise UsageError(f"{proxy.source} takes plain http to {host}: the key would be readable there; see NO_PROXY")
+    return proxy
 
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
@@ -299,31 +316,23 @@ def _may_pass(fault: BaseException) -> bool:
 
 
 def own_client(
-    base_url: str,
     *,
     proxy: Proxy | None = None,
     ca_file: str | None = None,
-    direct: bool = False,
     around: Callable[[httpx.BaseTransport], httpx.BaseTransport] = lambda transport: transport,
 ) -> httpx.Client:
-    """A client that sends as this module says.
+    """A client that sends as this module says, through `proxy` or straight.
 
-    Where no `proxy` is given the environment's is used, or none where `direct` is set. `around` may put another
-    transport around ours, as a recorder is.
+    `around` may put another transport around ours, as a recorder is.
     """
-    transport = Transport() if direct else Transport(**_route(base_url, proxy, ca_file))
+    transport = Transport(proxy=proxy, context=tls_context(ca_file) if ca_file else None)
     return httpx.Client(transport=around(transport), timeout=TIMEOUT, trust_env=False)
 
 
-def async_own_client(base_url: str, *, proxy: Proxy | None = None, ca_file: str | None = None) -> httpx.AsyncClient:
+def async_own_client(*, proxy: Proxy | None = None, ca_file: str | None = None) -> httpx.AsyncClient:
     """As `own_client`, for the event loop."""
-    transport = AsyncTransport(**_route(base_url, proxy, ca_file))
+    transport = AsyncTransport(proxy=proxy, context=tls_context(ca_file) if ca_file else None)
     return httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False)
-
-
-def _route(base_url: str, proxy: Proxy | None, ca_file: str | None) -> dict[str, Any]:
-    chosen = proxy or environment_proxy(base_url, os.environ)
-    return {"proxy": chosen, "context": tls_context(ca_file) if ca_file else None}
 
 
 def outgoing(client: Any, exchange: Exchange) -> httpx.Request:

@@ -31,7 +31,7 @@ class Driver:
     def routed(self, server, *, url=None, settings=None, **options):
         """A client of `server` with a transport of our own, of these options."""
         url = url or server.url
-        http_client = self.own_http_client(url, **options)
+        http_client = self.own_http_client(**options)
         return self.client(base_url=url, http_client=http_client, **settings or {})
 
     def mocked(self, handler, **settings):
@@ -53,8 +53,8 @@ class Synchronous(Driver):
     def http_client(self, transport):
         return self._open.enter_context(httpx.Client(transport=transport))
 
-    def own_http_client(self, url, **options):
-        return self._open.enter_context(own_client(url, **options))
+    def own_http_client(self, **options):
+        return self._open.enter_context(own_client(**options))
 
     def patch(self, monkeypatch):
         monkeypatch.setattr(streamcli.client, "sleep", self.waits.append)
@@ -87,8 +87,8 @@ class Asynchronous(Driver):
         self._open.callback(lambda: self.run(client.aclose()))
         return client
 
-    def own_http_client(self, url, **options):
-        client = async_own_client(url, **options)
+    def own_http_client(self, **options):
+        client = async_own_client(**options)
         self._open.callback(lambda: self.run(client.aclose()))
         return client
 

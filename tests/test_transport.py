@@ -5,8 +5,9 @@ import pytest
 from driver import ASK
 from server import bytewise, chunk, head, ok, text_events, text_stream
 
-from streamcli import UsageError
-from streamcli.transport import Proxy, Transport, environment_proxy, own_client, tls_context
+from streamcli import AsyncClient, Client, UsageError
+from streamcli.request import Credential, Endpoint
+from streamcli.transport import Proxy, Transport, environment_proxy, own_client, proxy_for, tls_context
 
 
 class TestProxy:
@@ -78,13 +79,34 @@ class TestTrust:
         assert len(tls_context().get_ca_certs()) > 50
 
 
+class TestProxyFor:
+    CLEAR = Endpoint("http://host", Credential("bearer", "secret-key"))
+
+    def test_a_key_is_not_handed_in_clear_to_another_machine(self, monkeypatch):
+        monkeypatch.setenv("http_proxy", "http://proxy.example:8080")
+        with pytest.raises(UsageError, match=r"^http_proxy takes plain http to proxy\.example: the key"):
+            proxy_for(self.CLEAR)
+        assert proxy_for(self.CLEAR, allow_http=True)
+        assert proxy_for(Endpoint("http://host", None))
+        assert proxy_for(self.CLEAR, named="localhost:1") == Proxy("http://localhost:1", "--proxy")
+
+    def test_nor_by_the_library(self, monkeypatch):
+        monkeypatch.setenv("http_proxy", "http://proxy.example:8080")
+        keyed = {"api_key": "secret-key", "base_url": "http://127.0.0.1:1"}
+        for client in (Client, AsyncClient):
+            with pytest.raises(UsageError, match="the key would be readable there"):
+                client(**keyed)
+            client(**keyed, allow_http=True)
+
+
 class TestOwnClient:
-    def test_uses_the_environment_s_proxy_unless_it_shall_go_straight(self, server, monkeypatch):
+    def test_goes_through_the_proxy_that_it_is_given_and_no_other(self, server, monkeypatch):
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
         server.answers = [ok(b"a")]
-        with own_client(server.url, direct=True) as client:
+        with own_client() as client:
             assert client.get(server.url).content == b"a"
-        with own_client(server.url) as client, pytest.raises(Exception, match=r"the proxy 127\.0\.0\.1:1"):
+        proxy = proxy_for(Endpoint(server.url, None))
+        with own_client(proxy=proxy) as client, pytest.raises(Exception, match=r"the proxy 127\.0\.0\.1:1"):
             client.get(server.url)
 
     def test_may_have_another_transport_around_its_own(self, server):
@@ -99,7 +121,7 @@ class TestOwnClient:
 
         recorders = []
         server.answers = [ok(b"a")]
-        with own_client(server.url, around=lambda inner: recorders.append(Recorder(inner)) or recorders[0]) as client:
+        with own_client(around=lambda inner: recorders.append(Recorder(inner)) or recorders[0]) as client:
             client.get(f"{server.url}/x")
         assert recorders[0].paths == ["/x"]
 
@@ -108,7 +130,7 @@ class TestOwnClient:
         netrc.write_text("machine 127.0.0.1 login a password b")
         monkeypatch.setenv("NETRC", str(netrc))
         server.answers = [head(302, length=0, location="/elsewhere")]
-        with own_client(server.url) as client:
+        with own_client() as client:
             assert client.get(server.url).status_code == 302
         assert len(server.requests) == 1
         assert "authorization" not in server.requests[0].headers
