@@ -1,0 +1,107 @@
+"""How many requests may run at once: answers and refusals in, the moment when the next one may start out.
+
+Contract: one limiter for all requests to one server. A refusal (429, 529) holds every new request back and halves how
+many may run, once for all that started before it was known; each success raises that by a part, so that a whole round
+of successes raises it by one, up to where it began. No clock and no chance of its own: both are parameters. No I/O.
+Source: design.md section 4; the headers are those of protocol.md section 7.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# So long a hold is at most, in seconds, whatever a server or a clock that is wrong asks for.
+MAX_HOLD = 60.0
+_FIRST_HOLD, _LONGEST_UNASKED_HOLD = 0.5, 8.0
+
+_PREFIX, _REMAINING, _RESET = "anthropic-ratelimit-", "-remaining", "-reset"
+
+
+class Permit(NamedTuple):
+    """The leave to send one request: which round it belongs to, and whether it runs alone."""
+
+    round: int
+    alone: bool
+
+
+class Limiter:
+    """At most `most` requests at once, fewer while the server refuses. Times are seconds on one clock, `now`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._allowed = float(most)
+        self._running = 0
+        self._round = 0
+        self._refused_rounds = 0
+        self._held_until = -math.inf
+
+    @property
+    def allowed(self) -> int:
+        """How many requests may run at once now."""
+        return int(self._allowed)
+
+    def held(self, now: float) -> float:
+        """The seconds until a request may start at all."""
+        return max(0.0, self._held_until - now)
+
+    def start(self, now: float) -> Permit | None:
+        """The permit of one request, which must be given back to one of the methods below; None: not now."""
+        if now < self._held_until or self._running >= self.allowed:
+            return None
+        self._running += 1
+        return Permit(self._round, alone=self.allowed == 1)
+
+    def ended(self, permit: Permit) -> None:  # noqa: ARG002 - every permit is given back the same way
+        """The request is over, and says nothing about how many may run."""
+        self._running -= 1
+
+    def succeeded(self, permit: Permit) -> None:
+        """The request was answered."""
+        self.ended(permit)
+        self._refused_rounds = 0
+        self._allowed = min(self._most, self._allowed + 1 / self._allowed)
+
+    def refused(self, permit: Permit, now: float, *, wait: float | None, chance: float) -> bool:
+        """The server takes no more; returns whether that counts against the request, because it ran alone.
+
+        `wait` is what the server asks for, in seconds, or None: then the hold doubles with each round that is refused,
+        from half a second up to 8, less up to a quarter by `chance` in [0, 1).
+        """
+        if permit.round == self._round:
+            self._round += 1
+            self._allowed = max(1.0, min(self.allowed, self._running) // 2)
+            unasked = min(_FIRST_HOLD * 2.0 ** min(self._refused_rounds, 10), _LONGEST_UNASKED_HOLD)
+            self._refused_rounds += 1
+            self.hold(now, unasked * (1 - chance / 4) if wait is None else wait)
+        elif wait is not None:
+            self.hold(now, wait)
+        self.ended(permit)
+        return permit.alone
+
+    def hold(self, now: float, seconds: float) -> None:
+        """Start nothing for so many seconds, MAX_HOLD at most."""
+        self._held_until = max(self._held_until, now + min(seconds, MAX_HOLD))
+
+    def heed(self, headers: Mapping[str, str], now: float, wall: float) -> None:
+        """Start nothing until a limit is renewed of which an answer's headers say that nothing remains.
+
+        `wall` is Unix time, which the headers are in. Header names are lower case; nonsense is ignored.
+        """
+        for name, value in headers.items():
+            if value == "0" and name.startswith(_PREFIX) and name.endswith(_REMAINING):
+                reset = headers.get(name.removesuffix(_REMAINING) + _RESET, "")
+                self.hold(now, _unix_time(reset) - wall)
+
+
+def _unix_time(text: str) -> float:
+    """The time that RFC 3339 `text` names, or long ago where it names none."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return -math.inf
+    return time.timestamp() if time.tzinfo else -math.inf
