@@ -1,0 +1,598 @@
+"""Many prompts by way of the Message Batches API, against a server that can be told when to fail."""
+
+import fcntl
+import io
+import json
+import os
+import stat
+
+import pytest
+from batches import CANCELED, CUT, CUT_AFTER, EXPIRED, Batch, BatchesServer, errored, said
+from server import head, json_answer, refusal
+
+from streamcli import (
+    APIConnectionError,
+    AuthenticationError,
+    BadRequestError,
+    Client,
+    InternalServerError,
+    NotFoundError,
+    OverloadedError,
+    ProtocolError,
+    UnexpectedAnswerError,
+    UsageError,
+    offload,
+)
+from streamcli.batch import Figures, Results, Source
+from streamcli.offload import Counts, Offload, State
+from streamcli.request import SAMPLING_API_VERSION
+
+DEFAULTS = {"model": "m", "max_tokens": 16}
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    monkeypatch.setattr(offload, "FIRST_WAIT", 0)
+    monkeypatch.setattr(offload, "SETTLING", (0, 0))
+    monkeypatch.setattr(offload, "MAX_REQUESTS", 3)
+    monkeypatch.setattr("streamcli.client.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def api():
+    with BatchesServer() as server:
+        yield server
+
+
+def prompts(*ids, **params):
+    """Input lines in the batches' own form."""
+    turn = {"role": "user", "content": "hi"}
+    return [{"custom_id": custom_id, "params": {"messages": [turn], **params}} for custom_id in ids]
+
+
+class Case:
+    """An input, its output, and the state beside it."""
+
+    def __init__(self, api, path, lines):
+        self.api = api
+        self.output = path / "out.jsonl"
+        self.state = path / "out.jsonl.batches"
+        self.lines = lines
+        self.notes, self.seen = [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def counts(self, counts):
+        if self.seen[-1:] != [counts]:
+            self.seen.append(counts)
+
+    def work(self, do=Offload.run, *, resume=False, retry_errors=True, url=None, **options):
+        """Do one run's work; returns the status of its results."""
+        text = b"".join(json.dumps(line).encode() + b"\n" for line in self.lines)
+        source = Source(io.BytesIO(text), "in.jsonl", DEFAULTS, lambda text: {"role": "user", "content": text}, False)
+        source.check()
+        client = Client(base_url=url or self.api.url, api_key="sk-secret")
+        with (
+            client,
+            Results(str(self.output), source, resume=resume, retry_errors=retry_errors) as results,
+            State(str(self.state), client.endpoint.base_url) as state,
+        ):
+            self.figures = Figures(source.count, results.recorded)
+            do(Offload(client, source, results, figures=self.figures, state=state, watch=self, **options))
+            return results.status
+
+    def resume(self, do=Offload.run, **options):
+        return self.work(do, resume=True, **options)
+
+    def cancel(self):
+        self.resume(Offload.cancel)
+
+    @property
+    def results(self):
+        """Each line of output: its id and what became of it."""
+        records = [json.loads(line) for line in self.output.read_text().splitlines()]
+        return [(record["custom_id"], record["result"]["type"]) for record in records]
+
+    @property
+    def journal(self):
+        return [json.loads(line) for line in self.state.read_text().splitlines()]
+
+
+@pytest.fixture
+def case(api, tmp_path):
+    return Case(api, tmp_path, prompts(*"abcdefgh"))
+
+
+def succeeded(*ids):
+    return [(custom_id, "succeeded") for custom_id in ids]
+
+
+class TestTheWholeWay:
+    def test_every_line_goes_out_once_and_comes_back_in_order(self, case, api):
+        assert case.work() == 0
+        assert [batch.ids for batch in api.batches] == [list("abc"), list("def"), list("gh")]
+        assert case.results == succeeded(*"abcdefgh")
+        assert not case.state.exists()
+
+    def test_a_result_is_what_the_server_says(self, case, api):
+        case.work()
+        fifth = json.loads(case.output.read_text().splitlines()[4])
+        assert fifth == {"custom_id": "e", "result": said("e", api.batches[1].requests[1]["params"])}
+
+    def test_a_request_is_the_line_with_the_defaults_and_without_stream(self, case, api):
+        case.lines = prompts("a", stream=True, max_tokens=5)
+        case.work(betas=["one"])
+        messages = [{"role": "user", "content": "hi"}]
+        params = {"model": "m", "max_tokens": 5, "messages": messages}
+        assert api.batches[0].requests == [{"custom_id": "a", "params": params}]
+        assert api.batches[0].headers["anthropic-beta"] == "one"
+
+    def test_a_part_is_bounded_in_bytes_and_holds_at_least_one_line(self, case, api, monkeypatch):
+        monkeypatch.setattr(offload, "MAX_BYTES", 250)
+        case.lines = [*prompts("a", "b", "c"), *prompts("d", system="x" * 500), *prompts("e")]
+        case.work()
+        assert [batch.ids for batch in api.batches] == [["a", "b"], ["c"], ["d"], ["e"]]
+
+    def test_a_batch_goes_out_in_the_version_that_its_requests_need(self, case, api):
+        case.lines = [*prompts("a", "b", "c"), *prompts("d", "e"), *prompts("f", temperature=0)]
+        case.work()
+        versions = [batch.headers["anthropic-version"] == SAMPLING_API_VERSION for batch in api.batches]
+        assert versions == [False, True]
+
+    def test_batches_end_in_any_order_and_the_counts_tell(self, case, api):
+        api.polls = 0
+        ends = {4: 2, 8: 0, 11: 1}  # at which look, which batch
+
+        def at(moment, kind):
+            if (moment, kind) == ("arrived", "retrieve") and api.asked.count(kind) in ends:
+                api.end(api.batches[ends.pop(api.asked.count(kind))])
+
+        api.at = at
+        case.work()
+        assert case.results == succeeded(*"abcdefgh")
+        assert case.seen[0] == Counts(3, 0, {"processing": 8})
+        assert [counts.ended for counts in case.seen] == [0, 1, 2, 3]
+        assert [counts.requests["processing"] for counts in case.seen] == [8, 6, 3, 0]
+        assert case.seen[-1].requests["succeeded"] == 8
+
+    def test_the_state_is_on_the_disk_before_anything_is_asked(self, case, api):
+        states = {}
+        api.at = lambda moment, kind: states.setdefault(kind, case.journal) if moment == "arrived" else None
+        case.work()
+        intent = states["create"]
+        assert [(line["part"], line["lines"], line["count"], line["newest"]) for line in intent] == [
+            (1, [[1, 3]], 3, None)
+        ]
+        waiting = states["retrieve"]
+        assert [line["id"] for line in waiting if "id" in line] == ["msgbatch_01", "msgbatch_02", "msgbatch_03"]
+        assert [line["newest"] for line in waiting if "newest" in line] == [None, "msgbatch_01", "msgbatch_02"]
+
+    def test_only_its_owner_reads_the_state(self, case, api):
+        modes = set()
+        api.at = lambda moment, kind: modes.add(stat.S_IMODE(os.stat(case.state).st_mode))
+        case.work()
+        assert modes == {0o600}
+
+    def test_where_nothing_is_left_to_do_nothing_is_asked(self, case, api):
+        case.work()
+        api.asked.clear()
+        assert case.resume() == 0
+        assert api.asked == []
+        assert not case.state.exists()
+
+
+class TestOutcomes:
+    @pytest.fixture(autouse=True)
+    def _four_ways(self, case, api):
+        case.lines = prompts(*"abcd")
+        outcomes = {"b": errored("overloaded_error"), "c": CANCELED, "d": EXPIRED}
+        api.outcome = lambda custom_id, params: outcomes.get(custom_id) or said(custom_id, params)
+        self.outcomes = outcomes
+
+    def test_each_is_recorded_as_it_is_and_the_gravest_is_the_status(self, case):
+        status = case.work()
+        assert case.results == [("a", "succeeded"), ("b", "errored"), ("c", "canceled"), ("d", "expired")]
+        assert status >= 5
+
+    @pytest.mark.parametrize(
+        ("kind", "status"), [("invalid_request_error", 3), ("authentication_error", 4), ("api_error", 5)]
+    )
+    def test_an_error_has_the_status_of_its_type(self, case, kind, status):
+        self.outcomes.clear()
+        self.outcomes["b"] = errored(kind)
+        assert case.work() == status
+
+    def test_the_figures_tell(self, case):
+        case.work()
+        facts = case.figures.facts()
+        assert (facts["succeeded"], facts["errored"], facts["faults"]) == (
+            1,
+            3,
+            {"overloaded_error": 1, "canceled": 1, "expired": 1},
+        )
+        assert facts["usage"] == {"input_tokens": 3, "output_tokens": 5}
+
+    def test_a_stop_reason_of_fail_on_has_its_own(self, case):
+        self.outcomes.clear()
+        assert case.work(judge=lambda message: 9 * (message["stop_reason"] == "end_turn")) == 9
+
+    def test_what_failed_is_asked_again_and_nothing_else(self, case, api):
+        case.work()
+        self.outcomes.clear()
+        assert case.resume() == 0
+        assert [batch.ids for batch in api.batches] == [["a", "b", "c"], ["d"], ["b", "c", "d"]]
+        assert case.results == succeeded(*"abcd")
+
+    def test_or_not(self, case, api):
+        before = case.work()
+        self.outcomes.clear()
+        assert case.resume(retry_errors=False) == before
+        assert len(api.batches) == 2
+
+
+ABSENT = [
+    refusal(404, "not_found_error"),
+    refusal(405),
+    refusal(501),
+    head(404, type="text/html", length=4) + b"nope",
+    head(type="text/html", length=4) + b"nope",
+    json_answer({"data": [{"id": "m", "type": "model"}]}),
+    json_answer({"data": "nope"}),
+]
+
+
+class TestSubmitting:
+    @pytest.mark.parametrize("fault", ABSENT)
+    def test_a_server_without_batches_is_told_by_its_list(self, case, api, fault):
+        api.faults["list"] = [fault] * 3
+        with pytest.raises(UnexpectedAnswerError, match=r"has no Message Batches API \(.*\): leave out") as caught:
+            case.work()
+        assert caught.value.exit_code == 3
+        assert set(api.asked) == {"list"}
+        assert not case.state.exists()
+        assert not case.output.exists()
+
+    @pytest.mark.parametrize(
+        "answer", [refusal(404), refusal(405), json_answer({"ok": True}), json_answer({"id": "x"})]
+    )
+    def test_or_by_its_answer_to_a_batch(self, case, api, answer):
+        api.faults["list"] = [json_answer({"ok": True})]
+        api.faults["create"] = [answer]
+        with pytest.raises(UnexpectedAnswerError, match="has no Message Batches API"):
+            case.work()
+        assert api.asked == ["list", "create"]
+        assert case.resume() == 0
+
+    @pytest.mark.parametrize("fault", [refusal(401, "authentication_error"), refusal(403, "permission_error")])
+    def test_a_key_that_may_not_is_no_missing_api(self, case, api, fault):
+        api.faults["list"] = [fault]
+        with pytest.raises(Exception, match="error: no") as caught:
+            case.work()
+        assert caught.value.exit_code == 4
+
+    def test_a_refused_part_leaves_its_lines_as_they_were(self, case, api):
+        api.faults["create"] = [None, refusal(400)]
+        with pytest.raises(BadRequestError):
+            case.work()
+        assert [batch.ids for batch in api.batches] == [list("abc")]
+        assert case.resume() == 0
+        assert [batch.ids for batch in api.batches] == [list("abc"), list("def"), list("gh")]
+
+    def test_an_answer_that_is_lost_does_not_make_a_second_batch(self, case, api):
+        api.faults["create"] = [None, CUT_AFTER]
+        assert case.work() == 0
+        assert api.accepted == list("abcdefgh")
+        assert case.results == succeeded(*"abcdefgh")
+
+    @pytest.mark.parametrize("fault", [CUT, refusal(500), refusal(529), refusal(503)])
+    def test_a_submission_that_came_to_nothing_is_made_again(self, case, api, fault):
+        api.faults["create"] = [None, fault]
+        assert case.work() == 0
+        assert api.accepted == list("abcdefgh")
+
+    def test_but_not_for_ever(self, case, api):
+        api.faults["create"] = [None, *[CUT] * 3]
+        with pytest.raises(APIConnectionError):
+            case.work()
+        assert api.asked.count("create") == 4
+        assert case.resume() == 0
+        assert api.accepted == list("abcdefgh")
+
+    def test_an_overloaded_server_is_believed(self, case, api):
+        api.faults["create"] = [refusal(529, "overloaded_error")] * 3
+        with pytest.raises(OverloadedError):
+            case.work()
+        assert api.asked.count("list") == 1
+
+    def test_a_dead_server_leaves_all_as_it_was(self, case, api):
+        with pytest.raises(APIConnectionError):
+            case.work(url="http://127.0.0.1:1")
+        assert not case.state.exists()
+        assert not case.output.exists()
+
+
+class TestAfterASubmissionThatBrokeOff:
+    """The batch was accepted or not, and the run ended before it knew: the next one must find out."""
+
+    def broken_off(self, case, api, fault=CUT_AFTER):
+        """A first part, and a second one whose end is not known."""
+        api.faults = {"create": [None, fault], "list": [None, None, refusal(401, "authentication_error")]}
+        with pytest.raises(AuthenticationError):
+            case.work()
+        assert "id" not in case.journal[-1]
+
+    def somebody_elses(self, api, *ids):
+        batch = Batch(f"msgbatch_x{len(api.batches)}", prompts(*ids, model="m"), {})
+        api.batches.append(batch)
+        return batch.id
+
+    def test_the_one_new_batch_of_its_size_is_it(self, case, api):
+        self.broken_off(case, api)
+        self.somebody_elses(api, "x", "y")
+        assert case.resume() == 0
+        assert [each for each in api.accepted if each not in "xy"] == list("abcdefgh")
+        assert case.results == succeeded(*"abcdefgh")
+
+    def test_where_there_is_none_it_is_submitted(self, case, api):
+        self.broken_off(case, api, CUT)
+        self.somebody_elses(api, "x", "y")
+        assert case.resume() == 0
+        assert api.batches[2].ids == list("def")
+
+    def test_a_batch_of_before_is_never_it(self, case, api):
+        self.somebody_elses(api, "x", "y", "z")
+        self.broken_off(case, api, CUT)
+        assert case.resume() == 0
+        assert api.accepted == list("xyzabcdefgh")
+
+    def test_it_may_be_listed_late(self, case, api):
+        self.broken_off(case, api)
+        late = json_answer({"data": [api.shown(api.batches[0])], "has_more": False})
+        api.faults["list"] = [late]
+        assert case.resume() == 0
+        assert api.accepted == list("abcdefgh")
+
+    def test_where_the_batch_before_is_gone_nobody_can_tell(self, case, api):
+        self.broken_off(case, api)
+        api.faults["list"] = [json_answer({"data": [], "has_more": False})]
+        with pytest.raises(UsageError, match=r"part 2 .* because batch msgbatch_01 is not listed any more"):
+            case.resume()
+        assert case.resume() == 0
+
+    @pytest.mark.parametrize("choice", ["msgbatch_02", None])
+    def test_of_several_a_person_chooses(self, case, api, choice):
+        self.broken_off(case, api)
+        other = self.somebody_elses(api, "x", "y", "z")
+        with pytest.raises(UsageError) as caught:
+            case.resume()
+        assert caught.value.message == (
+            f"batches {other} and msgbatch_02 may each be part 2, whose submission broke off: add the line "
+            f'{{"part":2,"id":"ID"}} to {case.state}, with the ID of the one that is or null for none'
+        )
+        with case.state.open("a") as state:
+            state.write(json.dumps({"part": 2, "id": choice}) + "\n")
+        assert case.resume() == 0
+        assert case.results == succeeded(*"abcdefgh")
+        assert (api.accepted.count("d") == 1) == (choice is not None)
+
+    def test_one_that_is_not_it_is_found_out_before_anything_of_it_is_kept(self, case, api):
+        self.broken_off(case, api, CUT)
+        other = self.somebody_elses(api, "d", "e", "z")
+        api.at = lambda *_: [batch.status == "ended" or api.end(batch) for batch in api.batches]
+        with pytest.raises(ProtocolError) as caught:
+            case.resume()
+        assert caught.value.message == (
+            f"batch {other} has a result for 'z', which is no line of part 2: it was taken for that part because the "
+            f'submission broke off, and is not; add the line {{"part":2,"id":null}} to {case.state} to submit the part '
+            "anew"
+        )
+        assert ("d", "succeeded") not in case.results
+        with case.state.open("a") as state:
+            state.write('{"part": 2, "id": null}\n')
+        assert case.resume() == 0
+        assert case.results == succeeded(*"abcdefgh")
+        assert api.accepted.count("f") == 1
+
+
+class TestWaiting:
+    @pytest.mark.parametrize("fault", [CUT, refusal(500), refusal(429, "rate_limit_error"), head(length=9) + b"{"])
+    def test_a_look_that_fails_is_repeated(self, case, api, fault):
+        api.faults["retrieve"] = [fault] * 4  # more than one call's own attempts
+        assert case.work() == 0
+        assert case.results == succeeded(*"abcdefgh")
+        assert [note for note in case.notes if note.startswith("going on after: ")]
+
+    def test_but_not_for_ever_and_what_waits_is_known_to_the_next_run(self, case, api, monkeypatch):
+        monkeypatch.setattr(offload, "MAX_FAULTS", 4)
+        api.faults["retrieve"] = [refusal(500)] * 15
+        with pytest.raises(InternalServerError):
+            case.work()
+        assert api.asked.count("retrieve") == 15
+        assert case.resume() == 0
+        assert api.accepted == list("abcdefgh")
+
+    def test_the_waits_grow_up_to_a_minute(self, case, api, monkeypatch):
+        waits = []
+        monkeypatch.setattr(offload, "FIRST_WAIT", 1.0)
+        monkeypatch.setattr(offload.time, "sleep", waits.append)
+        api.polls = 15
+        case.lines = case.lines[:1]
+        case.work()
+        assert waits[:3] == [1.0, 1.5, 2.25]
+        assert waits == sorted(waits)
+        assert waits[-1] == 60
+
+    def test_a_batch_that_is_gone_is_said_with_the_cure(self, case, api):
+        api.faults["retrieve"] = [refusal(404, "not_found_error", "no such batch")]
+        with pytest.raises(NotFoundError, match="no such batch; add the line") as caught:
+            case.work()
+        assert caught.value.message.endswith(
+            f'add the line {{"part":1,"id":null}} to {case.state} to submit the lines of batch msgbatch_01 anew'
+        )
+        with case.state.open("a") as state:
+            state.write('{"part": 1, "id": null}\n')
+        assert case.resume() == 0
+        assert [batch.ids for batch in api.batches] == [list("abc"), list("def"), list("gh"), list("abc")]
+
+    def test_an_answer_that_is_no_batch_ends_it(self, case, api):
+        api.faults["retrieve"] = [json_answer({"id": "msgbatch_01"})]
+        with pytest.raises(ProtocolError, match="no batch: msgbatch_01 was asked for"):
+            case.work()
+        assert case.resume() == 0
+
+
+class TestFetching:
+    def test_results_that_break_off_are_kept_and_the_others_fetched(self, case, api):
+        cuts = [50, 400, 600]
+        api.pieces = lambda body: [body[: cuts.pop()], CUT] if cuts else [body]
+        assert case.work() == 0
+        assert case.results == succeeded(*"abcdefgh")
+        assert cuts == []
+
+    def test_what_is_kept_is_not_written_again(self, case, api, monkeypatch):
+        written = []
+        monkeypatch.setattr(offload, "_BLOCK", 1)
+        monkeypatch.setattr(
+            Results, "write", lambda self, block, write=Results.write: (written.extend(block), write(self, block))
+        )
+        api.faults["results"] = [None, CUT, CUT, CUT]
+        api.pieces = lambda body: [body[:600], CUT] if api.asked.count("results") == 1 else [body]
+        case.work()
+        assert sorted(result.number for result in written) == list(range(1, 9))
+
+    def test_results_on_another_host_are_not_fetched(self, case, api):
+        api.results_host = "http://example.com"
+        with pytest.raises(UsageError, match="the key goes nowhere else"):
+            case.work()
+        api.results_host = None
+        assert case.resume() == 0
+
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            (lambda body: body.replace(b'"a"', b'"z"'), "has a result for 'z', which is no line of part 1"),
+            (lambda body: body.replace(b'"a"', b'"d"'), "has a result for 'd', which is no line of part 1"),
+            (lambda body: body.replace(b'"custom_id": "a", ', b""), "has a result for None, which is no line"),
+            (lambda body: body.replace(b'"type": "succeeded", ', b""), "a result that is none, for 'b'"),
+            (lambda body: body.replace(b'"message": {', b'"messages": {'), "a result that is none"),
+            (lambda body: body.partition(b"\n")[2], "has no result for 1 of its requests"),
+            (lambda body: b"<html>\n", "no JSON object"),
+        ],
+    )
+    def test_results_that_cannot_be_right_stop_it(self, case, api, change, why):
+        api.pieces = lambda body: [change(body)]
+        with pytest.raises(ProtocolError, match=why):
+            case.work()
+        api.pieces = lambda body: [body]
+        assert case.resume() == 0
+        assert case.results == succeeded(*"abcdefgh")
+        assert api.accepted == list("abcdefgh")
+
+    def test_a_result_that_comes_twice_is_one(self, case, api):
+        api.pieces = lambda body: [body, body]
+        case.work()
+        assert case.results == succeeded(*"abcdefgh")
+
+
+class TestState:
+    @pytest.fixture(autouse=True)
+    def _waits(self, case, api):
+        """Two batches were submitted, and nobody could be asked about them."""
+        case.lines = prompts(*"abcde")
+        api.faults["retrieve"] = [refusal(401, "authentication_error")]
+        with pytest.raises(AuthenticationError):
+            case.work()
+
+    def test_what_was_submitted_is_waited_for(self, case, api):
+        assert case.resume() == 0
+        assert api.accepted == list("abcde")
+        assert case.results == succeeded(*"abcde")
+
+    @pytest.mark.parametrize("change", [lambda lines: lines[1:], lambda lines: lines[::-1], lambda lines: lines[:4]])
+    def test_another_input_is_noticed(self, case, api, change):
+        case.lines = change(case.lines)
+        before = case.state.read_bytes()
+        with pytest.raises(UsageError, match=r"in.jsonl is not what batch msgbatch_0\d was made of") as caught:
+            case.resume()
+        assert '"id":null}' in caught.value.message
+        assert case.state.read_bytes() == before
+        assert len(api.batches) == 2
+
+    def test_more_lines_at_the_end_are_one_more_part(self, case, api):
+        case.lines += prompts("f")
+        assert case.resume() == 0
+        assert [batch.ids for batch in api.batches] == [list("abc"), list("de"), ["f"]]
+
+    def test_another_server_is_noticed(self, case):
+        with pytest.raises(UsageError, match="line 1 is of a batch at http"):
+            case.resume(url="http://localhost:1")
+
+    def test_a_file_that_is_none_of_ours_is_left_alone(self, case):
+        case.state.write_text('{"a": 1}\n')
+        with pytest.raises(UsageError, match="line 1 says nothing of a batch"):
+            case.resume()
+        assert case.state.read_text() == '{"a": 1}\n'
+
+    @pytest.mark.parametrize("line", ['{"part": 9, "id": "x"}', '{"part": 1}', "[]", '{"part": 1, "lines": [1]}'])
+    def test_nor_is_a_line_that_means_nothing(self, case, line):
+        with case.state.open("a") as state:
+            state.write(line + "\n")
+        with pytest.raises(UsageError, match="line 5 says nothing of a batch"):
+            case.resume()
+
+    def test_a_torn_tail_is_as_if_it_were_not_there(self, case, api):
+        whole = case.state.read_bytes()
+        last = whole.splitlines(keepends=True)[-1]
+        case.state.write_bytes(whole.removesuffix(last) + last[: len(last) // 2])
+        assert case.resume() == 0
+        assert api.accepted == list("abcde")
+
+    def test_two_runs_do_not_share_it(self, case):
+        with case.state.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(UsageError, match="is held by another run"):
+                case.resume()
+
+    def test_lines_that_were_done_meanwhile_are_not_fetched_twice(self, case, api):
+        for batch in api.batches:
+            api.end(batch)
+        case.output.write_bytes(
+            json.dumps({"custom_id": "a", "result": said("a", prompts("a")[0]["params"] | DEFAULTS)}).encode() + b"\n"
+        )
+        assert case.resume() == 0
+        assert case.results == succeeded(*"abcde")
+
+
+class TestCancel:
+    def test_every_batch_that_has_not_ended_is_cancelled(self, case, api):
+        api.faults["retrieve"] = [refusal(401, "authentication_error")]
+        api.polls = 0
+        with pytest.raises(AuthenticationError):
+            case.work()
+        api.end(api.batches[1])
+        case.notes.clear()
+        case.cancel()
+        assert [batch.status for batch in api.batches] == ["canceling", "ended", "canceling"]
+        assert case.notes == [
+            "batch msgbatch_01 is being cancelled: --resume fetches what it came to",
+            "batch msgbatch_02 has ended already: --resume fetches its results",
+            "batch msgbatch_03 is being cancelled: --resume fetches what it came to",
+        ]
+        assert case.resume() == 5
+        kinds = [kind for _, kind in case.results]
+        assert kinds == ["canceled"] * 3 + ["succeeded"] * 3 + ["canceled"] * 2
+
+    def test_one_whose_answer_was_lost_is_found_and_cancelled(self, case, api):
+        api.faults = {"create": [CUT_AFTER], "list": [None, refusal(401, "authentication_error")]}
+        api.polls = 0
+        with pytest.raises(AuthenticationError):
+            case.work()
+        case.cancel()
+        assert api.batches[0].status == "canceling"
+
+    def test_where_there_is_none_it_says_so(self, case, api):
+        case.cancel()
+        assert api.asked == []
+        assert case.notes == [f"there is no batch to cancel for {case.output}"]
+        assert not case.state.exists()
