@@ -24,9 +24,12 @@ e2e: $(VENV)/installed
 
 soak: $(VENV)/installed
 	$(BIN)/python tests/soak.py
+	$(BIN)/python tests/bench/batch.py crash --kills 300
 
 bench: $(VENV)/installed
 	$(BIN)/python tests/bench/run.py
+	$(BIN)/python tests/bench/batch.py wall
+	$(BIN)/python tests/bench/batch.py memory
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -1,8 +1,8 @@
 """Events of an answer in, the bytes of one output form out.
 
 Contract: a form is given each event as it is accumulated (`add`), hands over what there is to write after each
-network read (`take`), and says its last when the message is complete (`finish`) or failed (`fail`). Nothing is
-written here, and nothing is kept that the form does not need.
+network read (`take`), and says its last when the message is complete (`finish`) or failed (`fail`). Where tools are
+run, another message follows (`turn`). Nothing is written here, and nothing is kept that the form does not need.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import codecs
 import time
 from typing import TYPE_CHECKING, Any
 
-from .errors import APIError, APIStatusError, StreamcliError
+from .errors import APIError, APIStatusError, SchemaError, StreamcliError
 from .jsontext import dumps, loads
 from .message import parsed, text_of
+from .prose import last_fenced_block, pieces
 from .terminal import Visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .exchange import Exchange, Received
 
@@ -40,10 +41,16 @@ class Form:
         """One event, just accumulated."""
 
     def take(self) -> bytes:
-        """What there is to write now."""
+        """What there is to write now; b"" when that is all."""
         data = b"".join(self.pending)
         self.pending.clear()
         return data
+
+    def turn(self, *, tools: bool) -> None:
+        """The message is complete and another one follows, after tools were run or by itself."""
+
+    def results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """What the tools said, as the next request says it."""
 
     def finish(self) -> None:
         """The message is complete."""
@@ -53,12 +60,145 @@ class Form:
 
 
 class Text(Form):
-    """The text of all text blocks, as sent."""
+    """The text of all text blocks, as sent; where tools are run, what stands before them ends its line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._texts: list[str] = []
+        self._at_line_start = True
+        self._line_end_is_owed = False
+
+    def begin(self, exchange: Exchange) -> None:
+        """An answer begins."""
+        super().begin(exchange)
+        self._texts.clear()
 
     def add(self, received: Received) -> None:
         """Text, if the event has any."""
         if received.event is not None:
-            self.pending.append(text_of(received.event).encode())
+            self._texts.append(text_of(received.event))
+
+    def turn(self, *, tools: bool) -> None:
+        """End the line, unless the model only paused."""
+        self._line_end_is_owed = tools
+
+    def take(self) -> bytes:
+        """The text since the last time."""
+        return self._taken(self._joined())
+
+    def _joined(self) -> str:
+        text = "".join(self._texts)
+        self._texts.clear()
+        return text
+
+    def _taken(self, text: str) -> bytes:
+        if text:
+            self._at_line_start = text[-1] == "\n"
+        if self._line_end_is_owed:
+            self._line_end_is_owed = False
+            text += "" if self._at_line_start else "\n"
+            self._at_line_start = True
+        return text.encode()
+
+
+class SmoothText(Text):
+    """As `Text`, held until a sentence or `most` characters are whole; each `take` hands over one such piece."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self._held = ""
+        self._whole: list[str] = []
+
+    def begin(self, exchange: Exchange) -> None:
+        """An answer begins; what was held of one that failed is dropped."""
+        super().begin(exchange)
+        self._held = ""
+        self._whole.clear()
+
+    def take(self) -> bytes:
+        """The next piece."""
+        if self._texts:
+            self._cut()
+        return self._whole.pop(0).encode() if self._whole else b""
+
+    def turn(self, *, tools: bool) -> None:
+        """Nothing is held over a turn."""
+        super().turn(tools=tools)
+        self._release()
+
+    def finish(self) -> None:
+        """Hold nothing more."""
+        self._release()
+
+    def fail(self, error: StreamcliError) -> None:  # noqa: ARG002 - a form is told why
+        """Hold nothing more."""
+        self._release()
+
+    def _cut(self) -> None:
+        found, self._held = pieces(self._held + super().take().decode(), self._most)
+        self._whole += found
+
+    def _release(self) -> None:
+        self._cut()
+        self._whole += [self._held] if self._held else []
+        self._held = ""
+
+
+class Extract(Text):
+    """Of the text, only the last fenced block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before = ""
+
+    def take(self) -> bytes:
+        """Nothing until the message is complete."""
+        return Form.take(self)
+
+    def finish(self) -> None:
+        """The block. Raises SchemaError where there is none, or its end is missing."""
+        block = last_fenced_block(self._before + self._joined())
+        if block is None:
+            raise SchemaError("the answer ends without a whole fenced block")
+        self.pending.append(block.encode())
+
+    def turn(self, *, tools: bool) -> None:
+        """What stands before the last call is no answer yet, unless the model only paused."""
+        text = self._before + self._joined()
+        self._before = "" if tools else text
+
+
+class Thoughts(Form):
+    """What the model thinks, each block on lines of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at_line_start = True
+
+    def add(self, received: Received) -> None:
+        """A piece of a thought, or its end."""
+        event = received.event or {}
+        if event.get("type") == "content_block_delta" and event["delta"].get("type") == "thinking_delta":
+            self._say(event["delta"]["thinking"])
+        elif event.get("type") == "content_block_start" and event["content_block"]["type"] == "thinking":
+            self._say(event["content_block"].get("thinking") or "")
+        elif event.get("type") == "content_block_stop":
+            self._end()
+
+    def fail(self, error: StreamcliError) -> None:  # noqa: ARG002 - a form is told why
+        """End the line."""
+        self._end()
+
+    def _say(self, text: str) -> None:
+        if text:
+            self.pending.append(text.encode())
+            self._at_line_start = text.endswith("\n")
+
+    def _end(self) -> None:
+        if not self._at_line_start:
+            self.pending.append(b"\n")
+        self._at_line_start = True
 
 
 class Events(Form):
@@ -67,6 +207,10 @@ class Events(Form):
     def add(self, received: Received) -> None:
         """The event's line."""
         self.pending.append(_event_line(received))
+
+    def results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """A line for each result, which no event of the API stands for."""
+        self.pending += [dumps({**result, "type": "streamcli.tool_result"}) + b"\n" for result in results]
 
     def fail(self, error: StreamcliError) -> None:
         """The last line."""
@@ -131,6 +275,7 @@ class OnTerminal(Form):
         self._form = form
         self._visible = Visible()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._ending = False
 
     def begin(self, exchange: Exchange) -> None:
         """Forget what was waiting."""
@@ -149,56 +294,88 @@ class OnTerminal(Form):
 
     def take(self) -> bytes:
         """What there is to show now; a character that was cut waits for its end."""
-        self._show(self._form.take())
-        return super().take()
+        while data := self._form.take():
+            shown = self._visible.feed(self._decoder.decode(data))
+            if shown:
+                return shown.encode()
+        return self._last() if self._ending else b""
+
+    def turn(self, *, tools: bool) -> None:
+        """Another message follows."""
+        self._form.turn(tools=tools)
+
+    def results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """What the tools said."""
+        self._form.results(results)
 
     def finish(self) -> None:
         """End the line."""
         self._form.finish()
-        self._end()
+        self._ending = True
 
     def fail(self, error: StreamcliError) -> None:
         """End the line, however the run does."""
         self._form.fail(error)
-        self._end()
+        self._ending = True
 
-    def _show(self, data: bytes, *, final: bool = False) -> None:
-        self.pending.append(self._visible.feed(self._decoder.decode(data, final)).encode())
-
-    def _end(self) -> None:
-        self._show(self._form.take(), final=True)
-        self.pending.append(self._visible.close().encode())
-        if not self._visible.at_line_start:
-            self.pending.append(b"\n")
+    def _last(self) -> bytes:
+        self._ending = False
+        shown = self._visible.feed(self._decoder.decode(b"", final=True)) + self._visible.close()
+        return (shown if self._visible.at_line_start else shown + "\n").encode()
 
 
-class Timing:
-    """When the answer's parts came, in seconds since the request began."""
+class Meter:
+    """When the answer's parts came, in seconds since the request began, and what the turns before the last one used."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._start = clock()
         self.first_token: float | None = None
         self.end: float | None = None
+        self.turns = 1
+        self._earlier: dict[str, Any] = {}
 
     def seen(self, received: Received) -> None:
         """Mark the first delta."""
         if received.event is not None and received.event.get("type") == "content_block_delta":
             self.first_token = self._clock() - self._start
 
+    def turn(self, usage: Mapping[str, Any]) -> None:
+        """Mark a turn that another one follows."""
+        self._earlier = added(self._earlier, usage)
+        self.turns += 1
+
+    def usage(self, last: Mapping[str, Any]) -> dict[str, Any]:
+        """The counters of all turns, `last` those of the last one."""
+        return added(self._earlier, last)
+
     def stop(self) -> None:
         """Mark the end."""
         self.end = self._clock() - self._start
 
 
-def facts(exchange: Exchange, timing: Timing) -> dict[str, Any]:
-    """The final message's facts: what it is, its usage, how long it took in seconds.
+def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Usage counters in sum, inner ones too; of what cannot be added, the later."""
+    return {**one, **{name: _sum(one.get(name), value) for name, value in other.items() if value is not None}}
 
-    `output_tokens_per_second` is over the whole duration. What is not known is left out.
+
+def _sum(one: Any, other: Any) -> Any:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return added(one, other)
+    if type(one) in {int, float} and type(other) in {int, float}:
+        return one + other
+    return other
+
+
+def facts(exchange: Exchange, meter: Meter) -> dict[str, Any]:
+    """The final message's facts: what it is, the usage of all turns, how long it took in seconds.
+
+    `output_tokens_per_second` is over the whole duration; `turns` is there where there was more than one. What is not
+    known is left out.
     """
     message = exchange.accumulator.snapshot() or {}
-    usage = exchange.accumulator.usage
-    tokens, duration = usage.get("output_tokens"), timing.end
+    usage = meter.usage(exchange.accumulator.usage)
+    tokens, duration = usage.get("output_tokens"), meter.end
     rate = tokens / duration if isinstance(tokens, int) and duration else None
     named = {
         "id": message.get("id"),
@@ -209,7 +386,8 @@ def facts(exchange: Exchange, timing: Timing) -> dict[str, Any]:
     known = {
         **named,
         **{name: counter for name, counter in usage.items() if name not in named},
-        "time_to_first_token": _rounded(timing.first_token),
+        "turns": meter.turns if meter.turns > 1 else None,
+        "time_to_first_token": _rounded(meter.first_token),
         "duration": _rounded(duration),
         "output_tokens_per_second": _rounded(rate),
     }
@@ -232,11 +410,11 @@ def fact_lines(known: dict[str, Any]) -> Iterator[tuple[str, str]]:
 class Summary(Form):
     """The final message's facts, `key: value` a line."""
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, meter: Meter) -> None:
         super().__init__()
-        self._timing = timing
+        self._meter = meter
 
     def finish(self) -> None:
         """The facts; whatever a server puts into a name or a value, each stays on its line."""
-        for key, text in fact_lines(facts(self.exchange, self._timing)):
+        for key, text in fact_lines(facts(self.exchange, self._meter)):
             self.pending.append(f"{'_'.join(key.split())}: {' '.join(text.split())}\n".encode())

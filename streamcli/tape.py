@@ -21,7 +21,7 @@ from .jsontext import dumps, loads
 from .request import without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
 _TYPES: dict[str, Any] = {
@@ -140,6 +140,17 @@ class Player(httpx.BaseTransport):
             raise _error(head.get("end"), errors.APIConnectionError, "the tape holds no further answer")
         return _Response(head["status"], headers=_headers(head), stream=_Played(self._reads()))
 
+    def following(self) -> list[dict[str, Any]] | None:
+        """Of the request that the tape goes on with, the blocks of its last message; None where the tape ends."""
+        request = next((line["request"] for line in self._lines if "request" in line), None)
+        if request is None:
+            return None
+        try:
+            content = loads(str(request.get("body")).encode())["messages"][-1]["content"]
+        except (ValueError, LookupError, TypeError):
+            return []
+        return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+
     def _reads(self) -> Iterator[bytes]:
         for line in self._lines:
             self._wait(line)
@@ -156,6 +167,32 @@ class Player(httpx.BaseTransport):
     def _wait(self, line: dict[str, Any]) -> None:
         if self._speed:
             time.sleep(max(0.0, self._start + line.get("t", 0) / self._speed - time.monotonic()))
+
+
+class TapeTurns:
+    """As turn.Turns, for a tape: what follows an answer there, and the results that were sent with it."""
+
+    def __init__(self, player: Player) -> None:
+        self.body: dict[str, Any] = {"messages": []}
+        self.added: list[dict[str, Any]] = []
+        self.player = player
+        self._results: list[dict[str, Any]] = []
+
+    def answered(self, message: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        """The calls of `message` that the tape has results of, none after a pause, or None where it is the last."""
+        blocks = self.player.following()
+        if blocks is None:
+            return None
+        self._results = [block for block in blocks if block.get("type") == "tool_result"]
+        answered = {block.get("tool_use_id") for block in self._results}
+        return [block for block in message["content"] if block.get("id") in answered]
+
+    def results(self, calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:  # noqa: ARG002 - as whoever runs tools
+        """What the tools said when the tape was made."""
+        return self._results
+
+    def add(self, results: Iterable[Mapping[str, Any]]) -> None:
+        """Nothing is to be sent."""
 
 
 def _headers(head: dict[str, Any]) -> dict[str, str]:

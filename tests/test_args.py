@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 
 import click
 import pytest
@@ -117,10 +118,13 @@ class TestNumbers:
 
 class TestEnvironment:
     @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-    def test_every_option_has_a_variable(self, option, monkeypatch):
+    def test_every_option_has_a_variable(self, option, monkeypatch, tmp_path):
         alone = parse([])
-        text = {"number": "7", "boolean": "1", "choice": "bearer"}.get(option.type.name, "text")
-        value = "json" if option.name == "error_format" else text
+        text = {"number": "7", "boolean": "1", "choice": "bearer", "thinking": "off"}.get(option.type.name, "text")
+        value = {"error_format": "json", "config": os.devnull, "retry_errors": "0"}.get(option.name, text)
+        if option.name == "profile":
+            (tmp_path / "config.toml").write_text("[profile.text]")
+            monkeypatch.setenv("STREAMCLI_CONFIG", str(tmp_path / "config.toml"))
         monkeypatch.setenv(f"STREAMCLI_{option.name.upper()}", value)
         assert parse([]) != alone
 

@@ -40,7 +40,7 @@ class TestDescriptor:
             got = b"".join(iter(lambda: reading.read(1000), b""))
             writer.join()
         assert got == LONG + b"end"
-        assert sink.wrote
+        assert sink.written == len(LONG) + 3
 
     def test_a_reader_that_is_gone_is_no_error_but_the_end(self):
         with small_pipe() as (reading, writing):
@@ -59,13 +59,13 @@ class TestDescriptor:
         sink = io.opened("/dev/full", atomic=False)
         with pytest.raises(OutputError, match=r"^cannot write to /dev/full: no space left on device$"):
             sink.write(b"a")
-        assert not sink.wrote
+        assert not sink.written
         sink.failed()
 
     def test_writing_nothing_is_no_output(self):
         sink = io.opened("/dev/full", atomic=False)
         sink.write(b"")
-        assert not sink.wrote
+        assert not sink.written
         sink.done()
 
     def test_a_close_that_fails_is_an_error_unless_the_run_failed_anyway(self):

@@ -221,3 +221,40 @@ class TestModels:
     def test_what_is_not_installed_is_named_with_how_to_get_it(self, tmp_path, module, hint):
         (tmp_path / f"{module}.py").write_text("raise ImportError\n")  # in front of the real one
         assert self.usage_error("--local", PYTHONPATH=str(tmp_path)) == hint
+
+
+class TestConversation:
+    def test_a_second_process_goes_on_with_the_file_of_the_first(self, tmp_path):
+        path = tmp_path / "talk.jsonl"
+        counts = []
+        for question in ("My name is Ada.", "What is my name?", "Spell it."):
+            status, out, _ = ended(*SHORT, "-c", path, "--usage-to", tmp_path / "usage", question)
+            assert status == 0
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            assert lines[-2:] == [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": [{"type": "text", "text": out.decode()}]},
+            ]
+            counts.append(json.loads((tmp_path / "usage").read_text())["input_tokens"])
+        assert len(lines) == 6
+        assert counts == sorted(set(counts))  # each request holds all that was said before
+
+    def test_what_is_counted_is_what_is_asked(self, tmp_path):
+        _, out, _ = ended("--local", "--count-tokens", "Name a colour.")
+        _, whole, _ = ended(*SHORT, "--message", "Name a colour.")
+        assert int(out) == json.loads(whole)["usage"]["input_tokens"]
+
+
+class TestConfiguration:
+    def test_a_profile_switches_to_the_embedded_model(self, tmp_path):
+        config = tmp_path / "config.toml"
+        config.write_text('base-url = "http://127.0.0.1:9"\n[profile.here]\nlocal = true\nmax-tokens = 8\n')
+        status, out, err = ended("--config", config, "--profile", "here", "hi")
+        assert (status, err) == (0, CUT)
+        assert out.strip()
+
+    def test_the_models_are_those_of_the_server(self):
+        status, out, _ = ended("--local", "--models")
+        assert (status, len(out.splitlines())) == (0, 1)
+        status, out, _ = ended("--local", "--models", "--json")
+        assert json.loads(out)["id"]

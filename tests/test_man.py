@@ -22,7 +22,8 @@ def options_of_the_page():
 
 
 def options_of_the_command():
-    return {name for option in command().params for name in option.opts if name.startswith("-")} | {"-h", "--help"}
+    names = [name for option in command().params for name in (*option.opts, *option.secondary_opts)]
+    return {name for name in names if name.startswith("-")} | {"-h", "--help"}
 
 
 def statuses_of_the_page():

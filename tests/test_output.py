@@ -8,18 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server import (
     MESSAGE_STOP,
+    block_start,
     block_stop,
     cut_at,
+    delta,
     event,
     message_delta,
     message_start,
     opening,
     text_delta,
+    text_events,
     text_stream,
 )
 
 from streamcli import output
-from streamcli.errors import APIError, APITimeoutError, IncompleteStreamError, OutputError, status_error
+from streamcli.errors import APIError, APITimeoutError, IncompleteStreamError, OutputError, SchemaError, status_error
 from streamcli.exchange import Exchange
 from streamcli.request import Request
 
@@ -30,7 +33,9 @@ FORMS = {
     "sse": output.Raw,
     "snapshots": output.Snapshots,
     "message": output.Final,
-    "summary": lambda: output.Summary(output.Timing(clock=itertools.count().__next__)),
+    "summary": lambda: output.Summary(output.Meter(clock=itertools.count().__next__)),
+    "smooth text": lambda: output.SmoothText(4),
+    "thoughts": output.Thoughts,
     "text on a terminal": lambda: output.OnTerminal(output.Text()),
     "events on a terminal": lambda: output.OnTerminal(output.Events()),
 }
@@ -54,10 +59,14 @@ def writes(form, *reads, error=None):
                 form.add(received)
         except APIError as fault:
             error = fault
-        out.append(form.take())
+        out.append(taken(form))
     form.fail(error) if error else form.finish()
-    out.append(form.take())
+    out.append(taken(form))
     return out
+
+
+def taken(form):
+    return b"".join(iter(form.take, b""))
 
 
 def written(form, *reads, error=None):
@@ -158,6 +167,128 @@ class TestSnapshots:
         assert len(written(output.Snapshots(), stream).splitlines()) == 3
 
 
+class TestSmoothText:
+    def test_each_piece_is_a_sentence_or_as_long_as_was_asked(self):
+        pieces = writes(output.SmoothText(8), text_stream("Yes. No", "! Perhaps not"))
+        assert [piece for piece in pieces if piece] == [b"Yes. No! Perhaps ", b"not"]
+
+    def test_each_is_taken_alone(self):
+        form = output.SmoothText(80)
+        form.begin(exchange())
+        for received in form.exchange.receive(text_stream("One. Two. Thr")):
+            form.add(received)
+        assert list(iter(form.take, b"")) == [b"One. ", b"Two. "]
+        form.finish()
+        assert list(iter(form.take, b"")) == [b"Thr"]
+
+    def test_what_was_held_of_a_failed_attempt_is_dropped_by_the_next(self):
+        form = output.SmoothText(80)
+        form.begin(exchange())
+        for received in form.exchange.receive(opening("One. Tw")):
+            form.add(received)
+        assert form.take() == b"One. "
+        form.begin(exchange())
+        form.finish()
+        assert form.take() == b""
+
+    @given(st.lists(st.text()), st.integers(1, 9))
+    def test_it_is_the_text(self, texts, most):
+        assert written(output.SmoothText(most), text_stream(*texts)) == written(output.Text(), text_stream(*texts))
+
+
+class TestExtract:
+    def test_nothing_is_written_before_the_end(self):
+        assert writes(output.Extract(), *text_events("```\na\n```\n"))[:-1] == [b""] * 6
+
+    def test_an_answer_that_failed_leaves_nothing(self):
+        assert written(output.Extract(), opening("```\na\n```\n"), error=IncompleteStreamError("cut")) == b""
+
+    def test_without_a_block_it_is_an_error(self):
+        with pytest.raises(SchemaError, match="without a whole fenced block"):
+            written(output.Extract(), text_stream("a"))
+
+
+class TestThoughts:
+    def stream(self, *thoughts):
+        start = [message_start(), block_start(type="thinking", thinking="", signature="")]
+        return b"".join([*start, *(delta("thinking_delta", thinking=thought) for thought in thoughts)])
+
+    def test_they_end_their_line(self):
+        assert written(output.Thoughts(), self.stream("a", "b") + block_stop()) == b"ab\n"
+        assert written(output.Thoughts(), self.stream("a\n") + block_stop()) == b"a\n"
+
+    def test_they_end_it_where_the_stream_is_cut(self):
+        assert written(output.Thoughts(), self.stream("a"), error=IncompleteStreamError("cut")) == b"a\n"
+
+    def test_text_is_none(self):
+        assert written(output.Thoughts(), text_stream("a")) == b""
+
+
+RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "7"}
+
+
+class TestTurns:
+    """What follows where a message is complete and tools were run."""
+
+    def two(self, form, results, *texts):
+        out = []
+        for place, text in enumerate(texts):
+            form.begin(exchange())
+            for received in form.exchange.receive(text_stream(text)):
+                form.add(received)
+            out.append(taken(form))
+            if place < len(texts) - 1:
+                form.turn(tools=bool(results))
+                form.results(results)
+                out.append(taken(form))
+        form.finish()
+        return b"".join([*out, taken(form)])
+
+    def test_text_after_tools_begins_on_a_line_of_its_own(self):
+        assert self.two(output.Text(), [RESULT], "a", "b") == b"a\nb"
+        assert self.two(output.Text(), [RESULT], "a\n", "b") == b"a\nb"
+        assert self.two(output.Text(), [RESULT], "", "b") == b"b"
+        assert self.two(output.SmoothText(9), [RESULT], "a", "b") == b"a\nb"
+
+    def test_text_after_a_pause_goes_on(self):
+        assert self.two(output.Text(), [], "a", "b") == b"ab"
+        assert self.two(output.SmoothText(9), [], "a", "b") == b"ab"
+
+    def test_a_terminal_ends_the_line_before_the_tools_are_run(self):
+        form = output.OnTerminal(output.Text())
+        form.begin(exchange())
+        for received in form.exchange.receive(text_stream("a")):
+            form.add(received)
+        form.turn(tools=True)
+        assert taken(form) == b"a\n"
+
+    def test_a_terminal_shows_one_line_end_between_turns(self):
+        assert self.two(output.OnTerminal(output.Text()), [RESULT], "a", "b") == b"a\nb\n"
+
+    def test_events_hold_the_results(self):
+        line = self.two(output.Events(), [RESULT], "a", "b").splitlines()[6]
+        assert json.loads(line) == RESULT | {"type": "streamcli.tool_result"}
+
+    def test_a_block_may_span_a_pause_and_not_tools(self):
+        assert self.two(output.Extract(), [], "```\na", "b\n```") == b"ab\n"
+        with pytest.raises(SchemaError):
+            self.two(output.Extract(), [RESULT], "```\na\n```", "b")
+
+    def test_the_facts_add_up(self):
+        meter = output.Meter(clock=itertools.count().__next__)
+        meter.turn({"input_tokens": 2, "output_tokens": 5, "server_tool_use": {"n": 1}, "service_tier": "a"})
+        current = exchange()
+        start = message_start(usage={"input_tokens": 3, "server_tool_use": {"n": 2, "m": 1}, "service_tier": "b"})
+        for _ in current.receive(start):
+            pass
+        meter.stop()
+        known = output.facts(current, meter)
+        assert known["input_tokens"] == 5
+        assert known["output_tokens"] == 5
+        assert known["server_tool_use"] == {"n": 3, "m": 1}
+        assert (known["service_tier"], known["turns"]) == ("b", 2)
+
+
 class TestFinal:
     def test_nothing_is_written_of_an_answer_that_failed(self):
         assert written(output.Final(), opening("a"), error=IncompleteStreamError("cut")) == b""
@@ -165,13 +296,13 @@ class TestFinal:
 
 class TestFacts:
     def facts(self, stream, *times):
-        timing = output.Timing(clock=iter(times).__next__)
+        meter = output.Meter(clock=iter(times).__next__)
         current = exchange()
         for received in current.receive(stream):
-            if timing.first_token is None:
-                timing.seen(received)
-        timing.stop()
-        return output.facts(current, timing)
+            if meter.first_token is None:
+                meter.seen(received)
+        meter.stop()
+        return output.facts(current, meter)
 
     def test_times_are_seconds_since_the_request(self):
         known = self.facts(text_stream("a", "b"), 100.0, 100.25, 102.0)
@@ -208,3 +339,20 @@ class TestFacts:
         assert lines[0] == "id: msg_1"
         assert all(": " in line for line in lines[:-1])
         assert lines[-1] == ""
+
+
+COUNTERS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 10**20))
+
+
+class TestAdded:
+    def test_flags_are_no_numbers_and_nothing_is_no_counter(self):
+        assert output.added({"flag": True, "n": 1}, {"flag": True, "n": None}) == {"flag": True, "n": 1}
+
+    @given(COUNTERS, COUNTERS)
+    def test_no_token_is_lost(self, one, other):
+        total = output.added({"inner": one, **one}, {"inner": other, **other})
+        assert sum(total.pop("inner").values()) == sum(total.values()) == sum((*one.values(), *other.values()))
+
+    @given(COUNTERS)
+    def test_nothing_changes_nothing(self, usage):
+        assert output.added({}, usage) == usage == output.added(usage, {})

@@ -29,7 +29,8 @@ class World:
 
 
 def body(*argv):
-    return resolve.body(parse(list(argv)), World(), io.Voice())
+    args = parse(list(argv))
+    return resolve.body(args, resolve.composer(args)(resolve.text_of_stdin(args, World(), io.Voice())))
 
 
 class TestSet:

@@ -28,6 +28,14 @@ _DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d{1,9})|std(in|out|err))|/proc/self/fd/(
 _NAMED = {"in": STDIN, "out": STDOUT, "err": STDERR}
 
 
+class Signalled(BaseException):
+    """A signal that ends the run."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class ReaderGone(BaseException):
     """The reader of our output closed its end: the process ends by SIGPIPE, as every filter does."""
 
@@ -43,17 +51,17 @@ class Descriptor:
         self.name = name
         self._data = memoryview(b"")
         self._counts: list[int] = []
-        self._wrote = False
+        self._before = 0
 
     @property
-    def wrote(self) -> bool:
-        """Whether any byte went out."""
-        return self._wrote or any(self._counts)
+    def written(self) -> int:
+        """How many bytes went out."""
+        return self._before + sum(self._counts)
 
     def write(self, data: bytes) -> None:
         """Write all of `data`, waiting while a non-blocking descriptor is full."""
         left = self._left()
-        self._wrote = self.wrote
+        self._before = self.written
         self._data, self._counts = memoryview(bytes(left) + data if left else data), []
         while left := self._left():
             try:
@@ -71,19 +79,33 @@ class Descriptor:
 
     def fault(self, fault: OSError) -> OutputError:
         """The error of a write that failed."""
-        return OutputError(f"cannot write to {self.name}: {_reason(fault)}")
+        return OutputError(f"cannot write to {self.name}: {reason(fault)}")
 
     def done(self) -> None:
         """Close, because some file systems report only then that a write failed."""
         try:
-            os.close(self.fd)
+            self._close()
         except OSError as fault:
             raise self.fault(fault) from None
 
     def failed(self) -> None:
-        """Close; what was written stays."""
+        """Close, unless that was done; what was written stays."""
         with contextlib.suppress(OSError):
-            os.close(self.fd)
+            self._close()
+
+    def _close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:  # else its number may be another's by now
+            os.close(fd)
+
+
+class Aside(Descriptor):
+    """What is written beside the answer, on stderr: that nobody can read it changes nothing (faults.md row 58)."""
+
+    def write(self, data: bytes) -> None:
+        """Write what can be written."""
+        with contextlib.suppress(OutputError, ReaderGone):
+            super().write(data)
 
 
 class ReplacedFile(Descriptor):
@@ -103,7 +125,7 @@ class ReplacedFile(Descriptor):
         """Make the file appear."""
         try:
             os.fsync(self.fd)
-            super().done()
+            self._close()
             os.replace(self._partial, self._path)
         except OSError as fault:
             raise self.fault(fault) from None
@@ -111,7 +133,7 @@ class ReplacedFile(Descriptor):
     def failed(self) -> None:
         """Leave what came beside the file."""
         super().failed()
-        if not self.wrote:
+        if not self.written:
             with contextlib.suppress(OSError):
                 os.unlink(self._partial)
 
@@ -127,10 +149,10 @@ def opened(path: str, *, atomic: bool) -> Descriptor:
         try:
             if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
                 return Descriptor(os.dup(number), path)
-            reason = "bad file descriptor"  # as a write would say, but in time
+            why = "bad file descriptor"  # as a write would say, but in time
         except OSError as fault:
-            reason = _reason(fault)
-        raise OutputError(f"cannot write to {path}: {reason}")
+            why = reason(fault)
+        raise OutputError(f"cannot write to {path}: {why}")
     if atomic and (not os.path.exists(path) or os.path.isfile(path)):
         return ReplacedFile(path)
     return Descriptor(_opened(path, path), path)
@@ -140,7 +162,7 @@ def _opened(path: str, name: str) -> int:
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     except OSError as fault:
-        raise OutputError(f"cannot write to {name}: {_reason(fault)}") from None
+        raise OutputError(f"cannot write to {name}: {reason(fault)}") from None
 
 
 class World:
@@ -185,14 +207,15 @@ def read_stdin(*, timeout: float | None = None, silent: Callable[[], None] | Non
             raise UsageError(f"standard input stayed silent for {timeout:g} s; use -I to ignore it")
     parts = []
     try:
-        while part := _read(STDIN):
+        while part := read(STDIN):
             parts.append(part)
     except OSError as fault:
-        raise UsageError(f"cannot read standard input: {_reason(fault)}") from None
+        raise UsageError(f"cannot read standard input: {reason(fault)}") from None
     return b"".join(parts)
 
 
-def _read(fd: int) -> bytes:
+def read(fd: int) -> bytes:
+    """What there is to read, waited for; b"" at the end. Raises OSError."""
     while True:
         try:
             return os.read(fd, 1 << 20)
@@ -216,7 +239,7 @@ def read_file(path: str, what: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except (OSError, ValueError) as fault:
-        raise UsageError(f"cannot read {what} {path}: {_reason(fault)}") from None
+        raise UsageError(f"cannot read {what} {path}: {reason(fault)}") from None
 
 
 class Voice:
@@ -226,6 +249,9 @@ class Voice:
         self.quiet = quiet
         self._as_json = as_json
         self.secrets: set[str] = set()
+        # What is drawn on stderr just now steps aside for a line; and who draws is told the time.
+        self.live: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        self.tick: Callable[[], None] = lambda: None
 
     def note(self, text: str) -> None:
         """Something worth knowing that is no error; nothing with --quiet."""
@@ -255,7 +281,7 @@ class Voice:
 
     def _say(self, line: bytes) -> None:
         """Whether anybody can read it changes nothing (faults.md row 58)."""
-        with contextlib.suppress(OSError):
+        with self.live, contextlib.suppress(OSError):
             os.write(STDERR, self.without_secrets(line) + b"\n")
 
     def without_secrets(self, text: bytes) -> bytes:
@@ -265,6 +291,7 @@ class Voice:
         return text
 
 
-def _reason(fault: BaseException) -> str:
+def reason(fault: BaseException) -> str:
+    """Why a call of the system failed, in lower case."""
     text = (isinstance(fault, OSError) and fault.strerror) or str(fault)
     return text[0].lower() + text[1:]

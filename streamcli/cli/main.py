@@ -58,17 +58,17 @@ def _command(argv: list[str], world: io.World) -> int:
 
 
 def _run(asked: arguments.Args, world: io.World, voice: io.Voice) -> int:
-    from .run import Signalled, run  # noqa: PLC0415 - httpx and all that stands on it
+    from .run import run  # noqa: PLC0415 - httpx and all that stands on it
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
         _on_ending(signal.SIG_DFL)
         signal.signal(signal.SIGALRM, lambda *_: die(number))
         signal.setitimer(signal.ITIMER_REAL, _LAST_WORDS)
-        raise Signalled(number)
+        raise io.Signalled(number)
 
     _on_ending(end)
     # A signal that comes just before a read blocks is noted but not acted on until the read returns; this ends it.
-    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.signal(signal.SIGALRM, lambda *_: voice.tick())
     signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
     try:
         try:
@@ -79,7 +79,7 @@ def _run(asked: arguments.Args, world: io.World, voice: io.Voice) -> int:
     except StreamcliError as error:
         voice.fault(error)
         return error.exit_code
-    except Signalled as ending:
+    except io.Signalled as ending:
         die(ending.number)
     except io.ReaderGone:
         die(signal.SIGPIPE)

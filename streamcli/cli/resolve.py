@@ -17,84 +17,79 @@ from streamcli.jsontext import loads_exact
 from . import io
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from .args import Args
 
+    Message = dict[str, Any]
+
 _BOM = "\ufeff"
-# Options that are fields of the request under the same name.
-_FIELDS = ("temperature", "top_p", "top_k")
+# Options that are fields of the request.
+_FIELDS = {
+    "model": "model",
+    "max_tokens": "max_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "stop": "stop_sequences",
+}
 # Options that are sent as text.
-_TEXTS = ("model", "system", "stop", "beta", "set")
+_TEXTS = ("model", "system", "stop", "effort", "tool_choice", "schema", "beta", "set")
+_CHOICES = frozenset({"auto", "any", "none"})
 
 
-def body(args: Args, world: io.World, voice: io.Voice) -> dict[str, Any]:
-    """The request's body (protocol.md section 2.1): --body, then the options, then --set, then the prompt's turn."""
-    for name in _TEXTS:
-        given = getattr(args, name) or ()
-        _refuse_surrogates("".join((given,) if isinstance(given, str) else given), f"--{name}")
-    fields = _base(args)
-    prompt = _prompt(args, world, voice)
-    model = args.model or fields.get("model") or os.environ.get("ANTHROPIC_MODEL") or request.DEFAULT_MODEL
-    limit = args.max_tokens if args.max_tokens is not None else fields.get("max_tokens", request.DEFAULT_MAX_TOKENS)
-    fields |= {"model": model, "max_tokens": limit, "messages": _turns(fields, prompt), "stream": True}
-    fields |= {name: getattr(args, name) for name in _FIELDS if getattr(args, name) is not None}
-    system = _system(args)
-    if system is not None:
-        fields["system"] = system
-    if args.stop:
-        fields["stop_sequences"] = list(args.stop)
-    for setting in args.set:
-        _set(fields, setting)
-    if not fields["messages"]:
-        raise UsageError("no prompt: give one as an argument, in a file with -f, or on standard input")
-    if fields["stream"] is not True:
-        raise UsageError("--set stream: an answer is always streamed")
-    return fields
+def composer(args: Args) -> Callable[[str], Message | None]:
+    """A function from text to the user's message: the attachments, then the text, the files of -f and the words.
 
-
-def _base(args: Args) -> dict[str, Any]:
-    if args.body is None:
-        return {}
-    raw = io.read_stdin() if args.body == "-" else io.read_file(args.body, "the request")
-    try:
-        fields = loads_exact(_text(raw, "standard input" if args.body == "-" else args.body).encode())
-    except ValueError as fault:
-        raise UsageError(f"--body {args.body} is no JSON: {fault}") from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("messages", []), list):
-        raise UsageError(f"--body {args.body} is no JSON object with a list of messages")
-    return fields
-
-
-def _turns(fields: Mapping[str, Any], prompt: str) -> list[Any]:
-    turns = list(fields.get("messages", ()))
-    if prompt:
-        turns.append({"role": "user", "content": prompt})
-    return turns
-
-
-def _prompt(args: Args, world: io.World, voice: io.Voice) -> str:
-    """Standard input, the files, the words; one blank line between each, "" where all of it is blank."""
+    Where none of them is there, it gives None. The files are read once, here.
+    """
+    _check_stdin(args)
     words = " ".join(word for word in args.prompt if word != "-")
     _refuse_surrogates(words, "the prompt")
-    files = [path for path in args.file if path != "-"]
-    asked_for = "-" in args.prompt or "-" in args.file
-    stdin_is_taken = args.body == "-"
-    if stdin_is_taken and asked_for:
-        raise UsageError("standard input cannot be both --body and part of the prompt")
-    parts = []
-    if (asked_for or not (args.ignore_stdin or stdin_is_taken)) and world.open[io.STDIN]:
-        parts.append(_stdin(args, world, voice, asked_for=asked_for, has_prompt=bool(words or files or args.body)))
-    parts += [_text(io.read_file(path, "the prompt file"), path) for path in files]
-    parts.append(words)
-    present = [part for part in parts if part]
-    joined = "\n\n".join([_without_line_end(part) for part in present[:-1]] + present[-1:])
-    return joined if joined.strip() else ""
+    files = [_text(io.read_file(path, "the prompt file"), path) for path in args.file if path != "-"]
+    blocks = [_block(word) for word in args.attach]
+
+    def message(text: str) -> Message | None:
+        present = [part for part in (text, *files, words) if part]
+        joined = "\n\n".join([_without_line_end(part) for part in present[:-1]] + present[-1:])
+        prompt = joined if joined.strip() else ""
+        if not blocks:
+            return {"role": "user", "content": prompt} if prompt else None
+        return {"role": "user", "content": [*blocks, *([{"type": "text", "text": prompt}] if prompt else [])]}
+
+    return message
 
 
-def _stdin(args: Args, world: io.World, voice: io.Voice, *, asked_for: bool, has_prompt: bool) -> str:
-    if world.terminal[io.STDIN] and not asked_for:
+def _block(word: str) -> dict[str, Any]:
+    from streamcli import attachment  # noqa: PLC0415 - for who attaches something
+
+    if word == "-":
+        return attachment.of_bytes(io.read_stdin(), "standard input")
+    _refuse_surrogates(word, f"--attach {word!a}")
+    found = attachment.by_reference(word)
+    return found or attachment.of_bytes(io.read_file(word, "the attachment"), word, os.path.basename(word))
+
+
+def _check_stdin(args: Args) -> list[str]:
+    """What takes standard input. Raises UsageError where two do."""
+    takers = {"--body": args.body == "-", "--batch": args.batch == "-", "part of the prompt": _asks_for_stdin(args)}
+    taken = ["--attach"] * args.attach.count("-") + [name for name, takes in takers.items() if takes]
+    if len(taken) > 1:
+        raise UsageError(f"standard input cannot be both {taken[0]} and {taken[-1]}")
+    return taken
+
+
+def _asks_for_stdin(args: Args) -> bool:
+    return "-" in args.prompt or "-" in args.file
+
+
+def text_of_stdin(args: Args, world: io.World, voice: io.Voice) -> str:
+    """What of standard input belongs to the prompt."""
+    asked_for = _asks_for_stdin(args)
+    is_wanted = asked_for or not (args.ignore_stdin or _check_stdin(args))
+    if not is_wanted or not world.open[io.STDIN] or (world.terminal[io.STDIN] and not asked_for):
         return ""
+    has_prompt = any(word != "-" for word in (*args.prompt, *args.file)) or bool(args.body or args.attach)
     patient = asked_for or not has_prompt
     raw = io.read_stdin(
         timeout=None if patient else args.stdin_timeout,
@@ -103,6 +98,160 @@ def _stdin(args: Args, world: io.World, voice: io.Voice, *, asked_for: bool, has
     if args.verbose:
         voice.note(f"read {len(raw)} bytes from standard input")
     return _text(raw, "standard input")
+
+
+def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """The request but for the prompt's turn (protocol.md section 2.1): --body, and over it the options.
+
+    `tools` are the definitions of what can be run here. What --set says comes last: `settle`.
+    """
+    for name in _TEXTS:
+        given = getattr(args, name) or ()
+        _refuse_surrogates("".join((given,) if isinstance(given, str) else given), f"--{name.replace('_', '-')}")
+    found = _base(args)
+    found.pop("stream", None)
+    found.update({field: _value(args, name) for name, field in _FIELDS.items() if _goes_over(args, name, found, field)})
+    if not found.get("model"):
+        found["model"] = os.environ.get("ANTHROPIC_MODEL") or request.DEFAULT_MODEL
+    found.setdefault("max_tokens", request.DEFAULT_MAX_TOKENS)
+    system = _system(args)
+    if system is not None and not ("system" in found and not _is_typed(args, "system", "system_file")):
+        found["system"] = system
+    _add_thinking(args, found)
+    _add_output(args, found)
+    _add_tools(args, found, tools)
+    return found
+
+
+def _goes_over(args: Args, name: str, found: Mapping[str, Any], field: str) -> bool:
+    """Over --body goes only what was typed; what is set for every run is not meant for it."""
+    return _value(args, name) is not None and (field not in found or _is_typed(args, name))
+
+
+def _value(args: Args, name: str) -> Any:
+    value = getattr(args, name)
+    if name == "model" and os.environ.get("ANTHROPIC_MODEL") and not args.near(name):
+        return os.environ["ANTHROPIC_MODEL"] if value else None
+    return (list(value) or None) if isinstance(value, tuple) else value
+
+
+def _is_typed(args: Args, *names: str) -> bool:
+    return any(args.origins[name] == "command line" for name in names)
+
+
+def _base(args: Args) -> dict[str, Any]:
+    if args.body is None:
+        return {}
+    raw = io.read_stdin() if args.body == "-" else io.read_file(args.body, "the request")
+    found = _json(_text(raw, "standard input" if args.body == "-" else args.body), f"--body {args.body}")
+    if not isinstance(found, dict) or not isinstance(found.get("messages", []), list):
+        raise UsageError(f"--body {args.body} is no JSON object with a list of messages")
+    return found
+
+
+def _add_thinking(args: Args, found: dict[str, Any]) -> None:
+    if args.thinking is None or not _goes_over(args, "thinking", found, "thinking"):
+        return
+    shown = {"display": "summarized"} if args.show_thinking else {}
+    if args.thinking == "off":
+        found["thinking"] = {"type": "disabled"}
+    elif args.thinking == "adaptive":
+        found["thinking"] = {"type": "adaptive", **shown}
+    else:
+        budget = int(args.thinking)
+        found["thinking"] = {"type": "enabled", "budget_tokens": budget, **shown}
+        if isinstance(found["max_tokens"], int) and found["max_tokens"] <= budget:
+            found["max_tokens"] += budget  # what was meant for the answer is left to it
+
+
+def _add_output(args: Args, found: dict[str, Any]) -> None:
+    wanted: dict[str, Any] = {}
+    if args.effort:
+        wanted["effort"] = args.effort
+    if args.schema:
+        wanted["format"] = {"type": "json_schema", "schema": _schema(args.schema)}
+    earlier = found.get("output_config")
+    if wanted:
+        found["output_config"] = {**(earlier if isinstance(earlier, dict) else {}), **wanted}
+
+
+def _schema(given: str) -> dict[str, Any]:
+    is_text = given.lstrip().startswith("{")
+    text = given if is_text else _text(io.read_file(given, "the schema"), given)
+    schema = _json(text, "--schema" if is_text else f"--schema {given}")
+    if not isinstance(schema, dict):
+        raise UsageError(f"--schema {given} is no JSON object")
+    return schema
+
+
+def _add_tools(args: Args, found: dict[str, Any], programs: Sequence[dict[str, Any]]) -> None:
+    declared = found.get("tools") or []
+    if args.tools:
+        from streamcli import tools  # noqa: PLC0415 - for who has some
+
+        declared = tools.declared(io.read_file(args.tools, "the tools"), f"--tools {args.tools}")
+    if declared or programs:
+        found["tools"] = [*declared, *programs]
+        names = [tool.get("name") for tool in found["tools"] if isinstance(tool, dict)]
+        twice = next((name for name in names if name and names.count(name) > 1), None)
+        if twice:
+            raise UsageError(f"two tools have the name {twice!r}")
+    if args.tool_choice:
+        is_name = args.tool_choice not in _CHOICES
+        found["tool_choice"] = {"type": "tool", "name": args.tool_choice} if is_name else {"type": args.tool_choice}
+
+
+def body(
+    args: Args,
+    asked: Message | None,
+    *,
+    earlier: Sequence[Message] = (),
+    tools: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """The request, ready to send: `asked`, the user's message, comes after the `earlier` ones of a conversation.
+
+    Raises UsageError where there is nothing to ask.
+    """
+    found = fields(args, tools)
+    found["messages"] = [*found.get("messages", ()), *earlier, *([asked] if asked else ())]
+    found["stream"] = True
+    settle(args, found)
+    if not found["messages"]:
+        raise UsageError("no prompt: give one as an argument, in a file with -f, or on standard input")
+    if found["stream"] is not True:
+        raise UsageError("--set stream: an answer is always streamed")
+    return found
+
+
+def settle(args: Args, found: dict[str, Any]) -> dict[str, Any]:
+    """The request with what --set says in it: that comes last, over everything."""
+    for setting in args.set:
+        _set(found, setting)
+    return found
+
+
+def _set(found: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    names = key.split(".")
+    if not equals or not all(names):
+        raise UsageError(f"--set {setting!r} needs the form KEY=VALUE")
+    try:
+        value = loads_exact(text.encode())
+    except ValueError:
+        value = text
+    *parents, last = names
+    for name in parents:
+        found = found.setdefault(name, {})
+        if not isinstance(found, dict):
+            raise UsageError(f"--set {key}: {name} is no object")
+    found[last] = value
+
+
+def _json(text: str, source: str) -> Any:
+    try:
+        return loads_exact(text.encode())
+    except ValueError as fault:
+        raise UsageError(f"{source} is no JSON: {fault}") from None
 
 
 def _text(raw: bytes, source: str) -> str:
@@ -130,44 +279,36 @@ def _system(args: Args) -> str | None:
     return args.system
 
 
-def _set(fields: dict[str, Any], setting: str) -> None:
-    key, equals, text = setting.partition("=")
-    names = key.split(".")
-    if not equals or not all(names):
-        raise UsageError(f"--set {setting!r} needs the form KEY=VALUE")
-    try:
-        value = loads_exact(text.encode())
-    except ValueError:
-        value = text
-    *parents, last = names
-    for name in parents:
-        fields = fields.setdefault(name, {})
-        if not isinstance(fields, dict):
-            raise UsageError(f"--set {key}: {name} is no object")
-    fields[last] = value
-
-
 def endpoint(args: Args, local_url: str | None = None) -> request.Endpoint:
     """Where the request goes and with which key; `local_url` is the server of --local, which needs none."""
     headers = [*request.custom_headers(os.environ), *(request.parsed_header(line, source="-H") for line in args.header)]
     if local_url:
         return request.Endpoint(local_url, None, args.api_version, tuple(headers))
-    key, source = _explicit_key(args)
-    credential = request.credential(os.environ, key=key, source=source, scheme=args.auth or "")
-    url, named = next(
-        ((url, named) for url, named in _addresses(args) if url), (request.DEFAULT_BASE_URL, "the default address")
-    )
+    url, named = _address(args)
     _refuse_surrogates(url, named)
+    key, source = _explicit_key(args, url_is_configured=named == "base-url in the configuration")
+    credential = request.credential(os.environ, key=key, source=source, scheme=args.auth or "")
     has_credential = credential is not None or request.holds_credential(headers)
     base_url = request.checked_base_url(url, source=named, has_credential=has_credential, allow_http=args.allow_http)
     return request.Endpoint(base_url, credential, args.api_version, tuple(headers))
 
 
-def _addresses(args: Args) -> list[tuple[str | None, str]]:
-    return [(args.base_url, "--base-url"), (os.environ.get("ANTHROPIC_BASE_URL"), "ANTHROPIC_BASE_URL")]
+def _address(args: Args) -> tuple[str, str]:
+    near = [(args.base_url, "--base-url")] if args.near("base_url") else []
+    far = [] if near else [(args.base_url, "base-url in the configuration")]
+    known = [*near, (os.environ.get("ANTHROPIC_BASE_URL"), "ANTHROPIC_BASE_URL"), *far]
+    return next(((url, named) for url, named in known if url), (request.DEFAULT_BASE_URL, "the default address"))
 
 
-def _explicit_key(args: Args) -> tuple[str | None, str]:
+def _explicit_key(args: Args, *, url_is_configured: bool) -> tuple[str | None, str]:
+    """The key that an option names.
+
+    One of the configuration gives way to the environment's, as everything there does, but not where the address is
+    the configuration's too: the key that is meant for one server must not go to another.
+    """
+    is_near = args.near("api_key_file") or args.near("api_key_cmd")
+    if not is_near and not url_is_configured and request.credential(os.environ):
+        return None, ""
     if args.api_key_file:
         return _key(io.read_file(args.api_key_file, "the key file"), "--api-key-file")
     if args.api_key_cmd:

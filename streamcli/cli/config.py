@@ -1,0 +1,120 @@
+"""config.toml in, defaults for the options out, each with the place where it was set.
+
+Contract: keys are the long option names; the tables [profile.NAME] lie over them. Nothing is imported for a file that
+is not there. Whatever is wrong with a file is found here as a usage error that names it. Source: design.md section 2.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+FILE = "config"
+# Where an option may have been set, the further down the nearer to the user.
+ORIGINS = ("default", FILE, "environment", "command line")
+NEAR = frozenset(ORIGINS[2:])
+
+_NOT_HERE = frozenset({"config", "profile"})
+
+
+class Layers(NamedTuple):
+    """What the configuration sets: a value for each option by its parameter's name, and which part of it says so."""
+
+    values: dict[str, Any]
+    origins: dict[str, str]
+
+
+def layers(
+    path: str | None, profile: str | None, options: Sequence[click.Option], exclusive: Iterable[tuple[str, str]]
+) -> Layers:
+    """The configuration at `path`, or the usual one if there is one, with a profile's table over it.
+
+    An option of the profile puts out those of the file that exclude it. Raises click.UsageError for a named file that
+    is not there, bad TOML, an unknown key or profile, or a value of the wrong type.
+    """
+    place = path or usual_path(os.environ)
+    table = _table(place, needed=path is not None)
+    profiles = table.pop("profile", {})
+    found = Layers({}, {})
+    if not isinstance(profiles, dict):
+        raise click.UsageError(f"{place}: profile is no table of profiles")
+    if profile is not None and profile not in profiles:
+        raise click.UsageError(f"{place} has no table [profile.{profile}]")
+    _add(found, table, place, place, options)
+    if profile is not None:
+        own = Layers({}, {})
+        _add(own, profiles[profile], f"[profile.{profile}] of {place}", f"profile {profile}, {place}", options)
+        for pair in exclusive:
+            for name, other in (pair, pair[::-1]):
+                if name in own.values and other not in own.values:
+                    found.values.pop(other, None)
+        found.values.update(own.values)
+        found.origins.update(own.origins)
+    return found
+
+
+def usual_path(environment: Mapping[str, str]) -> str:
+    """Where the configuration is if nobody says otherwise: $XDG_CONFIG_HOME/streamcli/config.toml."""
+    home = environment.get("XDG_CONFIG_HOME", "")
+    folder = home if os.path.isabs(home) else os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(folder, "streamcli", "config.toml")
+
+
+def _table(path: str, *, needed: bool) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            import tomllib  # noqa: PLC0415 - for who has a configuration
+
+            return tomllib.load(file)
+    except (FileNotFoundError, NotADirectoryError) as fault:
+        if needed:
+            raise click.UsageError(f"cannot read the configuration {path}: {_reason(fault)}") from None
+        return {}
+    except OSError as fault:
+        raise click.UsageError(f"cannot read the configuration {path}: {_reason(fault)}") from None
+    except ValueError as fault:
+        raise click.UsageError(f"the configuration {path} is no TOML: {fault}") from None
+
+
+def _reason(fault: OSError) -> str:
+    return (fault.strerror or str(fault)).lower()
+
+
+def _add(found: Layers, table: Any, where: str, origin: str, options: Sequence[click.Option]) -> None:
+    if not isinstance(table, dict):
+        raise click.UsageError(f"{where} is no table")
+    known = {opt[2:]: option for option in options for opt in option.opts if opt.startswith("--")}
+    for key, value in table.items():
+        option = known.get(key)
+        if option is None or option.name is None or option.name in _NOT_HERE:
+            raise click.UsageError(f"{where}: {key} is no option that can be set there")
+        found.values[option.name] = _value(option, value, f"{where}: {key}")
+        found.origins[option.name] = origin
+
+
+def _value(option: click.Option, value: Any, what: str) -> Any:
+    """A value as click takes it, converted by the option's own type."""
+    if option.name == "local" and value is True:
+        return ""
+    wanted = "true or false" if option.is_flag else "a list of texts" if option.multiple else "one text or number"
+    if option.multiple and isinstance(value, str):
+        value = [value]
+    fits = (
+        isinstance(value, bool)
+        if option.is_flag
+        else isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if option.multiple
+        else isinstance(value, str | int | float) and not isinstance(value, bool)
+    )
+    if not fits:
+        raise click.UsageError(f"{what} needs {wanted}")
+    try:
+        option.type_cast_value(click.Context(click.Command("streamcli")), value)
+    except click.BadParameter as fault:
+        raise click.UsageError(f"{what}: {fault.message}") from None
+    return value

@@ -1,0 +1,86 @@
+"""streamcli.cli.config: what a file makes of the options. Precedence and messages are in cli/config.txt."""
+
+import click
+import pytest
+
+from streamcli.cli import config
+from streamcli.cli.args import EXCLUSIVE, OPTIONS, parse
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "config.toml"
+
+
+def layers(file, profile=None):
+    return config.layers(str(file), profile, OPTIONS, EXCLUSIVE)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_option_can_be_set_but_those_that_choose_the_configuration(option, file):
+    key = next(opt[2:] for opt in option.opts if opt.startswith("--"))
+    value = {"number": "7", "choice": f'"{getattr(option.type, "choices", [""])[0]}"', "thinking": '"off"'}
+    given = "true" if option.is_flag else value.get(option.type.name, '"text"')
+    file.write_text(f"{key} = {given}\n")
+    if option.name in {"config", "profile"}:
+        with pytest.raises(click.UsageError, match=r"is no option that can be set there|is no table of profiles"):
+            layers(file)
+    else:
+        assert layers(file).values.keys() == {option.name}
+
+
+def test_the_usual_place_follows_xdg(monkeypatch):
+    assert config.usual_path({"XDG_CONFIG_HOME": "/x"}) == "/x/streamcli/config.toml"
+    monkeypatch.setenv("HOME", "/home/me")
+    for relative in ("", "rel"):
+        assert config.usual_path({"XDG_CONFIG_HOME": relative}) == "/home/me/.config/streamcli/config.toml"
+
+
+def test_a_missing_file_in_the_usual_place_says_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert config.layers(None, None, OPTIONS, EXCLUSIVE) == ({}, {})
+
+
+def test_a_profile_lies_over_the_file(file):
+    file.write_text('model = "a"\nmax-tokens = 1\n[profile.p]\nmodel = "b"\n')
+    assert layers(file, "p").values == {"model": "b", "max_tokens": 1}
+    assert layers(file, "p").origins == {"model": f"profile p, {file}", "max_tokens": str(file)}
+
+
+def test_local_may_be_true_or_a_file(file, monkeypatch):
+    for text, value in (("true", ""), ('"a.gguf"', "a.gguf")):
+        file.write_text(f"[profile.local]\nlocal = {text}\n")
+        assert parse(["--config", str(file), "--profile", "local"]).local == value
+
+
+def test_a_text_stands_for_a_list_of_one(file):
+    file.write_text('stop = "end"\n')
+    assert parse(["--config", str(file)]).stop == ("end",)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("model = ", "no TOML"),
+        ('model = ["a"]', "needs one text or number"),
+        ("model = true", "needs one text or number"),
+        ("usage = 1", "needs true or false"),
+        ("stop = 3", "needs a list of texts"),
+        ("retries = -1", "out of range"),
+        ("profile = 3", "is no table of profiles"),
+        ("profile.p = 3", "is no table"),
+        ("[model]", "needs one text or number"),
+        ('auth = "none"', "is not one of"),
+    ],
+)
+def test_what_fits_no_option_is_refused_with_its_place(text, reason, file):
+    file.write_text(f"{text}\n")
+    with pytest.raises(click.UsageError, match=reason) as raised:
+        layers(file, "p" if "profile" in text else None)
+    assert str(file) in raised.value.message
+
+
+def test_a_file_that_is_no_utf_8_is_refused(file):
+    file.write_bytes(b'model = "\xff"\n')
+    with pytest.raises(click.UsageError, match="no TOML"):
+        layers(file)
