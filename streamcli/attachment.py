@@ -40,7 +40,7 @@ def of_bytes(data: bytes, source: str, title: str | None = None) -> dict[str, An
 
     Raises UsageError for a kind that has no source type, and for an empty file.
     """
-    if not data:
+    if not data.removeprefix(b"\xef\xbb\xbf").strip():
         raise UsageError(f"{source} is empty")
     named = {"title": title} if title else {}
     image = _image_type(data)
@@ -62,7 +62,12 @@ def by_reference(word: str) -> dict[str, Any] | None:
         return {"type": "document", "source": {"type": "file", "file_id": word}}
     if not re.match(r"https?://", word, re.IGNORECASE):
         return None
-    path = urlsplit(word).path.lower()
+    try:
+        host, path = urlsplit(word).hostname, urlsplit(word).path.lower()
+    except ValueError:
+        host = None
+    if not host or re.search(r"[\x00-\x20\x7f]", word):
+        raise UsageError(f"{word!a} is no URL")
     kind = next((kind for suffix, kind in _SUFFIXES.items() if path.endswith(suffix)), None)
     if kind is None:
         raise UsageError(f"the URL {word} does not end in {', '.join(_SUFFIXES)}: fetch it and attach the file")

@@ -14,7 +14,14 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from .errors import APIError, APIStatusError, IncompleteStreamError, ProtocolError, UsageError
+from .errors import (
+    APIError,
+    APIStatusError,
+    IncompleteStreamError,
+    ProtocolError,
+    UnexpectedAnswerError,
+    UsageError,
+)
 from .exchange import Exchange
 from .jsontext import loads_exact
 from .message import parsed
@@ -207,6 +214,13 @@ def _fields(fields: Mapping[str, Any], extra_body: Mapping[str, Any] | None, *, 
 
 def _page(path: str, limit: int, cursor: Mapping[str, str | None]) -> str:
     return f"{path}?{urlencode({'limit': limit} | {name: place for name, place in cursor.items() if place})}"
+
+
+def _items(page: Mapping[str, Any]) -> list[Any]:
+    items = page.get("data") or []
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise UnexpectedAnswerError("the answer is no list of objects")
+    return items
 
 
 def _next_page(page: Mapping[str, Any], cursor: Mapping[str, str | None]) -> dict[str, str | None] | None:
@@ -471,7 +485,7 @@ class Batches:
         while cursor is not None:
             exchange = self._client._exchange("GET", _page(_BATCHES, limit, cursor), betas=betas)
             page = self._client._fetch(exchange)
-            for batch in page.get("data") or []:
+            for batch in _items(page):
                 yield batch
             cursor = _next_page(page, cursor)
 
@@ -544,7 +558,7 @@ class Models:
         while cursor is not None:
             exchange = self._client._exchange("GET", _page("/v1/models", _PAGE, cursor), betas=betas)
             page = self._client._fetch(exchange)
-            for model in page.get("data") or []:
+            for model in _items(page):
                 yield model
             cursor = _next_page(page, cursor)
 
@@ -857,7 +871,7 @@ class AsyncBatches:
         while cursor is not None:
             exchange = self._client._exchange("GET", _page(_BATCHES, limit, cursor), betas=betas)
             page = await self._client._fetch(exchange)
-            for batch in page.get("data") or []:
+            for batch in _items(page):
                 yield batch
             cursor = _next_page(page, cursor)
 
@@ -930,7 +944,7 @@ class AsyncModels:
         while cursor is not None:
             exchange = self._client._exchange("GET", _page("/v1/models", _PAGE, cursor), betas=betas)
             page = await self._client._fetch(exchange)
-            for model in page.get("data") or []:
+            for model in _items(page):
                 yield model
             cursor = _next_page(page, cursor)
 

@@ -8,6 +8,7 @@ JSON in UTF-8 that jq reads and a person may edit.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Self
 
 from .errors import OutputError, UsageError
@@ -34,6 +35,7 @@ class Conversation:
     def __init__(self, path: str, *, busy: Callable[[], None]) -> None:
         self.path = path
         self.notes: list[str] = []
+        self._cut = ""
         self._journal = Journal(path, mode=0o600, busy=busy)
         try:
             self.messages = self._read()
@@ -71,6 +73,7 @@ class Conversation:
         turn = _sendable([{"role": message["role"], "content": message["content"]} for message in messages])
         if not turn:
             return False
+        self._keep_what_is_cut()
         self._journal.append(b"".join([self._line(message) for message in turn]))
         self.messages += turn
         return True
@@ -91,11 +94,26 @@ class Conversation:
             numbers.append(number)
         if not self._journal.torn:
             return messages
-        self.notes.append(f"the last turn in {self.path} is not whole and is left out")
+        if self._journal.tail().startswith(b"\0"):  # as our own append leaves it: nothing else is part of that turn
+            self.notes.append(f"a turn in {self.path} was not written to its end and is left out")
+            return messages
         whole = _up_to_whole_turns(messages)
         if whole < len(messages):
             self._journal.keep(numbers[whole] - 1)
+        self._cut = f"{self.path}.torn"
+        self.notes.append(f"the last turn in {self.path} is not whole and is left out; it will be kept in {self._cut}")
         return messages[:whole]
+
+    def _keep_what_is_cut(self) -> None:
+        """A person may have written it."""
+        if not self._cut:
+            return
+        try:
+            with open(self._cut, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                file.write(self._journal.tail() + b"\n")
+        except OSError as fault:
+            raise OutputError(f"cannot write to {self._cut}: {(fault.strerror or str(fault)).lower()}") from None
+        self._cut = ""
 
     def _line(self, message: Mapping[str, Any]) -> bytes:
         try:

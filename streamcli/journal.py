@@ -141,6 +141,10 @@ class Journal:
         self._unended = self.torn = False
         _sync_directory(self._file)
 
+    def tail(self) -> bytes:
+        """What stands behind the lines, and goes with the next append."""
+        return b"".join(self._read(self._end, self._size))
+
     def close(self) -> None:
         """Let go of the file; one that was made here and holds nothing is removed."""
         fd, self._fd = self._fd, -1

@@ -11,7 +11,7 @@ import codecs
 import time
 from typing import TYPE_CHECKING, Any
 
-from .errors import APIError, APIStatusError, SchemaError, StreamcliError
+from .errors import APIError, APIStatusError, StreamcliError
 from .jsontext import dumps, loads
 from .message import parsed, text_of
 from .prose import last_fenced_block, pieces
@@ -146,7 +146,7 @@ class SmoothText(Text):
 
 
 class Extract(Text):
-    """Of the text, only the last fenced block."""
+    """Of the text, only the last fenced block; nothing where there is none, or its end is missing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,11 +157,8 @@ class Extract(Text):
         return Form.take(self)
 
     def finish(self) -> None:
-        """The block. Raises SchemaError where there is none, or its end is missing."""
-        block = last_fenced_block(self._before + self._joined())
-        if block is None:
-            raise SchemaError("the answer ends without a whole fenced block")
-        self.pending.append(block.encode())
+        """The block."""
+        self.pending.append((last_fenced_block(self._before + self._joined()) or "").encode())
 
     def turn(self, *, tools: bool) -> None:
         """What stands before the last call is no answer yet, unless the model only paused."""

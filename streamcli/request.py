@@ -30,6 +30,7 @@ _SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _SECRET_NAME = re.compile(r"key|auth|token(?!s)|secret|cookie|password", re.IGNORECASE)
+_SCHEME = re.compile(r"(bearer|basic) ", re.IGNORECASE)
 _LOOPBACK = re.compile(r"localhost|[a-z0-9.-]+\.localhost|127(\.\d{1,3}){3}|::1", re.IGNORECASE)
 
 
@@ -194,8 +195,8 @@ def custom_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...
 
 
 def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers for showing and keeping: those whose name says that they hold a secret hold "***" instead."""
-    return {name: "***" if is_secret(name) else value for name, value in headers}
+    """Headers for showing and keeping: those whose name or value says that they hold a secret hold "***" instead."""
+    return {name: "***" if is_secret(name) or _SCHEME.match(value) else value for name, value in headers}
 
 
 def is_secret(name: str) -> bool:

@@ -34,6 +34,7 @@ _SECRET_VARIABLES = frozenset(
         "ANTHROPIC_AUTH_TOKEN",
         "ANTHROPIC_CUSTOM_HEADERS",
         "STREAMCLI_HEADER",
+        "STREAMCLI_SET",
         "STREAMCLI_API_KEY_CMD",
         "STREAMCLI_API_KEY_FILE",
     }
@@ -58,7 +59,7 @@ def declared(text: bytes, source: str) -> list[dict[str, Any]]:
     except UnicodeDecodeError as fault:
         raise UsageError(f"{source} is not UTF-8: byte {fault.start + 1} is {text[fault.start]:#04x}") from None
     except ValueError as fault:
-        raise UsageError(f"{source} is no JSON: {fault}") from None
+        raise UsageError(f"{source} is no JSON: {str(fault)[:1].lower()}{str(fault)[1:]}") from None
     if isinstance(value, dict):
         value = value["tools"] if isinstance(value.get("tools"), list) else [value]
     if not isinstance(value, list):
@@ -76,7 +77,7 @@ def _fault_of(entry: Any) -> str:
     kind, name = entry.get("type"), entry.get("name")
     if isinstance(kind, str) and kind != "custom":
         return ""
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         return "has neither a name nor a type"
     return "" if isinstance(entry.get("input_schema"), dict) else f"({name}) has no object as its input_schema"
 

@@ -9,7 +9,8 @@ import httpx
 
 import streamcli.client
 from streamcli import AsyncClient, Client
-from streamcli.transport import async_own_client, own_client
+from streamcli.request import Endpoint
+from streamcli.transport import async_own_client, own_client, proxy_for
 
 ASK = {"model": "m", "max_tokens": 1024, "messages": [{"role": "user", "content": "hi"}]}
 
@@ -31,7 +32,7 @@ class Driver:
     def routed(self, server, *, url=None, settings=None, **options):
         """A client of `server` with a transport of our own, of these options."""
         url = url or server.url
-        http_client = self.own_http_client(**options)
+        http_client = self.own_http_client(**{"proxy": proxy_for(Endpoint(url, None))} | options)
         return self.client(base_url=url, http_client=http_client, **settings or {})
 
     def mocked(self, handler, **settings):

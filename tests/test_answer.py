@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -143,14 +144,16 @@ def test_a_signal_releases_the_text_that_was_held(server):
 
 def test_two_runs_on_one_conversation_take_turns(tmp_path):
     path = tmp_path / "talk.jsonl"
-    slow = [head(chunked=True), chunk(opening("a")), 0.5, chunk(block_stop() + message_delta() + MESSAGE_STOP)]
-    with Server(slow, slow) as server:
+    goes_on = threading.Event()
+    waits = [head(chunked=True), chunk(opening("a")), goes_on, chunk(block_stop() + message_delta() + MESSAGE_STOP)]
+    with Server(waits) as server:
         env = {"ANTHROPIC_BASE_URL": server.url}
         with Running("-I", "-c", path, "one", env=env) as first:
             assert os.read(first.process.stdout.fileno(), 1) == b"a"
             with Running("-I", "-c", path, "two", env=env) as second:
-                assert first.end()[0] == 0
-                status, _, err = second.end()
-        assert (status, err) == (0, f"streamcli: waiting for {path}: another run holds it\n")
+                said = f"streamcli: waiting for {path}: another run holds it\n".encode()
+                assert os.read(second.process.stderr.fileno(), 1000) == said
+                goes_on.set()
+                assert (first.end().status, second.end().status) == (0, 0)
         assert [message["content"] for message in server.requests[1].json["messages"]][::2] == ["one", "two"]
     assert len(path.read_text().splitlines()) == 4

@@ -371,13 +371,29 @@ class TestCutShort:
             expected = said[: max(end for end in whole_turns if end <= count) if torn else count]
             with conversation(path) as talk:
                 assert talk.messages == expected
-                assert talk.notes == [f"the last turn in {path} is not whole and is left out"] * torn
+                assert len(talk.notes) == torn
                 assert path.read_bytes() == cut
                 turn = [talk.user_message("go on"), assistant(text("well"))]
                 assert refusal(talk.messages + turn) is None
                 assert talk.append(turn)
             with conversation(path) as talk:
                 assert (talk.messages, talk.notes) == (expected + turn, [])
+            if torn:
+                left = path.with_name(f"{path.name}.torn")
+                assert left.read_bytes() == cut.removeprefix(lines(*expected)) + b"\n"
+                left.unlink()
+
+    def test_a_write_of_ours_that_was_cut_is_not_kept_nor_is_anything_before_it_dropped(self, path):
+        mine = lines(*PLAIN, user("written by hand"))
+        path.write_bytes(mine + b'\0"role":"user","content":"a"}\n{"role"')
+        with conversation(path) as talk:
+            assert talk.messages == [*PLAIN, user("written by hand")]
+            assert len(talk.notes) == 1
+            talk.append([assistant(text("well"))])
+        with conversation(path) as talk:
+            assert (talk.messages[-1], talk.notes) == (assistant(text("well")), [])
+        assert path.read_bytes().startswith(mine)
+        assert sorted(path.parent.iterdir()) == [path]
 
     def test_system_messages_before_the_first_turn_are_no_part_of_it(self, path):
         path.write_bytes(lines({"role": "system", "content": "be brief"}, user("a")) + b'{"role":"assist')

@@ -22,7 +22,7 @@ from server import (
 )
 
 from streamcli import output
-from streamcli.errors import APIError, APITimeoutError, IncompleteStreamError, OutputError, SchemaError, status_error
+from streamcli.errors import APIError, APITimeoutError, IncompleteStreamError, OutputError, status_error
 from streamcli.exchange import Exchange
 from streamcli.request import Request
 
@@ -203,9 +203,8 @@ class TestExtract:
     def test_an_answer_that_failed_leaves_nothing(self):
         assert written(output.Extract(), opening("```\na\n```\n"), error=IncompleteStreamError("cut")) == b""
 
-    def test_without_a_block_it_is_an_error(self):
-        with pytest.raises(SchemaError, match="without a whole fenced block"):
-            written(output.Extract(), text_stream("a"))
+    def test_without_a_block_it_is_nothing(self):
+        assert written(output.Extract(), text_stream("a")) == b""
 
 
 class TestThoughts:
@@ -271,8 +270,7 @@ class TestTurns:
 
     def test_a_block_may_span_a_pause_and_not_tools(self):
         assert self.two(output.Extract(), [], "```\na", "b\n```") == b"ab\n"
-        with pytest.raises(SchemaError):
-            self.two(output.Extract(), [RESULT], "```\na\n```", "b")
+        assert self.two(output.Extract(), [RESULT], "```\na\n```", "b") == b""
 
     def test_the_facts_add_up(self):
         meter = output.Meter(clock=itertools.count().__next__)

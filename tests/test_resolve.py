@@ -30,7 +30,9 @@ class World:
 
 def body(*argv):
     args = parse(list(argv))
-    return resolve.body(args, resolve.composer(args)(resolve.text_of_stdin(args, World(), io.Voice())))
+    prompt = resolve.composer(args)(resolve.text_of_stdin(args, World(), io.Voice()))
+    fields = resolve.fields(args)
+    return resolve.body(args, fields, [*fields.get("messages", ()), *([prompt] if prompt else ())])
 
 
 class TestSet:
@@ -61,7 +63,7 @@ class TestSet:
     def test_the_last_one_wins(self):
         assert body("--set", "a=1", "--set", "a=2", "hi")["a"] == 2
 
-    @pytest.mark.parametrize("setting", ["a", "", "=1", ".a=1", "a.=1", "a..b=1"])
+    @pytest.mark.parametrize("setting", ["a", "=1", ".a=1", "a.=1", "a..b=1"])
     def test_a_key_needs_a_name_and_a_value(self, setting):
         with pytest.raises(UsageError, match="needs the form KEY=VALUE"):
             body("--set", setting, "hi")

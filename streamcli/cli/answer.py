@@ -24,6 +24,7 @@ from streamcli.errors import (
     StreamError,
 )
 from streamcli.jsontext import dumps, loads
+from streamcli.prose import last_fenced_block
 
 from . import io
 
@@ -96,7 +97,7 @@ class Question(NamedTuple):
     """What is asked, and what follows from the answer: the turns, who runs tools, the file that remembers."""
 
     turns: Turns | TapeTurns
-    asked: dict[str, Any] | None = None
+    asked: Sequence[dict[str, Any]] = ()
     run_tools: Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]] | None = None
     conversation: Conversation | None = None
 
@@ -112,6 +113,8 @@ class Answer:
         self._stream: MessageStream | None = None
         self._outlets: list[Outlet] = []
         self._beside: list[Outlet] = []
+        # What earlier messages said since tools were run last: a turn that paused goes on with it.
+        self._said = ""
         self._usage_sink: io.Descriptor | None = None
         self._tape: io.Descriptor | None = None
         try:
@@ -167,6 +170,7 @@ class Answer:
         calls = turns.answered(message)
         if calls is None:
             return True
+        self._said = "" if calls else self._said + self._stream.exchange.accumulator.text
         for outlet in self._all():
             outlet.form.turn(tools=bool(calls))
         self._flush()
@@ -203,6 +207,8 @@ class Answer:
             except APIError as error:
                 if self._written() > before:
                     raise
+                for outlet in self._beside:
+                    outlet.fail(error, self._voice)
                 stream.retry(error)
             else:
                 return
@@ -245,7 +251,7 @@ class Answer:
         exchange = self._stream.exchange
         self._show_calls(exchange.snapshot() or {})
         reason = exchange.accumulator.stop_reason
-        short = shortcoming(self._args, reason, exchange.accumulator.text)
+        short = shortcoming(self._args, reason, self._said + exchange.accumulator.text)
         if not short:
             self._remember(question)
         self._report()
@@ -260,8 +266,7 @@ class Answer:
     def _remember(self, question: Question) -> None:
         if question.conversation is None:
             return
-        asked = [question.asked] if question.asked else []
-        if not question.conversation.append([*asked, *question.turns.added]):
+        if not question.conversation.append([*question.asked, *question.turns.added]):
             self._voice.note(f"the answer is empty: {self._args.conversation} stays as it was")
 
     def _fail(self, error: StreamcliError) -> None:
@@ -336,18 +341,20 @@ def _form(args: Args, meter: output.Meter) -> output.Form:
 
 
 def shortcoming(args: Args, stop_reason: Any, text: str) -> StreamcliError | None:
-    """Why a complete message is not what was asked for, or None where it is.
+    """Why a complete answer is not what was asked for, or None where it is.
 
-    Whether JSON fits the schema is the server's promise.
+    Whether JSON fits the schema is the server's promise. A call of a tool that was only declared is no answer yet.
     """
     if stop_reason in args.fail_on:
         return StopReasonError(f"stop reason {stop_reason} is one of --fail-on")
-    if not args.schema:
+    if stop_reason == "tool_use":
         return None
+    if args.extract and last_fenced_block(text) is None:
+        return SchemaError("the answer ends without a whole fenced block")
     try:
-        loads(text.encode())
+        loads(text.encode() if args.schema else b"0")
     except ValueError as fault:
-        return SchemaError(f"the answer is not the JSON of --schema: {fault}")
+        return SchemaError(f"the answer is not the JSON of --schema: {io.reason(fault)}")
     return None
 
 

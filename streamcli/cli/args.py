@@ -120,7 +120,9 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic only since c
         """`value` as a number; click turns the failure into a usage error."""
         try:
             number = self._kind(value)
-        except ValueError:
+        except (ValueError, OverflowError):
+            number = None
+        if number is None or (isinstance(value, float) and number != value):  # one of the configuration
             self.fail(f"{value!r} is no {'whole ' if self._kind is int else ''}number", param, ctx)
         if not self._least <= number <= self._most or number == math.inf:
             self.fail(f"{value!r} is out of range", param, ctx)
@@ -175,6 +177,8 @@ def _configure(context: click.Context, param: click.Parameter, value: str | None
 _EARLY: dict[str, Any] = {"is_eager": True, "callback": _configure}
 
 
+_MESSAGE = "The final message as JSON."
+
 GROUPS: dict[str, list[click.Option]] = {
     "Input": [
         _option("-f", "--file", multiple=True, metavar="PATH", help="Text to put in front of the prompt."),
@@ -208,7 +212,7 @@ GROUPS: dict[str, list[click.Option]] = {
     ],
     "Output, one of": [
         _flag("--events", help="Each event's JSON unchanged, one a line."),
-        _flag("--message", "--json", help="The final message as JSON."),
+        _option("--message", "--json", is_flag=True, envvar=["STREAMCLI_MESSAGE", "STREAMCLI_JSON"], help=_MESSAGE),
         _flag("--summary", help="The final message's facts, key: value a line."),
         _flag("--snapshots", help="The message so far, one JSON a line."),
         _flag("--sse", help="The stream's bytes."),
@@ -298,12 +302,14 @@ EXCLUSIVE = [
     ("local", "base_url"),
     ("replay", "local"),
     ("replay", "record"),
-    ("replay", "conversation"),
+    *(("replay", name) for name in ("conversation", "count_tokens", "models", "dry_run", "as_curl")),
     *itertools.combinations(_MODES, 2),
     *(("batch", name) for name in (*_ALONE, "pace", "usage")),
     *(("offload", name) for name in ("local", "unordered")),
-    *itertools.product(FORMS, ("extract", "buffer", "pace")),
+    *itertools.product(FORMS, ("extract", "buffer", "pace", "batch")),
+    *itertools.product(set(FORMS) - {"message"}, ("count_tokens", "models")),
 ]
+_MAY_BE_EMPTY = frozenset({"local", "system", "prompt"})
 # An option that says nothing without the other.
 _NEEDS = [
     *((name, "batch") for name in ("lines", "unordered", "resume", "offload", "jobs")),
@@ -367,11 +373,12 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 
 def _collect(**values: Any) -> Args:
     context = click.get_current_context()
+    for name, value in values.items():
+        if name not in _MAY_BE_EMPTY and (value == "" or (isinstance(value, tuple) and "" in value)):
+            raise click.UsageError(f"{_long(name)} needs a value, and this one is empty")
     for pair in EXCLUSIVE:
         _choose(context, pair, values)
     values["form"] = _form(context, {name: values.pop(name) for name in FORMS})
-    if values["batch"] and values["form"] != "text":
-        raise click.UsageError(f"--batch and --{values['form']} exclude each other")
     for name, other in _NEEDS:
         if _rank(context, name) == _TYPED and not _is_given(values[other]):
             raise click.UsageError(f"{_long(name)} needs {_long(other)}")

@@ -19,6 +19,7 @@ FILE = "config"
 ORIGINS = ("default", FILE, "environment", "command line")
 NEAR = frozenset(ORIGINS[2:])
 
+_ADDRESSES, _KEYS = ("base_url", "local"), ("api_key_file", "api_key_cmd", "header")
 _NOT_HERE = frozenset({"config", "profile"})
 
 
@@ -53,6 +54,10 @@ def layers(
             for name, other in (pair, pair[::-1]):
                 if name in own.values and other not in own.values:
                     found.values.pop(other, None)
+        if not own.values.keys().isdisjoint(_ADDRESSES):
+            # A key that is meant for one server must not go to another.
+            for name in _KEYS:
+                found.values.pop(name, None)
         found.values.update(own.values)
         found.origins.update(own.origins)
     return found
@@ -77,12 +82,16 @@ def _table(path: str, *, needed: bool) -> dict[str, Any]:
         return {}
     except OSError as fault:
         raise click.UsageError(f"cannot read the configuration {path}: {_reason(fault)}") from None
-    except ValueError as fault:
-        raise click.UsageError(f"the configuration {path} is no TOML: {fault}") from None
+    except (ValueError, RecursionError) as fault:
+        raise click.UsageError(f"the configuration {path} is no TOML: {_lower(str(fault))}") from None
 
 
 def _reason(fault: OSError) -> str:
-    return (fault.strerror or str(fault)).lower()
+    return _lower(fault.strerror or str(fault))
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _add(found: Layers, table: Any, where: str, origin: str, options: Sequence[click.Option]) -> None:

@@ -30,25 +30,30 @@ class Line:
         self._due = 0.0
         self._shown = False
         self._hidden = False
+        self._closed = False
 
     def draw(self, text: Callable[[], str]) -> None:
         """Show `text`, at most as wide as the terminal, unless the last one is too fresh."""
         now = self._clock()
-        if self._hidden or now < self._due:
+        if self._closed or self._hidden or now < self._due:
             return
         self._due = now + _INTERVAL
         self._shown = True
         _write(_ERASE + text().encode()[: _width() - 1])
 
     def __enter__(self) -> None:
-        self.close()
+        self._hidden = True  # first: a signal's handler may want to draw at any moment
+        self._erase()
 
     def __exit__(self, *exc_info: object) -> None:
         self._hidden = False
 
     def close(self) -> None:
         """Leave the terminal as if nothing had been drawn, and draw nothing more."""
-        self._hidden = True  # first: a signal's handler may want to draw at any moment
+        self._closed = True
+        self._erase()
+
+    def _erase(self) -> None:
         if self._shown:
             self._shown = False
             _write(_ERASE)

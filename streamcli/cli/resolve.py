@@ -103,7 +103,7 @@ def text_of_stdin(args: Args, world: io.World, voice: io.Voice) -> str:
 def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """The request but for the prompt's turn (protocol.md section 2.1): --body, and over it the options.
 
-    `tools` are the definitions of what can be run here. What --set says comes last: `settle`.
+    `tools` are the definitions of what can be run here.
     """
     for name in _TEXTS:
         given = getattr(args, name) or ()
@@ -161,7 +161,7 @@ def _add_thinking(args: Args, found: dict[str, Any]) -> None:
         budget = int(args.thinking)
         found["thinking"] = {"type": "enabled", "budget_tokens": budget, **shown}
         if isinstance(found["max_tokens"], int) and found["max_tokens"] <= budget:
-            found["max_tokens"] += budget  # what was meant for the answer is left to it
+            found["max_tokens"] = budget + max(found["max_tokens"], 1)  # what was meant for the answer is left to it
 
 
 def _add_output(args: Args, found: dict[str, Any]) -> None:
@@ -186,6 +186,8 @@ def _schema(given: str) -> dict[str, Any]:
 
 def _add_tools(args: Args, found: dict[str, Any], programs: Sequence[dict[str, Any]]) -> None:
     declared = found.get("tools") or []
+    if not isinstance(declared, list):
+        raise UsageError(f"--body {args.body} has tools that are no list")
     if args.tools:
         from streamcli import tools  # noqa: PLC0415 - for who has some
 
@@ -201,22 +203,16 @@ def _add_tools(args: Args, found: dict[str, Any], programs: Sequence[dict[str, A
         found["tool_choice"] = {"type": "tool", "name": args.tool_choice} if is_name else {"type": args.tool_choice}
 
 
-def body(
-    args: Args,
-    asked: Message | None,
-    *,
-    earlier: Sequence[Message] = (),
-    tools: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
-    """The request, ready to send: `asked`, the user's message, comes after the `earlier` ones of a conversation.
+def body(args: Args, found: dict[str, Any], messages: Sequence[Message]) -> dict[str, Any]:
+    """The request, ready to send: the `found` fields and the `messages`, and what --set says over all of it.
 
     Raises UsageError where there is nothing to ask.
     """
-    found = fields(args, tools)
-    found["messages"] = [*found.get("messages", ()), *earlier, *([asked] if asked else ())]
-    found["stream"] = True
-    settle(args, found)
-    if not found["messages"]:
+    found = settle(args, {**found, "messages": list(messages), "stream": True})
+    messages = found["messages"]
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise UsageError("--set messages: needs a list of objects")
+    if not messages:
         raise UsageError("no prompt: give one as an argument, in a file with -f, or on standard input")
     if found["stream"] is not True:
         raise UsageError("--set stream: an answer is always streamed")
@@ -251,7 +247,7 @@ def _json(text: str, source: str) -> Any:
     try:
         return loads_exact(text.encode())
     except ValueError as fault:
-        raise UsageError(f"{source} is no JSON: {fault}") from None
+        raise UsageError(f"{source} is no JSON: {io.reason(fault)}") from None
 
 
 def _text(raw: bytes, source: str) -> str:

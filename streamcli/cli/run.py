@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
 from streamcli import local
 from streamcli.client import Client
-from streamcli.errors import UsageError
+from streamcli.errors import UnexpectedAnswerError, UsageError
 from streamcli.jsontext import dumps
 from streamcli.request import Endpoint, is_secret
 from streamcli.tape import Player, Recorder, TapeTurns
+from streamcli.terminal import one_line
 from streamcli.transport import own_client, proxy_for
 from streamcli.turn import Turns
 
@@ -28,14 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from streamcli.conversation import Conversation
-    from streamcli.request import Request
     from streamcli.tools import Program
 
     from .args import Args
 
     Record = Callable[[bytes], None]
 
-# What -H sends may be shorter, but hidden wherever it stands in a message it would hide common words.
+# What is shorter is no secret but a word, as for a server that wants any key, and hidden wherever it stands it would
+# spoil messages and tapes.
 _SHORTEST_SECRET = 8
 _KEEP_TEXT = frozenset({"message", "snapshots"})
 # What a request is counted without (protocol.md section 8.2).
@@ -57,10 +59,11 @@ class Run(NamedTuple):
 
 def run(args: Args, world: io.World, voice: io.Voice) -> int:
     """Do what was asked; returns the exit status. Raises StreamcliError, io.Signalled or io.ReaderGone."""
-    shows = args.dry_run or args.as_curl or args.count_tokens or args.models or args.show_config
+    shows = args.dry_run or args.as_curl or args.show_config
     standard_output = world.standard_output(used=not args.output or shows)
     with contextlib.ExitStack() as stack:
         this = Run(args, world, voice, standard_output, stack)
+        _check_files(args)
         if args.show_config:
             from . import show  # noqa: PLC0415 - for who wants to see
 
@@ -76,7 +79,6 @@ def run(args: Args, world: io.World, voice: io.Voice) -> int:
 def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     request = endpoint.request("POST", "/v1/messages", question.turns.body, betas=args.beta)
-    this.voice.secrets |= _secrets(request)
     if args.dry_run or args.as_curl:
         from . import show  # noqa: PLC0415
 
@@ -85,9 +87,28 @@ def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     return _answer(this, endpoint, question)
 
 
-def _print(this: Run, data: bytes) -> int:
-    this.standard_output.write(data)
-    this.standard_output.done()
+def _check_files(args: Args) -> None:
+    """Raise UsageError where a file would be written by two, or written while it is read."""
+    written = {"--output": args.output, "--usage-to": args.usage_to, "--events-to": args.events_to}
+    written |= {"--record": args.record, "--conversation": args.conversation}
+    kept = {"--replay": args.replay, "--config": args.config, "--batch": args.batch}
+    seen: dict[str, str] = {}
+    for name, path in (written | kept).items():
+        if path is None or path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
+            continue
+        other = seen.setdefault(os.path.realpath(path), name)
+        if other != name and not {name, other} <= kept.keys():
+            raise UsageError(f"{other} and {name} both name {path}")
+
+
+def _print(this: Run, data: bytes, path: str | None = None) -> int:
+    sink = io.opened(path, atomic=True) if path else this.standard_output
+    try:
+        sink.write(data)
+        sink.done()
+    except BaseException:
+        sink.failed()
+        raise
     return 0
 
 
@@ -109,25 +130,35 @@ def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
         served = local.serving(this.args.local, os.environ, parallel=parallel)
         return resolve.endpoint(this.args, this.stack.enter_context(served))
     endpoint = resolve.endpoint(this.args)
-    if endpoint.credential:
-        this.voice.secrets.add(endpoint.credential.secret)
+    this.voice.secrets |= _secrets(endpoint)
     return endpoint
 
 
 def _question(this: Run) -> Question:
     args = this.args
     compose = resolve.composer(args)
-    asked = compose(resolve.text_of_stdin(args, this.world, this.voice))
+    prompt = compose(resolve.text_of_stdin(args, this.world, this.voice))
     programs, run_tools = _programs(this)
+    fields = resolve.fields(args, [program.definition for program in programs])
+    asked = [*fields.pop("messages", ()), *([prompt] if prompt else ())]
     conversation = _conversation(this)
-    earlier = conversation.messages if conversation else []
-    if conversation and asked:
-        asked = conversation.user_message(asked["content"])
-    elif earlier and earlier[-1]["role"] == "assistant":
-        raise UsageError(f"no prompt, and {args.conversation} ends with an answer: there is nothing to ask")
-    body = resolve.body(args, asked, earlier=earlier, tools=[program.definition for program in programs])
+    if conversation:
+        asked = _next_turn(conversation, asked)
+    body = resolve.body(args, fields, [*(conversation.messages if conversation else ()), *asked])
     turns = Turns(body, [program.definition["name"] for program in programs], max_turns=args.max_turns)
     return Question(turns, asked, run_tools, conversation)
+
+
+def _next_turn(conversation: Conversation, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is asked, as it goes on with the conversation: calls that were left open are answered first."""
+    if not asked:
+        if conversation.messages and conversation.messages[-1]["role"] == "assistant":
+            raise UsageError(f"no prompt, and {conversation.path} ends with an answer: there is nothing to ask")
+        return []
+    first, *others = asked
+    content = first.get("content")
+    answers = isinstance(content, list) and any(block.get("type") == "tool_result" for block in content)
+    return asked if answers or first.get("role") != "user" else [conversation.user_message(content or ""), *others]
 
 
 def _programs(this: Run) -> tuple[list[Program], Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]] | None]:
@@ -150,6 +181,8 @@ def _conversation(this: Run) -> Conversation | None:
     path = this.args.conversation
     if path is None:
         return None
+    if any(re.match(r"messages\b", setting) for setting in this.args.set):
+        raise UsageError("--set messages and --conversation exclude each other")
     from streamcli.conversation import Conversation  # noqa: PLC0415 - for who has one
 
     opened = Conversation(path, busy=lambda: this.voice.note(f"waiting for {path}: another run holds it"))
@@ -159,17 +192,18 @@ def _conversation(this: Run) -> Conversation | None:
     return conversation
 
 
-def _secrets(request: Request) -> set[str]:
-    """What the headers hold that must not be shown."""
-    values = " ".join(value for name, value in request.headers.items() if is_secret(name))
-    return {word for word in values.split() if len(word) >= _SHORTEST_SECRET}
+def _secrets(endpoint: Endpoint) -> set[str]:
+    """What goes out with every request and must not be shown, nor be handed to tools."""
+    values = [value for name, value in endpoint.headers if is_secret(name)]
+    keys = [endpoint.credential.secret] if endpoint.credential else []
+    return {word for word in (*keys, *" ".join(values).split()) if len(word) >= _SHORTEST_SECRET}
 
 
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
     args, voice = this.args, this.voice
     turns = question.turns
     http = httpx.Client(transport=turns.player, trust_env=False) if isinstance(turns, TapeTurns) else None
-    keeps = args.form in _KEEP_TEXT or bool(args.schema or question.conversation or turns.body.get("tools"))
+    keeps = args.form in _KEEP_TEXT or bool(args.schema or args.extract or question.conversation or turns.body.get("tools"))
     client = this.stack.enter_context(
         _client(args, endpoint, voice, lambda line: answer.record(line), keep_text=keeps, http=http)  # noqa: PLW0108 - there is none yet
     )
@@ -209,11 +243,10 @@ def _http(args: Args, endpoint: Endpoint, record: Record | None) -> httpx.Client
 def _models(this: Run) -> int:
     args, endpoint = this.args, _endpoint(this)
     with _client(args, endpoint, this.voice) as client:
-        for model in client.models.list(betas=args.beta):
-            line = dumps(model) if args.form == "message" else str(model.get("id", "")).encode()
-            this.standard_output.write(line + b"\n")
-    this.standard_output.done()
-    return 0
+        models = list(client.models.list(betas=args.beta))
+    wanted = [model for model in models if model.get("id")]
+    lines = [dumps(model) if args.form == "message" else one_line(str(model["id"])).encode() for model in wanted]
+    return _print(this, b"".join(line + b"\n" for line in lines), args.output)
 
 
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
@@ -221,8 +254,10 @@ def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     counted = {name: value for name, value in question.turns.body.items() if name not in _UNCOUNTED}
     with _client(args, endpoint, this.voice) as client:
         count = client.messages.count_tokens(betas=args.beta, **counted)
-    shown = dumps(count) if args.form == "message" else str(count.get("input_tokens")).encode()
-    return _print(this, shown + b"\n")
+    if not isinstance(count.get("input_tokens"), int):
+        raise UnexpectedAnswerError("the answer holds no count of input_tokens")
+    shown = dumps(count) if args.form == "message" else str(count["input_tokens"]).encode()
+    return _print(this, shown + b"\n", args.output)
 
 
 def _batch(this: Run) -> int:

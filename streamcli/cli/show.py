@@ -11,11 +11,11 @@ import os
 import re
 import shlex
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from streamcli import request as requests
 from streamcli.jsontext import dumps, loads_exact
 from streamcli.request import is_secret, without_secrets
+from streamcli.terminal import one_line
 
 from .args import FORMS, OPTIONS
 
@@ -32,8 +32,17 @@ _MODES = frozenset({"show_config", "config", "profile"})
 def dry_run(request: Request) -> bytes:
     """The request as one JSON object, every secret hidden."""
     headers = without_secrets(request.headers.items())
-    shown = {"method": request.method, "url": request.url, "headers": headers, "body": loads_exact(request.body)}
-    return dumps(shown) + b"\n"
+    body = _without_tokens(loads_exact(request.body))
+    return dumps({"method": request.method, "url": request.url, "headers": headers, "body": body}) + b"\n"
+
+
+def _without_tokens(value: Any) -> Any:
+    """A body, the tokens of other servers in it hidden (protocol.md section 2.8)."""
+    if isinstance(value, list):
+        return [_without_tokens(item) for item in value]
+    if isinstance(value, dict):
+        return {key: "***" if key == "authorization_token" else _without_tokens(item) for key, item in value.items()}
+    return value
 
 
 def as_curl(request: Request, endpoint: Endpoint) -> bytes:
@@ -42,7 +51,10 @@ def as_curl(request: Request, endpoint: Endpoint) -> bytes:
     for name, value in request.headers.items():
         if is_secret(name):
             prefix = "Bearer " if value.startswith("Bearer ") else ""
-            lines.append(f'-H "{name}: {prefix}${_variable(name, endpoint)}"')
+            variable = f'"${_variable(name, endpoint)}"'
+            plain = re.fullmatch(r"[\w-]+", name)
+            head = f"{name}: {prefix}"
+            lines.append(f'-H "{head}{variable[1:]}' if plain else f"-H {shlex.quote(head)}{variable}")
         else:
             lines.append(f"-H {shlex.quote(f'{name}: {value}')}")
     lines.append("--data-binary @- <<'JSON'")
@@ -61,8 +73,8 @@ def _variable(name: str, endpoint: Endpoint) -> str:
 
 def settings(args: Args, environment: Mapping[str, str]) -> bytes:
     """What is in force, as config.toml would say it, each line with the place where it was set."""
-    lines = [f"{key} = {value}  # {origin}" for key, value, origin in _settings(args, environment)]
-    return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+    lines = [f"{key} = {value}  # {one_line(origin)}\n" for key, value, origin in _settings(args, environment)]
+    return "".join(lines).encode("utf-8", "backslashreplace")
 
 
 def _settings(args: Args, environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
@@ -75,7 +87,7 @@ def _settings(args: Args, environment: Mapping[str, str]) -> Iterator[tuple[str,
         value, origin = ambient.get(name, (value, origin))
         if name == "fail_on":
             value = ",".join(sorted(value)) or None
-        if value in (None, (), "", False) and origin == "default":
+        if value in (None, ()) or (value in ("", False) and origin == "default"):
             continue
         if origin in {"environment", "command line"} and name in _MODES:
             continue
@@ -104,17 +116,25 @@ def _ambient(args: Args, environment: Mapping[str, str]) -> dict[str, tuple[Any,
 
 
 def _hidden(name: str, value: Any) -> Any:
-    if name == "api_key_cmd" and value:
-        return "***"  # it may hold the key itself
+    """A value as it may be shown: without what is a secret, or may be one."""
     if name == "header":
-        return [f"{line.partition(':')[0]}: ***" if is_secret(line.partition(":")[0]) else line for line in value]
+        return [_hidden_line(line, ": ") for line in value]
     if name == "set":
-        return [f"{line.partition('=')[0]}=***" if is_secret(line.partition("=")[0]) else line for line in value]
-    if name == "proxy" and value and "@" in value:
-        return value.replace(urlsplit(value).netloc.rpartition("@")[0], "***") if "://" in value else "***"
-    return value
+        return [_hidden_line(line, "=") for line in value]
+    if name in {"base_url", "proxy"} and value:
+        return re.sub(r"\?.*", "?***", re.sub(r"^(\w+://)?.*@", r"\1***@", value))
+    return "***" if name == "api_key_cmd" and value else value  # it may hold the key itself
+
+
+def _hidden_line(line: str, between: str) -> str:
+    name, mark, value = line.partition(between.strip())
+    if not mark:
+        return "***"
+    is_hidden = is_secret(line) or without_secrets([(name, value.strip())])[name] == "***"
+    return f"{name}{between}***" if is_hidden else line
 
 
 def _toml(value: Any) -> str:
-    """JSON of texts, numbers, truths and lists of texts is TOML."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    """JSON of texts, numbers, truths and lists of texts is TOML, but for control characters that it need not escape."""
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
