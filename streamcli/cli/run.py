@@ -82,7 +82,7 @@ def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     if args.dry_run or args.as_curl:
         from . import show  # noqa: PLC0415
 
-        return _print(this, show.as_curl(request, endpoint) if args.as_curl else show.dry_run(request))
+        return _print(this, show.as_curl(request, endpoint, args) if args.as_curl else show.dry_run(request))
     del request
     return _answer(this, endpoint, question)
 
@@ -203,7 +203,9 @@ def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
     args, voice = this.args, this.voice
     turns = question.turns
     http = httpx.Client(transport=turns.player, trust_env=False) if isinstance(turns, TapeTurns) else None
-    keeps = args.form in _KEEP_TEXT or bool(args.schema or args.extract or question.conversation or turns.body.get("tools"))
+    keeps = args.form in _KEEP_TEXT or bool(
+        args.schema or args.extract or question.conversation or turns.body.get("tools")
+    )
     client = this.stack.enter_context(
         _client(args, endpoint, voice, lambda line: answer.record(line), keep_text=keeps, http=http)  # noqa: PLW0108 - there is none yet
     )

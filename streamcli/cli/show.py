@@ -45,9 +45,11 @@ def _without_tokens(value: Any) -> Any:
     return value
 
 
-def as_curl(request: Request, endpoint: Endpoint) -> bytes:
+def as_curl(request: Request, endpoint: Endpoint, args: Args) -> bytes:
     """The request as a shell command that runs as it is, the key taken from the environment."""
     lines = [f"curl -sSN -X {request.method} {shlex.quote(request.url)}"]
+    way = {"--proxy": _hidden("proxy", args.proxy), "--cacert": args.ca_file}
+    lines += [f"{option} {shlex.quote(value)}" for option, value in way.items() if value]
     for name, value in request.headers.items():
         if is_secret(name):
             prefix = "Bearer " if value.startswith("Bearer ") else ""
