@@ -20,9 +20,11 @@ from .errors import (
     APIError,
     InternalServerError,
     OutputError,
+    SchemaError,
     StreamcliError,
     UsageError,
     status_error,
+    type_of_status,
 )
 from .journal import Journal
 from .jsontext import dumps, loads, loads_exact
@@ -125,7 +127,8 @@ class Source:
         try:
             value = loads_exact(text)
         except ValueError as fault:
-            self._refuse(number, f"is no JSON: {fault}; with --lines each line is a prompt as it stands")
+            reason = str(fault).partition(": line 1 column")[0]  # the parser's line, not the file's
+            self._refuse(number, f"is no JSON: {reason}; with --lines each line is a prompt as it stands")
         if isinstance(value, str):
             return {"prompt": value}
         if not isinstance(value, dict):
@@ -232,7 +235,7 @@ def result(line: Line, outcome: Mapping[str, Any], judge: Judge = taken, *, erro
 
 def errored(error: StreamcliError) -> dict[str, Any]:
     """The outcome that `error` is."""
-    kind = getattr(error, "type", None) or f"streamcli.{error.code}"
+    kind = getattr(error, "type", None) or type_of_status(getattr(error, "status_code", 0)) or f"streamcli.{error.code}"
     outcome: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": error.message}}
     request_id = getattr(error, "request_id", None)
     if request_id:
@@ -274,6 +277,8 @@ def _statuses(cls: type[StreamcliError]) -> dict[str, int]:
 
 
 _STATUSES = _statuses(StreamcliError)
+# What a Judge says of a complete message: a stop reason of --fail-on, or no JSON of --schema.
+_JUDGED = (9, SchemaError.exit_code)
 # What the Message Batches API did not come to: in its 24 hours, or before it was told to stop.
 _OTHER_OUTCOMES = {"expired": InternalServerError.exit_code, "canceled": InternalServerError.exit_code}
 
@@ -324,13 +329,18 @@ class Results:
         return self.recorded - self._outcomes.count(1)
 
     @property
+    def to_ask_again(self) -> int:
+        """How many of them hold no message: those that are complete, and were not what was wanted, stay."""
+        return self.failed - sum(self._outcomes.count(status + 1) for status in _JUDGED)
+
+    @property
     def status(self) -> int:
         """The gravest status of all results in the file."""
         return (max(self._outcomes) or 1) - 1
 
     def write(self, results: Sequence[Result]) -> None:
         """Add results of lines that have none, all of them or none, safe on the disk. Raises OutputError."""
-        self._journal.append(b"".join([result.line for result in results]))
+        self._journal.append(b"".join([result.line for result in results]), together=False)
         for number, _, grave in results:
             self._note(number, grave)
 
@@ -339,6 +349,7 @@ class Results:
 
         Raises OutputError and leaves it as it was where that fails.
         """
+        self._journal.end_line()
         if not ordered or not self.complete or self._in_order:
             return
         if self._journal.torn:
@@ -492,7 +503,8 @@ class Figures:
             return
         message = outcome["message"]
         if grave:
-            self.faults[f"stop reason {message.get('stop_reason')}"] += 1
+            is_schema = grave == SchemaError.exit_code
+            self.faults["no JSON of --schema" if is_schema else f"stop reason {message.get('stop_reason')}"] += 1
         usage = message.get("usage")
         if isinstance(usage, dict):
             self.usage.update({name: count for name, count in usage.items() if type(count) is int})

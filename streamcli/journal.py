@@ -51,6 +51,8 @@ class Journal:
             if not stat.S_ISREG(status.st_mode):
                 raise UsageError(f"{path} is no regular file")  # noqa: TRY301 - it is closed as after any other fault
             self._size = self._end = status.st_size
+            with contextlib.suppress(OSError):
+                os.unlink(self._beside)  # of a run that was killed while it replaced the file
             self._find_tail()
         except BaseException:
             self.close()
@@ -61,6 +63,11 @@ class Journal:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    @property
+    def _beside(self) -> str:
+        directory, name = os.path.split(self._file)
+        return os.path.join(directory, f".{name}.streamcli")
 
     @property
     def empty(self) -> bool:
@@ -82,10 +89,10 @@ class Journal:
         self._unended = self._unended and end == self._end
         self._end = end
 
-    def append(self, lines: bytes, *, sync: bool = True) -> None:
+    def append(self, lines: bytes, *, sync: bool = True, together: bool = True) -> None:
         """Add whole lines, each with its end; with `sync` they are on the disk when this returns. Raises OutputError.
 
-        A process killed at any moment leaves all of them or none.
+        A process killed at any moment leaves all of them or none; those that do not belong `together` one by one.
         """
         if not lines:
             return
@@ -96,10 +103,13 @@ class Journal:
         try:
             if self._size != end:
                 os.ftruncate(self._fd, end)
-            _write(self._fd, rest, end + 1)
-            if sync:
-                os.fsync(self._fd)
-            _write(self._fd, first, end)
+            if together:
+                _write(self._fd, rest, end + 1)
+                if sync:
+                    os.fsync(self._fd)
+                _write(self._fd, first, end)
+            else:
+                _write(self._fd, b"".join([first, rest]), end)
             if sync:
                 os.fsync(self._fd)
                 if self._made:
@@ -111,11 +121,16 @@ class Journal:
         self._unended = self.torn = False
         self._made = self._made and not sync
 
+    def end_line(self) -> None:
+        """Give a last line that has no end one. Raises OutputError."""
+        if self._unended:
+            self._unended = False
+            self.append(b"\n")
+
     def replace(self, lines: Iterable[bytes]) -> None:
         """Make `lines`, each with its end, the whole content: on the disk, and all of it or nothing. OutputError."""
-        directory, name = os.path.split(self._file)
-        beside = os.path.join(directory, f".{name}.streamcli")
         self._refuse_changes()
+        beside = self._beside
         fd = -1
         try:
             with contextlib.suppress(FileNotFoundError):

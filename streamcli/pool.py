@@ -20,7 +20,7 @@ from .batch import Figures, Line, Result, errored, result, taken
 from .errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, StreamError
 from .limiter import Limiter, Permit
 from .output import Meter
-from .retry import MAX_RETRIES, MAX_WAIT, delay
+from .retry import HOPELESS, MAX_RETRIES, MAX_WAIT, delay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -180,12 +180,12 @@ class Pool:
         too_long = asked is not None and asked > MAX_WAIT
         if too_long:
             self._figures.longest_wait = max(self._figures.longest_wait, asked or 0)
-        may_pass = self._delay(error, 0, 1) is not None
-        if not (may_pass or too_long):
+        if error.details.get("error_code") in HOPELESS:  # no sign of load
             self._gate.ended(permit)
             return None
+        may_pass = self._delay(error, 0, 1) is not None
         counts = self._gate.refused(permit, None if too_long else asked)
-        if too_long or (counts and attempt >= self._settings.retries):
+        if not may_pass or (counts and attempt >= self._settings.retries):
             return None
         return _Attempt(attempt + counts, 0)
 

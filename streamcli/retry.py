@@ -20,7 +20,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 
 _RETRIED = frozenset({408, 409, 429})
 # Waiting cannot lift a spending limit (protocol.md section 6.3).
-_HOPELESS = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
+HOPELESS = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
 _SECONDS = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*")
 
 
@@ -45,7 +45,7 @@ def _worth_another(error: APIError) -> bool:
     advice = error.headers.get("x-should-retry")
     if advice in {"true", "false"}:
         return advice == "true"
-    if error.details.get("error_code") in _HOPELESS:
+    if error.details.get("error_code") in HOPELESS:
         return False
     return error.status_code in _RETRIED or error.status_code >= 500
 

@@ -516,3 +516,29 @@ def test_figures_add_up():
     assert facts["time_to_first_token"]["p50"] == 0.25
     assert facts["time_to_last_token"]["p99"] == 0.5
     json.dumps(facts)
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 413, 429, 500, 502, 529])
+def test_a_result_keeps_the_status_of_a_refusal_without_a_type(code):
+    error = status_error(code, "<html>")
+    assert batch.status(batch.errored(error)) == error.exit_code
+
+
+def test_of_several_results_in_one_write_those_that_are_whole_count(path):
+    with opened(path) as results:
+        results.write([result(1), result(2)])
+    whole = path.read_bytes()
+    for length in range(whole.index(b"\n") + 1, len(whole)):
+        path.write_bytes(whole[:length])
+        with opened(path) as results:
+            assert results.recorded == 1 + (length == len(whole) - 1)
+
+
+def test_a_last_line_without_an_end_gets_one(path):
+    with opened(path) as results:
+        results.write([result(1), result(2), result(3)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with opened(path) as results:
+        results.finish(ordered=True)
+    assert path.read_bytes() == whole

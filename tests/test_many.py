@@ -252,6 +252,22 @@ def test_lines_that_run_as_batches_are_not_asked_here_too(server, file, out):
     assert ended.error == f"lines of {out} run as batches: go on with --offload --resume, or end them with --cancel"
 
 
+def test_a_low_limit_of_open_files_lowers_how_many_run_at_once(server, file):
+    path = file(*named(*"abcdefghijklmnopqrstuvwxyz"))
+    with Running(*words(server, path, "-j", 100), prefix=shell("ulimit -n 32")) as running:
+        ended = running.end()
+    assert (ended.status, len(results(ended.out))) == (0, 26)
+    assert ended.err == "streamcli: only 8 at a time: the limit of open files (ulimit -n) allows no more\n"
+
+
+def test_a_complete_message_that_was_not_wanted_is_not_asked_for_again(server, file, out):
+    server.answers = [ok(*text_events("a", stop_reason="max_tokens"))]
+    for more in (), ("--resume",):
+        ended = run(server, file(*named("a")), "--fail-on", "max_tokens", "-o", out, *more)
+        assert (ended.status, "resume" in ended.error) == (9, False)
+    assert len(server.requests) == 1
+
+
 def test_retries_are_only_spoken_of_where_that_is_asked_for(server, file):
     busy = refusal(503, "api_error", retry_after_ms="1")
     for option, said in ((), ""), (("-v",), "line 1: another attempt in 0.0 s after: status 503 api_error: no"):

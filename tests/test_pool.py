@@ -390,6 +390,20 @@ def test_a_spending_limit_is_final_and_holds_nobody_back(server):
     assert time.monotonic() - begin < 10
 
 
+def test_a_refusal_that_shall_not_be_repeated_still_slows_the_others(server):
+    came, advice = [], {"x_should_retry": "false", "retry_after": "0.4"}
+    answers = answering({"a": refusal(429, "rate_limit_error", **advice)})
+
+    def answer(request):
+        came.append((request.json["messages"][-1]["content"], time.monotonic()))
+        return answers(request)
+
+    server.answers = [answer]
+    ran = run(server, "abc", jobs=1)
+    assert ran.said == ["rate_limit_error", "b", "c"]
+    assert came[1][1] - came[0][1] >= 0.4
+
+
 def test_nothing_is_sent_before_a_limit_is_renewed_that_an_answer_says_is_used_up(server):
     came = []
 

@@ -49,7 +49,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK = 0.2
 _BAR = 20
 # What a process has open besides the connections of its streams.
-_OTHER_FILES = 64
+_OTHER_FILES = 24
 
 
 class FailedLinesError(StreamcliError):
@@ -215,7 +215,9 @@ class _Batch(NamedTuple):
     async def ask(self, endpoint: Endpoint, http: httpx.AsyncClient) -> list[int]:
         """Ask the lines that are not done; returns the signals that ended that before its time."""
         args, output = self.args, self.output
-        _allow_files(args.jobs)
+        jobs = _allowed_jobs(args.jobs)
+        if jobs < args.jobs:
+            self.voice.note(f"only {jobs} at a time: the limit of open files (ulimit -n) allows no more")
         # httpcore looks for it anew six times a request; in vain, that is a third of a request's work.
         if importlib.util.find_spec("sniffio") is None:
             sys.modules["sniffio"] = None  # type: ignore[assignment]
@@ -228,7 +230,7 @@ class _Batch(NamedTuple):
             max_retries=0,
         )
         settings = Settings(
-            jobs=args.jobs,
+            jobs=jobs,
             retries=args.retries,
             ordered=not args.unordered,
             betas=args.beta,
@@ -260,18 +262,20 @@ class _Batch(NamedTuple):
         parts = [
             f"{self.output.failed} of {self.source.count} lines failed{kinds and f': {kinds}'}",
             f"the server asks to wait {wait:.0f} s" if wait else "",
-            "--resume asks them again" if isinstance(self.output, Results) else "",
+            "--resume asks them again" if isinstance(self.output, Results) and self.output.to_ask_again else "",
         ]
         self.voice.fault(FailedLinesError("; ".join(filter(None, parts))), self.output.status)
 
 
-def _allow_files(jobs: int) -> None:
-    """Let the process have as many connections as it is to make, as far as it may."""
+def _allowed_jobs(jobs: int) -> int:
+    """How many of `jobs` connections the process may have, its limit raised as far as that goes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = jobs + _OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return jobs
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return min(jobs, max(1, allowed - _OTHER_FILES))
 
 
 @contextlib.contextmanager

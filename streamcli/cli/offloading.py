@@ -124,4 +124,4 @@ class _Watch:
 
 def _shown(counts: Counts) -> str:
     requests = ", ".join(f"{count} {kind}" for kind, count in counts.requests.items() if count)
-    return f"{counts.ended} of {counts.batches} batches ended: {requests}"
+    return f"{counts.ended} of {counts.batches} batches ended" + (f": {requests}" if requests else "")
