@@ -23,6 +23,7 @@ e2e: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m local
 
 soak: $(VENV)/installed
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -n 2 -m 'not local'
 	$(BIN)/python tests/soak.py
 	$(BIN)/python tests/bench/batch.py crash --kills 300
 

@@ -10,8 +10,10 @@ from driver import Asynchronous, Synchronous
 from hypothesis import HealthCheck, settings
 from server import Proxy, Server
 
-settings.register_profile("streamcli", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-settings.load_profile("streamcli")
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+settings.register_profile("quick", max_examples=50, **_COMMON)
+settings.register_profile("thorough", max_examples=1000, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 _AMBIENT = ("ANTHROPIC_", "STREAMCLI_", "XDG_CONFIG_HOME", "SSL_CERT_", "SSLKEYLOGFILE", "HTTP_", "HTTPS_", "NO_PROXY")
 
