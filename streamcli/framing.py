@@ -89,27 +89,20 @@ class Framing:
         return f"{self._left} bytes early" if self._left else ""
 
     def _join_chunks(self, data: bytes) -> bytes:
-        parts = []
-        position = 0
-        if not self._in_chunk:
-            data = self._head + data
-        while position < len(data) and not self._in_trailers:
-            if self._in_chunk:
-                part = data[position : position + self._in_chunk]
-                parts.append(part)
-                position += len(part)
-                self._in_chunk -= len(part)
-                continue
-            head = _CHUNK_HEAD.match(data, position)
-            if head is None:
-                break
-            position = head.end()
-            self._in_chunk = int(head[1], 16)
-            if not self._in_chunk:
+        data = self._head + data
+        end = self._in_chunk
+        parts = [data[:end]]
+        while not self._in_trailers and (head := _CHUNK_HEAD.match(data, end)):
+            start = head.end()
+            end = start + int(head[1], 16)
+            parts.append(data[start:end])
+            if end == start:
                 self._in_trailers = True
-                position -= 1  # so that a blank line is one, whether or not trailers come before it
-        self._head = data[position:]
-        self._check_head()
+                end -= 1  # so that a blank line is one, whether or not trailers come before it
+        self._in_chunk = max(0, end - len(data))
+        self._head = data[end:]
+        if self._head:
+            self._check_head()
         return b"".join(parts)
 
     def _check_head(self) -> None:

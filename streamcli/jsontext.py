@@ -15,8 +15,10 @@ import orjson
 _SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
-# orjson turns integers beyond 64 bits into floats without a word; 19 digits always fit.
-_LONG_INTEGER = re.compile(rb"\d{20}")
+# orjson turns integers beyond 64 bits into floats without a word; 19 digits fit, unless a minus stands before them.
+_LONG_INTEGERS = (b"0" * 20, b"-" + b"0" * 19)
+# With every digit a 0, strings can be looked for: ten times as fast as patterns.
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 
 def loads(text: bytes) -> Any:
@@ -30,7 +32,8 @@ def loads(text: bytes) -> Any:
 def loads_exact(text: bytes) -> Any:
     """As `loads`, with integers of any size kept exact, at the price of one more look at the text."""
     value = loads(text)  # orjson alone decides what is JSON
-    if not _LONG_INTEGER.search(text):
+    digits = text.translate(_DIGITS_AS_ZEROS)
+    if not any(long in digits for long in _LONG_INTEGERS):
         return value
     try:
         return json.loads(_mended(text))

@@ -9,7 +9,7 @@ Source: protocol.md sections 4.2 to 4.7.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from .errors import ProtocolError, status_error
 from .jsontext import loads, loads_exact
@@ -39,26 +39,29 @@ _WHOLE_BLOCKS = frozenset(
 
 
 class _Block:
-    """A content block as sent, the fragments of the one field that grows, and whether it is still open."""
+    """A content block as sent, and the fragments of the one field that grows.
 
-    __slots__ = ("fields", "grows", "kind", "open", "pieces")
+    `grown_by` is the type of the deltas that bring them, `fragment` the field of those.
+    """
 
-    def __init__(self, fields: dict[str, Any]) -> None:
+    __slots__ = ("fields", "fragment", "grown_by", "grows", "kind", "pieces")
+
+    def __init__(self, fields: dict[str, Any], *, keep_text: bool) -> None:
         self.fields = dict(fields)
         self.kind: str = fields["type"]
         self.grows = ""
         self.pieces: list[str] = []
-        self.open = True
+        self.grown_by, self.fragment = _GROWN_BY.get(self.kind, ("", ""))
         if self.kind in {"text", "thinking"}:
-            self.grow(self.kind)
+            self.grow(self.kind, keep_text=keep_text)
         if isinstance(fields.get("citations"), list):
             self.fields["citations"] = list(fields["citations"])
 
-    def grow(self, field: str) -> None:
+    def grow(self, field: str, *, keep_text: bool) -> None:
         start = self.fields.get(field)
         if not isinstance(start, str | None):
             _breach(f"a {self.kind} block whose {field} is no string")
-        if start:
+        if start and keep_text:
             self.pieces.append(start)
         self.grows = field
 
@@ -85,6 +88,7 @@ class Accumulator:
         self._message: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._blocks: list[_Block] = []
+        self._open: dict[int, _Block] = {}
 
     def receive(self, name: str, data: bytes) -> dict[str, Any] | None:
         """Take one event; returns it parsed, or None where it builds nothing: a ping, an unknown event, a late one.
@@ -95,11 +99,16 @@ class Accumulator:
             return None
         if name == "error":
             raise status_error(None, _object_or_text(data))
-        event = _one_object(data)
+        try:
+            event = loads(data)
+        except ValueError:
+            event = None
+        if type(event) is not dict:
+            _breach(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
         kind = event.setdefault("type", name)
         if type(kind) is not str:
             _breach(f"an event's type is {kind!r}")
-        handler = self._handlers.get(kind)
+        handler = _HANDLERS.get(kind)
         if handler is None:
             return None
         if not self.started and kind not in _FIRST:
@@ -157,7 +166,6 @@ class Accumulator:
             _breach("message_start has content that is no list of blocks")
         for block in content:
             self._add_block(block)
-            self._blocks[-1].open = False
         if usage is not None:
             self._merge_usage(usage)
         self._message = message
@@ -168,15 +176,17 @@ class Accumulator:
         if index != len(self._blocks):
             known = "was started before" if index < len(self._blocks) else f"leaves a gap after {len(self._blocks)}"
             _breach(f"content block {index} {known}")
-        self._add_block(_field(event, "content_block", dict))
+        self._open[index] = self._add_block(_field(event, "content_block", dict))
 
-    def _add_block(self, fields: dict[str, Any]) -> None:
+    def _add_block(self, fields: dict[str, Any]) -> _Block:
         if type(fields.get("type")) is not str:
             _breach("a content block has no type")
-        self._blocks.append(_Block(fields))
+        block = _Block(fields, keep_text=self._keep_text)
+        self._blocks.append(block)
         target = fields.get("to")
         if fields["type"] == "fallback" and isinstance(target, dict) and isinstance(target.get("model"), str):
             self._message["model"] = target["model"]
+        return block
 
     def _grow_block(self, event: dict[str, Any]) -> None:
         block = self._open_block(event)
@@ -184,28 +194,36 @@ class Accumulator:
         if type(delta) is not dict:
             _breach("a content_block_delta without a delta object")
         kind = delta.get("type")
+        if (not kind or kind != block.grown_by) and not self._amend_block(block, delta):
+            return
+        fragment = delta.get(block.fragment)
+        if type(fragment) is not str:
+            _breach(f"a delta whose {block.fragment} is no string")
+        if self._keep_text or kind == "input_json_delta":
+            block.pieces.append(fragment)
+
+    def _amend_block(self, block: _Block, delta: dict[str, Any]) -> bool:
+        """Apply a delta other than the block's usual one; returns whether it has a fragment of a field that grows."""
+        kind = delta.get("type")
         if type(kind) is not str:
             _breach("a delta without a type")
         rule = _DELTAS.get(kind)
         if rule is None:
-            return
-        if block.kind not in rule.blocks:
-            if block.kind in _KNOWN_BLOCKS:
-                _breach(f"a {kind} on a {block.kind} block")
-            if not block.grows:
-                block.grow(rule.field)
-        rule.apply(block, delta)
-        if rule.bulky and not self._keep_text:
-            block.pieces.clear()
+            return False
+        if block.kind not in rule.blocks and block.kind in _KNOWN_BLOCKS:
+            _breach(f"a {kind} on a {block.kind} block")
+        if rule.apply:
+            rule.apply(block, delta)
+            return False
+        if not block.grows:
+            block.grow(rule.field, keep_text=self._keep_text)
+        block.grown_by, block.fragment = kind, rule.field
+        return True
 
     def _stop_block(self, event: dict[str, Any]) -> None:
-        self._close(self._open_block(event))
-
-    def _close(self, block: _Block) -> None:
-        block.open = False
-        if block.kind in _TOOL_INPUTS:
-            block.fields["input"] = _tool_input(block)
-            block.pieces = []  # not cleared: who kept an event may still look at its fragments
+        block = self._open_block(event)
+        del self._open[event["index"]]
+        _close(block)
 
     def _amend_message(self, event: dict[str, Any]) -> None:
         delta = event.get("delta")
@@ -221,9 +239,8 @@ class Accumulator:
                 self._message[key] = event[key]
 
     def _end_message(self, event: dict[str, Any]) -> None:  # noqa: ARG002 - every handler takes its event
-        for block in self._blocks:
-            if block.open:
-                self._close(block)
+        for block in self._open.values():
+            _close(block)
         self.complete = True
 
     def _fail(self, event: dict[str, Any]) -> NoReturn:
@@ -238,42 +255,31 @@ class Accumulator:
             self._usage.update({k: v for k, v in usage.items() if v is not None})
 
     def _open_block(self, event: dict[str, Any]) -> _Block:
-        index = _index(event)
-        if index >= len(self._blocks):
-            _breach(f"content block {index} was never started")
-        block = self._blocks[index]
-        if not block.open:
-            _breach(f"content block {index} is closed")
+        index = event.get("index")
+        block = self._open.get(index) if type(index) is int else None
+        if block is None:
+            state = "was never started" if _index(event) >= len(self._blocks) else "is closed"
+            _breach(f"content block {index} {state}")
         return block
 
-    _handlers: ClassVar[dict[str, Callable[[Accumulator, dict[str, Any]], None]]] = {
-        "message_start": _begin_message,
-        "content_block_start": _start_block,
-        "content_block_delta": _grow_block,
-        "content_block_stop": _stop_block,
-        "message_delta": _amend_message,
-        "message_stop": _end_message,
-        "error": _fail,
-    }
+
+_HANDLERS: dict[str, Callable[[Accumulator, dict[str, Any]], None]] = {
+    "message_start": Accumulator._begin_message,
+    "content_block_start": Accumulator._start_block,
+    "content_block_delta": Accumulator._grow_block,
+    "content_block_stop": Accumulator._stop_block,
+    "message_delta": Accumulator._amend_message,
+    "message_stop": Accumulator._end_message,
+    "error": Accumulator._fail,
+}
 
 
 class _Delta(NamedTuple):
-    """What a delta type means: the block types it may grow, its field, how it is applied, whether it may be large."""
+    """What a delta type means: the block types it may change, its field, how it is applied if not by appending that."""
 
     blocks: frozenset[str]
     field: str
-    apply: Callable[[_Block, dict[str, Any]], None]
-    bulky: bool = False
-
-
-def _append(field: str) -> Callable[[_Block, dict[str, Any]], None]:
-    def apply(block: _Block, delta: dict[str, Any]) -> None:
-        fragment = delta.get(field)
-        if type(fragment) is not str:
-            _breach(f"a delta whose {field} is no string")
-        block.pieces.append(fragment)
-
-    return apply
+    apply: Callable[[_Block, dict[str, Any]], None] | None = None
 
 
 def _sign(block: _Block, delta: dict[str, Any]) -> None:
@@ -291,13 +297,14 @@ def _compact(block: _Block, delta: dict[str, Any]) -> None:
 
 
 _DELTAS: dict[str, _Delta] = {
-    "text_delta": _Delta(frozenset({"text"}), "text", _append("text"), bulky=True),
-    "thinking_delta": _Delta(frozenset({"thinking"}), "thinking", _append("thinking"), bulky=True),
-    "input_json_delta": _Delta(_TOOL_INPUTS, "partial_json", _append("partial_json")),
+    "text_delta": _Delta(frozenset({"text"}), "text"),
+    "thinking_delta": _Delta(frozenset({"thinking"}), "thinking"),
+    "input_json_delta": _Delta(_TOOL_INPUTS, "partial_json"),
     "signature_delta": _Delta(frozenset({"thinking"}), "signature", _sign),
     "citations_delta": _Delta(frozenset({"text"}), "citation", _cite),
     "compaction_delta": _Delta(frozenset({"compaction"}), "content", _compact),
 }
+_GROWN_BY = {block: (kind, rule.field) for kind, rule in _DELTAS.items() if not rule.apply for block in rule.blocks}
 _KNOWN_BLOCKS = _WHOLE_BLOCKS.union(*(rule.blocks for rule in _DELTAS.values()))
 
 _NAMES = frozenset(
@@ -325,22 +332,18 @@ def parsed(name: str, data: bytes) -> dict[str, Any]:
     return {"type": name, "data": value} if value else {"type": name}
 
 
-def _one_object(data: bytes) -> dict[str, Any]:
-    try:
-        value = loads(data)
-    except ValueError:
-        value = None
-    if type(value) is not dict:
-        _breach(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
-    return value
-
-
 def _object_or_text(data: bytes) -> dict[str, Any] | str:
     try:
         value = loads(data)
     except ValueError:
         value = None
     return value if isinstance(value, dict) else data.decode("utf-8", "replace")
+
+
+def _close(block: _Block) -> None:
+    if block.kind in _TOOL_INPUTS:
+        block.fields["input"] = _tool_input(block)
+        block.pieces = []  # not cleared: who kept an event may still look at its fragments
 
 
 def _tool_input(block: _Block) -> dict[str, Any]:

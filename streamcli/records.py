@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .message import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from .message import Accumulator
 
@@ -24,11 +24,8 @@ class Record(dict[str, Any]):
     __slots__ = ()
 
     def __init__(self, fields: Mapping[str, Any] = {}, /, **more: Any) -> None:
-        super().__init__(fields, **more)
-        for value in self.values():
-            if isinstance(value, (dict, list)):
-                _deepen(self)
-                break
+        self.update(fields, **more)
+        _deepen(self)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -43,23 +40,27 @@ class Record(dict[str, Any]):
         return self.__deepcopy__({})
 
 
+# Without __init__, which would go on into what is inside at once, and so as deep as a server nests it.
+_empty = dict.__new__
+_FLAT = frozenset({str, int, float, bool, type(None)})
+
+
 def _deepen(record: Record) -> None:
     """Make a record of every dict inside, and a copy of every list, however deep a server nests them."""
-    pending: list[tuple[Any, str]] = [(record, "")]
-    for holder, name in pending:
-        in_list = isinstance(holder, list)
-        for place, value in enumerate(holder) if in_list else holder.items():
-            if isinstance(value, (dict, list)):
-                key: Any = name if in_list else place
-                holder[place] = copy = list(value) if isinstance(value, list) else _plain(key, value)
-                pending.append((copy, key))
-
-
-def _plain(key: str, fields: dict[str, Any]) -> Record:
-    cls = _CLASSES.get(key, Record)
-    record = cls.__new__(cls)
-    record.update(fields)
-    return record
+    pending: list[tuple[Any, type[Record] | None]] = [(record, None)]
+    for holder, of_list in pending:
+        places: Iterable[tuple[Any, Any]] = enumerate(holder) if of_list else holder.items()
+        for place, value in places:
+            if type(value) in _FLAT:
+                continue
+            cls = of_list or _CLASSES.get(place, Record)
+            if isinstance(value, dict):
+                holder[place] = copy = _empty(cls)
+                copy.update(value)
+                pending.append((copy, None))
+            elif isinstance(value, list):
+                holder[place] = listed = list(value)
+                pending.append((listed, cls))
 
 
 def _all_records(values: list[Any]) -> Any:
@@ -157,7 +158,7 @@ class _Grown(Event):
     __slots__ = ("_count", "_join", "_parts")
 
     def __init__(self, fields: Mapping[str, Any], parts: list[Any], join: Callable[[list[Any]], Any]) -> None:
-        super().__init__(fields)
+        self.update(fields)
         self._parts = parts
         self._count = len(parts)
         self._join = join
@@ -187,33 +188,35 @@ _DERIVED = {
 }
 
 
-def events(event: dict[str, Any], accumulator: Accumulator) -> Iterator[Event]:
+def events(event: dict[str, Any], accumulator: Accumulator) -> tuple[Event, ...]:
     """The event that was just accumulated, as a record, and the derived one after it (design.md section 3).
 
     Text that a block starts with has its derived event too, so the texts add up to the message's.
     """
     kind = event.get("type")
     record = Event(event)
-    if kind == "content_block_stop":
+    derived = None
+    if kind == "content_block_delta":
+        derived = _derived(event["delta"], event["index"], accumulator)
+    elif kind == "content_block_start" and text_of(event):
+        derived = _Grown({"type": "text", "text": text_of(event)}, accumulator.pieces(event["index"]), "".join)
+    elif kind == "content_block_stop":
         record["content_block"] = ContentBlock(accumulator.block(event["index"]))
     elif kind == "message_stop":
         record["message"] = Message(accumulator.snapshot() or {})
-    yield record
-    if kind == "content_block_delta":
-        yield from _derived(event["delta"], event["index"], accumulator)
-    elif kind == "content_block_start" and text_of(event):
-        yield _Grown({"type": "text", "text": text_of(event)}, accumulator.pieces(event["index"]), "".join)
+    return (record, derived) if derived is not None else (record,)
 
 
-def _derived(delta: dict[str, Any], index: int, accumulator: Accumulator) -> Iterator[Event]:
+def _derived(delta: dict[str, Any], index: int, accumulator: Accumulator) -> Event | None:
     kind = delta["type"]
     if kind in _DERIVED:
         name, field = _DERIVED[kind]
-        yield _Grown({"type": name, field: delta[field]}, accumulator.pieces(index), "".join)
-    elif kind == "citations_delta":
+        return _Grown({"type": name, field: delta[field]}, accumulator.pieces(index), "".join)
+    if kind == "citations_delta":
         citations = accumulator.citations(index)
-        yield _Grown({"type": "citation", "citation": delta["citation"]}, citations, _all_records)
-    elif kind == "signature_delta":
-        yield Event({"type": "signature", "signature": delta["signature"]})
-    elif kind == "compaction_delta":
-        yield Event({**delta, "type": "compaction"})
+        return _Grown(Event({"type": "citation", "citation": delta["citation"]}), citations, _all_records)
+    if kind == "signature_delta":
+        return Event({"type": "signature", "signature": delta["signature"]})
+    if kind == "compaction_delta":
+        return Event({**delta, "type": "compaction"})
+    return None

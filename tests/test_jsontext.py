@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamcli.jsontext import dumps, loads, loads_exact
@@ -30,7 +30,9 @@ def test_what_is_no_json_is_value_error(text):
         loads_exact(text)
 
 
-@given(st.integers())
+@given(st.integers() | st.integers(-(10**21), 10**21))
+@example(2**64)
+@example(-(2**63) - 1)
 def test_integers_of_any_size_stay_exact(number):
     value = {"n": number, "s": "\U0001f600"}
     assert loads_exact(dumps(value)) == value

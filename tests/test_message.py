@@ -146,6 +146,24 @@ def test_known_deltas_on_a_block_nobody_knows_are_kept():
     assert accumulator.snapshot()["content"] == [{"type": "hologram", "text": "ab"}]
 
 
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "kept"),
+    [
+        ("signature_delta", "signature", "s", {"signature": "s"}),
+        ("citations_delta", "citation", {"a": 1}, {"citations": [{"a": 1}]}),
+        ("compaction_delta", "content", "c", {"content": "c"}),
+    ],
+)
+def test_what_comes_whole_in_a_delta_is_kept_on_a_block_nobody_knows_too(kind, field, value, kept):
+    accumulator = built(START, block_start(0, type="hologram"), delta(0, kind, **{field: value}), STOP)
+    assert accumulator.snapshot()["content"] == [{"type": "hologram", **kept}]
+
+
+@pytest.mark.parametrize("block", [{"type": "compaction"}, {"type": "text", "text": ""}, {"type": "hologram"}])
+def test_a_delta_whose_type_is_empty_is_one_that_nobody_knows(block):
+    assert built(START, block_start(0, **block), delta(0, "", text="a"), STOP).snapshot()["content"] == [block]
+
+
 def test_a_delta_on_a_block_that_comes_whole_is_refused():
     with pytest.raises(ProtocolError, match="text_delta on a redacted_thinking block"):
         built(START, block_start(0, type="redacted_thinking", data=""), delta(0, "text_delta", text="b"))
@@ -191,8 +209,23 @@ def test_without_keep_text_nothing_piles_up_and_everything_is_still_checked():
     for _ in range(100):
         accumulator.receive("content_block_delta", json.dumps(delta(0, "text_delta", text="x")).encode())
     assert accumulator.pieces(0) == []
+    for index, fields in [(1, {"type": "text"}), (2, {"type": "hologram"})]:
+        block, more = block_start(index, text="a", **fields), delta(index, "text_delta", text="b")
+        for event in (block, more):
+            accumulator.receive(event["type"], json.dumps(event).encode())
+        assert accumulator.pieces(index) == []
     with pytest.raises(ProtocolError):
         accumulator.receive("content_block_delta", json.dumps(delta(0, "text_delta", text=1)).encode())
+
+
+def test_without_keep_text_tool_inputs_are_kept():
+    events = [
+        START,
+        block_start(0, type="tool_use", input={}),
+        delta(0, "input_json_delta", partial_json='{"a":1}'),
+        STOP,
+    ]
+    assert built(*events, keep_text=False).snapshot()["content"][0]["input"] == {"a": 1}
 
 
 def test_the_fallback_block_names_the_model_that_answered():

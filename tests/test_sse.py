@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,53 @@ def test_events_are_those_of_the_standard_read_slowly(stream):
     assert [(event.event, event.text) for event in decode(stream)[0]] == by_the_letter(stream)
 
 
+ALIKE = [
+    *[b"event: a\ndata: {}\n\n", b"data: x\n\n", b"data:x\n\n", b"id: 7\nevent: a\ndata: {}\n\n"],
+    b"event: a\r\ndata: {}\r\n\r\n",
+]
+ODD = [
+    *[*ALIKE, b"event: b\ndata: {}\n\n", b"event: a\ndata:{}\n\n", b"event: a\ndata:  {}\n\n", b"event: a\n\n"],
+    *[b"event: a\ndata: 1\ndata: 2\n\n", b"event: a\ndata: {}\nid: 8\n\n", b"event: a\nretry: 10\ndata: {}\n\n"],
+    *[b"id: 8\ndata: x\n\n", b"id: \ndata: x\n\n", b"id: 1\0\ndata: x\n\n", b"id\n", b"retry: 9\n", b": note\n\n"],
+    *[b"\n", b"\r", b"data: ", b"\xef\xbb\xbf", b"\xff"],
+]
+
+
+@pytest.mark.parametrize("event", ALIKE)
+@pytest.mark.parametrize("odd", ODD)
+def test_many_events_alike_in_one_read_come_out_as_in_small_reads_whatever_stands_between_them(event, odd):
+    for before in (0, 1, 200):
+        stream = event * before + odd + event * 300
+        small = decode(*(stream[start : start + 16] for start in range(0, len(stream), 16)))
+        assert [(event.event, event.text) for event in small[0]] == by_the_letter(stream)
+        for cut in (0, 9, len(event) * before + len(odd)):
+            large = decode(stream[:cut], stream[cut:])
+            assert large[0] == small[0]
+            assert large[1].last_event_id == small[1].last_event_id
+
+
+def test_an_event_that_begins_in_the_read_that_ended_another_is_one_event():
+    assert decode(b"data: 1\n", b"\nevent: a\n", b"data: 2\n\n")[0] == [
+        ServerSentEvent("message", b"1"),
+        ServerSentEvent("a", b"2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "event", [*ALIKE, b"event: a\ndata: {}\nid: 7\n\n", b": note\ndata: x\n\n", b"data: x\n", b"\n"]
+)
+def test_the_time_is_linear_in_one_read_of_any_shape(event):
+    def seconds(count):
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            decode(event * count)
+            times.append(time.process_time() - began)
+        return min(times)
+
+    assert seconds(16000) < 12 * seconds(4000)
+
+
 @given(
     st.lists(
         st.tuples(
@@ -149,6 +197,12 @@ class TestTheCap:
         assert [e.data for e in decoder.feed(b"data: a\n\ndata: b\n\n" + b"data: " + b"x" * 30)] == [b"a", b"b"]
         with pytest.raises(ProtocolError):
             decoder.close()
+
+    def test_events_after_the_large_one_are_not_handed_out(self):
+        decoder = Decoder(max_event_bytes=6000)
+        assert decoder.feed(b"data: " + b"x" * 5000) == []
+        with pytest.raises(ProtocolError):
+            decoder.feed(b"x" * 1000 + b"\n\n" + b"data: x\n\n" * 400)
 
     def test_comments_and_blank_lines_without_end_cost_nothing(self):
         decoder = Decoder(max_event_bytes=100)
