@@ -86,7 +86,7 @@ class Settings(TypedDict, total=False):
     given is 5 and 90, or 600 where an answer comes whole. `total_timeout` bounds a whole call. `max_retries` further
     attempts are made while nothing was received, and `on_retry` is told the error and the seconds to wait before each.
     `allow_http` lets a key go out in clear. `endpoint` replaces key, address, headers and version. With `keep_text`
-    false the message keeps no text, for streams that are only passed on.
+    false the message keeps its text only while that is short, for streams that are only passed on.
     """
 
     api_key: str | None

@@ -17,6 +17,9 @@ from .jsontext import loads, loads_exact
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# As long as text is called short: an answer is hardly longer. A piece of it takes so much besides its characters.
+_MOST_TEXT, _PIECE_BYTES = 4 << 20, 56
+
 _TOOL_INPUTS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 
 # Blocks that come whole in content_block_start (protocol.md section 4.5); a delta on one of them is a fault.
@@ -46,22 +49,22 @@ class _Block:
 
     __slots__ = ("fields", "fragment", "grown_by", "grows", "kind", "pieces")
 
-    def __init__(self, fields: dict[str, Any], *, keep_text: bool) -> None:
+    def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = dict(fields)
         self.kind: str = fields["type"]
         self.grows = ""
         self.pieces: list[str] = []
         self.grown_by, self.fragment = _GROWN_BY.get(self.kind, ("", ""))
         if self.kind in {"text", "thinking"}:
-            self.grow(self.kind, keep_text=keep_text)
+            self.grow(self.kind)
         if isinstance(fields.get("citations"), list):
             self.fields["citations"] = list(fields["citations"])
 
-    def grow(self, field: str, *, keep_text: bool) -> None:
+    def grow(self, field: str) -> None:
         start = self.fields.get(field)
         if not isinstance(start, str | None):
             _breach(f"a {self.kind} block whose {field} is no string")
-        if start and keep_text:
+        if start:
             self.pieces.append(start)
         self.grows = field
 
@@ -78,13 +81,16 @@ class Accumulator:
     """The message that a stream of events builds.
 
     `started` is true once message_start came, `complete` once message_stop did. With `keep_text` false, text and
-    thinking are checked but not kept, so that memory stays flat however long the answer is.
+    thinking are only kept while they are short, so that memory stays flat however long the answer is; `whole` says
+    whether they are.
     """
 
     def __init__(self, *, keep_text: bool = True) -> None:
         self.started = False
         self.complete = False
-        self._keep_text = keep_text
+        self.whole = True
+        # How many more bytes of text may be kept; None: any number.
+        self._room = None if keep_text else _MOST_TEXT
         self._message: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._blocks: list[_Block] = []
@@ -181,8 +187,12 @@ class Accumulator:
     def _add_block(self, fields: dict[str, Any]) -> _Block:
         if type(fields.get("type")) is not str:
             _breach("a content block has no type")
-        block = _Block(fields, keep_text=self._keep_text)
+        block = _Block(fields)
         self._blocks.append(block)
+        if self._room is not None:
+            self._room -= sum(map(len, block.pieces))
+            if self._room <= 0:
+                self._drop_text()
         target = fields.get("to")
         if fields["type"] == "fallback" and isinstance(target, dict) and isinstance(target.get("model"), str):
             self._message["model"] = target["model"]
@@ -199,8 +209,20 @@ class Accumulator:
         fragment = delta.get(block.fragment)
         if type(fragment) is not str:
             _breach(f"a delta whose {block.fragment} is no string")
-        if self._keep_text or kind == "input_json_delta":
+        if self._room is None or kind == "input_json_delta":
             block.pieces.append(fragment)
+        elif self._room > 0:
+            block.pieces.append(fragment)
+            self._room -= len(fragment) + _PIECE_BYTES
+            if self._room <= 0:
+                self._drop_text()
+
+    def _drop_text(self) -> None:
+        self.whole = False
+        for block in self._blocks:
+            if block.grows and block.kind not in _TOOL_INPUTS:
+                block.fields[block.grows] = ""
+                block.pieces.clear()
 
     def _amend_block(self, block: _Block, delta: dict[str, Any]) -> bool:
         """Apply a delta other than the block's usual one; returns whether it has a fragment of a field that grows."""
@@ -216,7 +238,9 @@ class Accumulator:
             rule.apply(block, delta)
             return False
         if not block.grows:
-            block.grow(rule.field, keep_text=self._keep_text)
+            block.grow(rule.field)
+            if not self.whole:
+                block.pieces.clear()
         block.grown_by, block.fragment = kind, rule.field
         return True
 

@@ -204,11 +204,17 @@ def test_a_snapshot_never_changes_afterwards():
     assert all(json.dumps(snapshot) == text for snapshot, text in taken)
 
 
+def test_without_keep_text_what_is_short_is_whole():
+    events = [START, block_start(0, type="text", text="a"), delta(0, "text_delta", text="b"), STOP]
+    accumulator = built(*events, keep_text=False)
+    assert (accumulator.text, accumulator.whole) == ("ab", True)
+
+
 def test_without_keep_text_nothing_piles_up_and_everything_is_still_checked():
     accumulator = built(START, block_start(0, type="text", text=""), keep_text=False)
-    for _ in range(100):
-        accumulator.receive("content_block_delta", json.dumps(delta(0, "text_delta", text="x")).encode())
-    assert accumulator.pieces(0) == []
+    for _ in range(5):
+        accumulator.receive("content_block_delta", json.dumps(delta(0, "text_delta", text="x" * (1 << 20))).encode())
+    assert (accumulator.pieces(0), accumulator.text, accumulator.whole) == ([], "", False)
     for index, fields in [(1, {"type": "text"}), (2, {"type": "hologram"})]:
         block, more = block_start(index, text="a", **fields), delta(index, "text_delta", text="b")
         for event in (block, more):

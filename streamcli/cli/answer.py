@@ -168,7 +168,7 @@ class Answer:
         self._pump(self._stream)
         message: Mapping[str, Any] = self._stream.exchange.snapshot() or {}
         calls = turns.answered(message)
-        if calls is None:
+        if calls is None or not self._stream.exchange.accumulator.whole:
             return True
         self._said = "" if calls else self._said + self._stream.exchange.accumulator.text
         for outlet in self._all():

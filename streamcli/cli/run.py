@@ -203,9 +203,7 @@ def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
     args, voice = this.args, this.voice
     turns = question.turns
     http = httpx.Client(transport=turns.player, trust_env=False) if isinstance(turns, TapeTurns) else None
-    keeps = args.form in _KEEP_TEXT or bool(
-        args.schema or args.extract or question.conversation or turns.body.get("tools")
-    )
+    keeps = args.form in _KEEP_TEXT or bool(args.schema or args.extract or question.conversation)
     client = this.stack.enter_context(
         _client(args, endpoint, voice, lambda line: answer.record(line), keep_text=keeps, http=http)  # noqa: PLW0108 - there is none yet
     )
