@@ -624,8 +624,16 @@ class MessageStream(_StreamState):
 
     def until_done(self) -> None:
         """Read to the end. Raises APIError."""
-        for _ in self:
-            pass
+        self._check_open()
+        try:
+            for _ in self._ready:
+                pass
+            for data in self._reads:
+                for _ in self.exchange.receive(data):
+                    pass
+        except APIError:
+            self._reads.close()
+            raise
         self.exchange.end()
 
     def get_final_message(self) -> Message:
@@ -1010,8 +1018,16 @@ class AsyncMessageStream(_StreamState):
 
     async def until_done(self) -> None:
         """Read to the end. Raises APIError."""
-        async for _ in self:
-            pass
+        self._check_open()
+        try:
+            for _ in self._ready:
+                pass
+            async for data in self._reads:
+                for _ in self.exchange.receive(data):
+                    pass
+        except APIError:
+            await self._reads.aclose()
+            raise
         self.exchange.end()
 
     async def get_final_message(self) -> Message:
