@@ -70,7 +70,9 @@ def by_reference(word: str) -> dict[str, Any] | None:
         raise UsageError(f"{word!a} is no URL")
     kind = next((kind for suffix, kind in _SUFFIXES.items() if path.endswith(suffix)), None)
     if kind is None:
-        raise UsageError(f"the URL {word} does not end in {', '.join(_SUFFIXES)}: fetch it and attach the file")
+        raise UsageError(
+            f"the URL {word.partition('?')[0]} does not end in {', '.join(_SUFFIXES)}: fetch it and attach the file"
+        )
     return {"type": kind, "source": {"type": "url", "url": word}}
 
 

@@ -324,7 +324,7 @@ _STATUS_OF_TYPE: dict[str, int] = {
 
 def type_of_status(status_code: int) -> str | None:
     """The API's `error.type` for a refusal that came without one, or None for a status that has none."""
-    known = {status: kind for kind, status in _STATUS_OF_TYPE.items()}
+    known = {408: "timeout_error"} | {status: kind for kind, status in _STATUS_OF_TYPE.items()}
     return known.get(status_code) or ("api_error" if status_code >= 500 else None)
 
 

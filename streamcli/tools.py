@@ -22,7 +22,6 @@ from .processes import End, Job, run
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-DESCRIBE_SECONDS = 10.0
 MAX_BYTES = 1 << 20
 # Of a message of a program that failed, the last so many characters are told; one is 4 bytes at most.
 _TAIL = 2000
@@ -57,7 +56,7 @@ def declared(text: bytes, source: str) -> list[dict[str, Any]]:
     try:
         value = loads_exact(text.removeprefix(codecs.BOM_UTF8).decode().encode())
     except UnicodeDecodeError as fault:
-        raise UsageError(f"{source} is not UTF-8: byte {fault.start + 1} is {text[fault.start]:#04x}") from None
+        raise UsageError(f"{source} is not UTF-8: byte {fault.start + 1} is {fault.object[fault.start]:#04x}") from None
     except ValueError as fault:
         raise UsageError(f"{source} is no JSON: {str(fault)[:1].lower()}{str(fault)[1:]}") from None
     if isinstance(value, dict):
@@ -92,9 +91,7 @@ def clean_environment(environment: Mapping[str, str], secrets: Iterable[str]) ->
     }
 
 
-def described(
-    paths: Sequence[str], *, environment: Mapping[str, str], timeout: float | None = DESCRIBE_SECONDS
-) -> list[Program]:
+def described(paths: Sequence[str], *, environment: Mapping[str, str], timeout: float | None) -> list[Program]:
     """What each program says of itself, all asked at the same time.
 
     A path is found as a shell finds a command: with a slash in it, where it says; without one, on the PATH of

@@ -22,6 +22,7 @@ from streamcli.errors import (
     SchemaError,
     StreamcliError,
     StreamError,
+    ToolError,
 )
 from streamcli.jsontext import dumps, loads
 from streamcli.prose import last_fenced_block
@@ -130,7 +131,7 @@ class Answer:
                 self._usage_sink = io.opened(args.usage_to, atomic=False)
             if args.record:
                 self._tape = io.opened(args.record, atomic=False)
-        except OutputError:
+        except BaseException:  # the opening of a pipe waits, and a signal may end that
             self._close(succeeded=False)
             raise
 
@@ -168,8 +169,10 @@ class Answer:
         self._pump(self._stream)
         message: Mapping[str, Any] = self._stream.exchange.snapshot() or {}
         calls = turns.answered(message)
-        if calls is None or not self._stream.exchange.accumulator.whole:
+        if calls is None:
             return True
+        if not self._stream.exchange.accumulator.whole:
+            raise ToolError("the model paused its turn after more text than is kept: ask with --message")
         self._said = "" if calls else self._said + self._stream.exchange.accumulator.text
         for outlet in self._all():
             outlet.form.turn(tools=bool(calls))
@@ -252,9 +255,9 @@ class Answer:
         self._show_calls(exchange.snapshot() or {})
         reason = exchange.accumulator.stop_reason
         short = shortcoming(self._args, reason, self._said + exchange.accumulator.text)
+        self._report()
         if not short:
             self._remember(question)
-        self._report()
         self._close(succeeded=not short)
         if short:
             self._voice.fault(short)

@@ -255,7 +255,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _option("-H", "--header", multiple=True, metavar="'NAME: VALUE'", help="A header to send."),
         _option("--connect-timeout", type=_SECONDS, default=5, metavar="S", help="To connect, TLS included: 5."),
         _option("--idle-timeout", type=_SECONDS, default=90, metavar="S", help="Between two reads: 90; 0: for ever."),
-        _option("--timeout", type=_SECONDS, metavar="S", help="For all of it; no limit if not given."),
+        _option("--timeout", type=_SECONDS, metavar="S", help="For each request, retries included; no limit."),
         _option("--retries", type=_COUNT, default=2, metavar="N", help="Further attempts: 2."),
         _option("--proxy", metavar="URL", help="Instead of the environment's."),
         _option("--ca-file", metavar="PATH", help="Certificates to trust instead of the usual ones."),
@@ -306,6 +306,7 @@ EXCLUSIVE = [
     *itertools.combinations(_MODES, 2),
     *(("batch", name) for name in (*_ALONE, "pace", "usage")),
     *(("offload", name) for name in ("local", "unordered")),
+    *itertools.combinations(FORMS, 2),
     *itertools.product(FORMS, ("extract", "buffer", "pace", "batch")),
     *itertools.product(set(FORMS) - {"message"}, ("count_tokens", "models")),
 ]
@@ -378,7 +379,8 @@ def _collect(**values: Any) -> Args:
             raise click.UsageError(f"{_long(name)} needs a value, and this one is empty")
     for pair in EXCLUSIVE:
         _choose(context, pair, values)
-    values["form"] = _form(context, {name: values.pop(name) for name in FORMS})
+    asked = {name: values.pop(name) for name in FORMS}
+    values["form"] = next((name for name, wanted in asked.items() if wanted), "text")
     for name, other in _NEEDS:
         if _rank(context, name) == _TYPED and not _is_given(values[other]):
             raise click.UsageError(f"{_long(name)} needs {_long(other)}")
@@ -417,16 +419,6 @@ def _choose(context: click.Context, pair: tuple[str, str], values: dict[str, Any
     if _rank(context, near) == _rank(context, far):
         raise click.UsageError(f"{_long(pair[0])} and {_long(pair[1])} exclude each other")
     values[far] = {bool: False, tuple: ()}.get(type(values[far]))
-
-
-def _form(context: click.Context, asked: dict[str, bool]) -> str:
-    """The one output form: of several, the one that was set nearest to the user."""
-    chosen = [name for name, wanted in asked.items() if wanted]
-    nearest = max((_rank(context, name) for name in chosen), default=0)
-    forms = [name for name in chosen if _rank(context, name) == nearest]
-    if len(forms) > 1:
-        raise click.UsageError(f"{' and '.join(f'--{name}' for name in forms)} exclude each other")
-    return forms[0] if forms else "text"
 
 
 def _origins(context: click.Context) -> dict[str, str]:

@@ -52,7 +52,7 @@ def layers(
         _add(own, profiles[profile], f"[profile.{profile}] of {place}", f"profile {profile}, {place}", options)
         for pair in exclusive:
             for name, other in (pair, pair[::-1]):
-                if name in own.values and other not in own.values:
+                if own.values.get(name, False) is not False and other not in own.values:
                     found.values.pop(other, None)
         if not own.values.keys().isdisjoint(_ADDRESSES):
             # A key that is meant for one server must not go to another.
@@ -122,6 +122,8 @@ def _value(option: click.Option, value: Any, what: str) -> Any:
     )
     if not fits:
         raise click.UsageError(f"{what} needs {wanted}")
+    if any("\0" in text for text in (value if isinstance(value, list) else [str(value)])):
+        raise click.UsageError(f"{what} holds a NUL")
     try:
         option.type_cast_value(click.Context(click.Command("streamcli")), value)
     except click.BadParameter as fault:

@@ -286,7 +286,7 @@ class Voice:
 
     def without_secrets(self, text: bytes) -> bytes:
         """`text`, every secret in it hidden: a server may have repeated one."""
-        for secret in self.secrets:
+        for secret in sorted(self.secrets, key=len, reverse=True):  # one may be the beginning of another
             text = text.replace(secret.encode(), b"***")
         return text
 
@@ -294,4 +294,4 @@ class Voice:
 def reason(fault: BaseException) -> str:
     """Why a call of the system failed, in lower case."""
     text = (isinstance(fault, OSError) and fault.strerror) or str(fault)
-    return text[0].lower() + text[1:]
+    return text[:1].lower() + text[1:]

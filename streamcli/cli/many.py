@@ -83,15 +83,13 @@ def run(  # noqa: PLR0917 - all that was put together for it
             signals = batch.offload(endpoint) if args.offload else asyncio.run(batch.ask(endpoint, http))
             if not signals:
                 output.finish(ordered=not args.unordered)
-        except OutputError:
-            batch.say_stopped()
+        except BaseException as fault:
+            if isinstance(fault, OutputError):
+                batch.say_stopped()
+            with contextlib.suppress(OutputError, io.ReaderGone):  # why the run ended counts
+                _close(figures, screen, report)
             raise
-        finally:
-            figures.stop()
-            screen.close()
-            if report:
-                report.write(dumps(figures.facts()) + b"\n")
-                report.done()
+        _close(figures, screen, report)
         if args.cancel:
             return 0
         screen.show_table()
@@ -100,6 +98,14 @@ def run(  # noqa: PLR0917 - all that was put together for it
             raise io.Signalled(signals[0])
         batch.say_failures()
         return output.status
+
+
+def _close(figures: Figures, screen: Screen, report: io.Descriptor | None) -> None:
+    figures.stop()
+    screen.close()
+    if report:
+        report.write(dumps(figures.facts()) + b"\n")
+        report.done()
 
 
 def checked_source(

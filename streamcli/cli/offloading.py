@@ -81,9 +81,10 @@ def _client(args: Args, endpoint: Endpoint, voice: io.Voice, http: httpx.Client)
 def _how_to_go_on(parts: Sequence[Part]) -> str:
     known = sum(part.id is not None for part in parts)
     how = "the same command with --resume fetches the results, with --cancel cancels"
-    if known < len(parts):
-        return f"{known} batches go on at the server, and perhaps one more: {how}"
-    return f"{known} batches go on at the server: {how}" if known > 1 else f"1 batch goes on at the server: {how}"
+    what = "1 batch goes" if known == 1 else f"{known} batches go"
+    if known == len(parts):
+        return f"{what} on at the server: {how}"
+    return f"{what} on at the server, and perhaps one more: {how}" if known else f"perhaps a batch goes on there: {how}"
 
 
 class _Watch:

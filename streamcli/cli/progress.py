@@ -94,8 +94,9 @@ class Progress:
             self._first = self._first or self._clock()
             self._tokens += 1
         elif event["type"] == "message_start":
-            self._earlier += self._tokens
-            self._tokens = 0
+            self._tokens = 0  # those of an attempt that failed are none
+        elif event["type"] == "message_stop":
+            self._earlier, self._tokens = self._earlier + self._tokens, 0
         elif event["type"] == "message_delta":
             counted = (event.get("usage") or {}).get("output_tokens")
             self._tokens = counted if isinstance(counted, int) else self._tokens

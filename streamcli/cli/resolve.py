@@ -74,8 +74,12 @@ def _check_stdin(args: Args) -> list[str]:
     """What takes standard input. Raises UsageError where two do."""
     takers = {"--body": args.body == "-", "--batch": args.batch == "-", "part of the prompt": _asks_for_stdin(args)}
     taken = ["--attach"] * args.attach.count("-") + [name for name, takes in takers.items() if takes]
+    if args.attach.count("-") > 1:
+        raise UsageError("standard input can be attached only once")
     if len(taken) > 1:
         raise UsageError(f"standard input cannot be both {taken[0]} and {taken[-1]}")
+    if args.batch and taken == ["part of the prompt"]:
+        raise UsageError("with --batch standard input is no part of the prompts: put it in a file for -f")
     return taken
 
 
@@ -143,8 +147,11 @@ def _base(args: Args) -> dict[str, Any]:
     if args.body is None:
         return {}
     raw = io.read_stdin() if args.body == "-" else io.read_file(args.body, "the request")
-    found = _json(_text(raw, "standard input" if args.body == "-" else args.body), f"--body {args.body}")
-    if not isinstance(found, dict) or not isinstance(found.get("messages", []), list):
+    found: dict[str, Any] = _json(
+        _text(raw, "standard input" if args.body == "-" else args.body), f"--body {args.body}"
+    )
+    messages = found.get("messages", []) if isinstance(found, dict) else None
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise UsageError(f"--body {args.body} is no JSON object with a list of messages")
     return found
 
@@ -165,14 +172,14 @@ def _add_thinking(args: Args, found: dict[str, Any]) -> None:
 
 
 def _add_output(args: Args, found: dict[str, Any]) -> None:
-    wanted: dict[str, Any] = {}
-    if args.effort:
+    given = found.get("output_config")
+    wanted = dict(given) if isinstance(given, dict) else {}
+    if args.effort and _goes_over(args, "effort", wanted, "effort"):
         wanted["effort"] = args.effort
-    if args.schema:
+    if args.schema and _goes_over(args, "schema", wanted, "format"):
         wanted["format"] = {"type": "json_schema", "schema": _schema(args.schema)}
-    earlier = found.get("output_config")
     if wanted:
-        found["output_config"] = {**(earlier if isinstance(earlier, dict) else {}), **wanted}
+        found["output_config"] = wanted
 
 
 def _schema(given: str) -> dict[str, Any]:
@@ -188,7 +195,7 @@ def _add_tools(args: Args, found: dict[str, Any], programs: Sequence[dict[str, A
     declared = found.get("tools") or []
     if not isinstance(declared, list):
         raise UsageError(f"--body {args.body} has tools that are no list")
-    if args.tools:
+    if args.tools and _goes_over(args, "tools", found, "tools"):
         from streamcli import tools  # noqa: PLC0415 - for who has some
 
         declared = tools.declared(io.read_file(args.tools, "the tools"), f"--tools {args.tools}")
@@ -198,7 +205,7 @@ def _add_tools(args: Args, found: dict[str, Any], programs: Sequence[dict[str, A
         twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice:
             raise UsageError(f"two tools have the name {twice!r}")
-    if args.tool_choice:
+    if args.tool_choice and _goes_over(args, "tool_choice", found, "tool_choice"):
         is_name = args.tool_choice not in _CHOICES
         found["tool_choice"] = {"type": "tool", "name": args.tool_choice} if is_name else {"type": args.tool_choice}
 

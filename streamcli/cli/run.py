@@ -157,7 +157,9 @@ def _next_turn(conversation: Conversation, asked: list[dict[str, Any]]) -> list[
         return []
     first, *others = asked
     content = first.get("content")
-    answers = isinstance(content, list) and any(block.get("type") == "tool_result" for block in content)
+    answers = isinstance(content, list) and any(
+        isinstance(block, dict) and block.get("type") == "tool_result" for block in content
+    )
     return asked if answers or first.get("role") != "user" else [conversation.user_message(content or ""), *others]
 
 
@@ -203,7 +205,7 @@ def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
     args, voice = this.args, this.voice
     turns = question.turns
     http = httpx.Client(transport=turns.player, trust_env=False) if isinstance(turns, TapeTurns) else None
-    keeps = args.form in _KEEP_TEXT or bool(args.schema or args.extract or question.conversation)
+    keeps = args.form in _KEEP_TEXT or bool(args.schema or args.extract or question.conversation or question.run_tools)
     client = this.stack.enter_context(
         _client(args, endpoint, voice, lambda line: answer.record(line), keep_text=keeps, http=http)  # noqa: PLW0108 - there is none yet
     )

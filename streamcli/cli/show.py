@@ -1,7 +1,7 @@
 """A request or the settings in force in, bytes that show them out, every secret hidden.
 
 Contract: nothing is sent and nothing is changed. What `as_curl` gives runs as it is, the key taken from the
-environment. Source: design.md section 2.
+environment; only the body is not searched for secrets there. Source: design.md section 2.
 """
 
 from __future__ import annotations
