@@ -198,7 +198,7 @@ def test_an_error_says_it_too(asking, api):
 def test_a_submission_that_broke_off_may_go_on_too(asking, api):
     api.faults = {"create": [CUT_AFTER], "list": [None, refusal(401, "authentication_error")]}
     notes = streamcli(*asking).err.splitlines()
-    assert notes[0].startswith("streamcli: 0 batches go on at the server, and perhaps one more: the same command")
+    assert notes[0].startswith("streamcli: perhaps a batch goes on there: the same command")
     ended = streamcli(*asking)
     assert ended.err.startswith("streamcli: batch msgbatch_01 is taken for part 1, whose submission broke off\n")
     assert (ended.status, api.accepted) == (0, IDS)
