@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-from .errors import OutputError, UsageError
+from .errors import OutputError, UsageError, reason
 from .journal import Journal
 from .jsontext import dumps, loads_exact
 
@@ -112,7 +112,7 @@ class Conversation:
             with open(self._cut, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
                 file.write(self._journal.tail() + b"\n")
         except OSError as fault:
-            raise OutputError(f"cannot write to {self._cut}: {(fault.strerror or str(fault)).lower()}") from None
+            raise OutputError(f"cannot write to {self._cut}: {reason(fault)}") from None
         self._cut = ""
 
     def _line(self, message: Mapping[str, Any]) -> bytes:

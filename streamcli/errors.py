@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+def reason(fault: BaseException) -> str:
+    """Why a call of the system or a parser failed, in the system's or its own words, as part of a line of ours."""
+    text = getattr(fault, "strerror", None) or str(fault)
+    return text[:1].lower() + text[1:]
+
+
 class StreamcliError(Exception):
     """Anything this package raises. `exit_code` is the status the command ends with."""
 

@@ -17,7 +17,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Self
 
-from .errors import OutputError, UsageError
+from .errors import OutputError, UsageError, reason
 from .jsontext import loads
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Journal:
             try:
                 block = os.pread(self._fd, min(_BLOCK, end - at), at)
             except OSError as fault:
-                raise UsageError(f"cannot read {self.path}: {_reason(fault)}") from None
+                raise UsageError(f"cannot read {self.path}: {reason(fault)}") from None
             if not block:
                 break
             at += len(block)
@@ -243,7 +243,7 @@ class Journal:
             raise self._unwritable(fault) from None
 
     def _unwritable(self, fault: OSError | ValueError) -> OutputError:
-        return OutputError(f"cannot write to {self.path}: {_reason(fault)}")
+        return OutputError(f"cannot write to {self.path}: {reason(fault)}")
 
 
 def _locked(path: str, mode: int, busy: Callable[[], None]) -> tuple[int, bool]:
@@ -317,8 +317,3 @@ def _is_cut(line: bytes) -> bool:
     except json.JSONDecodeError as fault:
         return line.startswith(b"{") and fault.pos == len(fault.doc)
     return False
-
-
-def _reason(fault: OSError | ValueError) -> str:
-    text = getattr(fault, "strerror", None) or str(fault)
-    return text[:1].lower() + text[1:]

@@ -11,7 +11,7 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING
 
-from .errors import UsageError
+from .errors import UsageError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -71,7 +71,7 @@ def model_path(model: str, environment: Mapping[str, str]) -> str:
         with open(path, "rb") as file:
             magic = file.read(4)
     except OSError as fault:
-        raise UsageError(f"cannot read the model {path}: {(fault.strerror or str(fault)).lower()}") from None
+        raise UsageError(f"cannot read the model {path}: {reason(fault)}") from None
     if magic != b"GGUF":
         raise UsageError(f"the model {path} is no GGUF file")
     return path

@@ -15,7 +15,7 @@ import shutil
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import ToolError, UsageError
+from .errors import ToolError, UsageError, reason
 from .jsontext import dumps, loads_exact
 from .processes import End, Job, run
 
@@ -58,7 +58,7 @@ def declared(text: bytes, source: str) -> list[dict[str, Any]]:
     except UnicodeDecodeError as fault:
         raise UsageError(f"{source} is not UTF-8: byte {fault.start + 1} is {fault.object[fault.start]:#04x}") from None
     except ValueError as fault:
-        raise UsageError(f"{source} is no JSON: {str(fault)[:1].lower()}{str(fault)[1:]}") from None
+        raise UsageError(f"{source} is no JSON: {reason(fault)}") from None
     if isinstance(value, dict):
         value = value["tools"] if isinstance(value.get("tools"), list) else [value]
     if not isinstance(value, list):

@@ -23,6 +23,7 @@ from streamcli.errors import (
     StreamcliError,
     StreamError,
     ToolError,
+    reason,
 )
 from streamcli.jsontext import dumps, loads
 from streamcli.prose import last_fenced_block
@@ -253,8 +254,8 @@ class Answer:
         self._flush()
         exchange = self._stream.exchange
         self._show_calls(exchange.snapshot() or {})
-        reason = exchange.accumulator.stop_reason
-        short = shortcoming(self._args, reason, self._said + exchange.accumulator.text)
+        stop_reason = exchange.accumulator.stop_reason
+        short = shortcoming(self._args, stop_reason, self._said + exchange.accumulator.text)
         self._report()
         if not short:
             self._remember(question)
@@ -262,8 +263,8 @@ class Answer:
         if short:
             self._voice.fault(short)
             return short.exit_code
-        if reason in _WORTH_SAYING:
-            self._voice.note(f"stop reason {reason}: {_WORTH_SAYING[reason]}")
+        if stop_reason in _WORTH_SAYING:
+            self._voice.note(f"stop reason {stop_reason}: {_WORTH_SAYING[stop_reason]}")
         return 0
 
     def _remember(self, question: Question) -> None:
@@ -357,7 +358,7 @@ def shortcoming(args: Args, stop_reason: Any, text: str) -> StreamcliError | Non
     try:
         loads(text.encode() if args.schema else b"0")
     except ValueError as fault:
-        return SchemaError(f"the answer is not the JSON of --schema: {io.reason(fault)}")
+        return SchemaError(f"the answer is not the JSON of --schema: {reason(fault)}")
     return None
 
 

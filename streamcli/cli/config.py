@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from streamcli.errors import reason
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -78,20 +80,12 @@ def _table(path: str, *, needed: bool) -> dict[str, Any]:
             return tomllib.load(file)
     except (FileNotFoundError, NotADirectoryError) as fault:
         if needed:
-            raise click.UsageError(f"cannot read the configuration {path}: {_reason(fault)}") from None
+            raise click.UsageError(f"cannot read the configuration {path}: {reason(fault)}") from None
         return {}
     except OSError as fault:
-        raise click.UsageError(f"cannot read the configuration {path}: {_reason(fault)}") from None
+        raise click.UsageError(f"cannot read the configuration {path}: {reason(fault)}") from None
     except (ValueError, RecursionError) as fault:
-        raise click.UsageError(f"the configuration {path} is no TOML: {_lower(str(fault))}") from None
-
-
-def _reason(fault: OSError) -> str:
-    return _lower(fault.strerror or str(fault))
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+        raise click.UsageError(f"the configuration {path} is no TOML: {reason(fault)}") from None
 
 
 def _add(found: Layers, table: Any, where: str, origin: str, options: Sequence[click.Option]) -> None:

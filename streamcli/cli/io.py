@@ -15,7 +15,7 @@ import select
 import stat
 from typing import TYPE_CHECKING
 
-from streamcli.errors import OutputError, StreamcliError, UsageError
+from streamcli.errors import OutputError, StreamcliError, UsageError, reason
 from streamcli.terminal import one_line
 
 if TYPE_CHECKING:
@@ -289,9 +289,3 @@ class Voice:
         for secret in sorted(self.secrets, key=len, reverse=True):  # one may be the beginning of another
             text = text.replace(secret.encode(), b"***")
         return text
-
-
-def reason(fault: BaseException) -> str:
-    """Why a call of the system failed, in lower case."""
-    text = (isinstance(fault, OSError) and fault.strerror) or str(fault)
-    return text[:1].lower() + text[1:]

@@ -25,7 +25,7 @@ import httpx
 
 from streamcli.batch import Figures, Line, Results, Source
 from streamcli.client import AsyncClient
-from streamcli.errors import OutputError, StreamcliError, UsageError
+from streamcli.errors import OutputError, StreamcliError, UsageError, reason
 from streamcli.jsontext import dumps
 from streamcli.pool import Pool, Settings
 from streamcli.terminal import Visible
@@ -123,7 +123,7 @@ def checked_source(
     try:
         file = _kept(io.STDIN, name) if path == "-" else _opened(path)
     except (OSError, ValueError) as fault:
-        raise UsageError(f"cannot read {name}: {io.reason(fault)}") from None
+        raise UsageError(f"cannot read {name}: {reason(fault)}") from None
     source = Source(stack.enter_context(file), name, defaults, compose, args.lines)
     if not source.check():
         raise UsageError(f"{name} holds no prompt")
@@ -146,7 +146,7 @@ def _kept(fd: int, name: str) -> BinaryIO:
             file.write(data)
             file.flush()
         except OSError as fault:
-            raise OutputError(f"cannot keep {name} in {tempfile.gettempdir()}: {io.reason(fault)}") from None
+            raise OutputError(f"cannot keep {name} in {tempfile.gettempdir()}: {reason(fault)}") from None
     return file
 
 

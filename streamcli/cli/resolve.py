@@ -11,7 +11,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from streamcli import request
-from streamcli.errors import UsageError
+from streamcli.errors import UsageError, reason
 from streamcli.jsontext import loads_exact
 
 from . import io
@@ -254,7 +254,7 @@ def _json(text: str, source: str) -> Any:
     try:
         return loads_exact(text.encode())
     except ValueError as fault:
-        raise UsageError(f"{source} is no JSON: {io.reason(fault)}") from None
+        raise UsageError(f"{source} is no JSON: {reason(fault)}") from None
 
 
 def _text(raw: bytes, source: str) -> str:
