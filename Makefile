@@ -16,11 +16,11 @@ demo: $(VENV)/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/demo.sh
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 -m 'not slow'
 
-# What takes longer or needs more: the embedded model alone, minutes of faults, the peers side by side.
+# What takes longer or needs more: the embedded model and kills by the hundred, minutes of faults, the peers side by side.
 e2e: $(VENV)/installed
-	$(BIN)/python -m pytest -q -m local
+	$(BIN)/python -m pytest -q -m 'local or slow'
 
 soak: $(VENV)/installed
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -n 2 -m 'not local'

@@ -2,7 +2,8 @@
 
 Contract: that of `network`. A protocol of our own takes the place of asyncio's streams: one task writes and then
 reads, so one waiter serves both, and one timer a connection watches for silence, moved only when it fires, because
-setting one for every read costs more than the read.
+setting one for every read costs more than the read. So does the memory that asyncio takes anew for every read, 256 KiB
+of which a token fills nothing; it is given a buffer to read into.
 """
 
 from __future__ import annotations
@@ -27,14 +28,19 @@ if TYPE_CHECKING:
     _Address = tuple[Any, ...]
 
 
-class _Wire(asyncio.Protocol):
+# What a reader that keeps up needs at most.
+_FIRST_ROOM = 16 * 1024
+
+
+class _Wire(asyncio.BufferedProtocol):
     """What the loop tells of one connection: bytes nobody took yet, whether it takes more, its end and the fault."""
 
     def __init__(self) -> None:
         self.fault: Exception | None = None
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._pieces: list[bytes] = []
+        self._buffer = memoryview(bytearray(_FIRST_ROOM))
+        self._filled = 0
         self._ended = False
         self._full = False
         self._waiter: asyncio.Future[None] | None = None
@@ -44,11 +50,24 @@ class _Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:
-        self._pieces.append(data)
-        if len(self._pieces) > 1 and sum(map(len, self._pieces)) > READ_BYTES:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        # Inside TLS the hint is a demand: of what the last read does not take, asyncio loses the rest.
+        if len(self._buffer) - self._filled < sizehint:
+            self._enlarge(self._filled + sizehint)
+        return self._buffer[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._filled += nbytes
+        if self._filled >= READ_BYTES:
             self._transport.pause_reading()
+        elif self._filled == len(self._buffer):
+            self._enlarge(2 * self._filled)
         self._wake()
+
+    def _enlarge(self, size: int) -> None:
+        buffer = memoryview(bytearray(size))
+        buffer[: self._filled] = self._buffer[: self._filled]
+        self._buffer = buffer
 
     def eof_received(self) -> None:
         self._ended = True
@@ -69,15 +88,16 @@ class _Wire(asyncio.Protocol):
 
     async def read(self, limit: float | None) -> bytes:
         """What came since the last time, b"" at the end. Raises OSError, or TimeoutError after `limit` seconds."""
-        while not self._pieces:
+        while not self._filled:
             if self.fault:
                 raise self.fault
             if self._ended:
                 return b""
-            await self._wait(limit)
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        self._transport.resume_reading()
+            await self._awaited(limit)
+        data = bytes(self._buffer[: self._filled])
+        self._filled = 0
+        if len(data) >= READ_BYTES:
+            self._transport.resume_reading()
         return data
 
     async def write(self, data: bytes, limit: float | None) -> None:
@@ -87,7 +107,7 @@ class _Wire(asyncio.Protocol):
             if not self._ended:
                 self._transport.write(view[start : start + READ_BYTES])
             while self._full and not self._ended:
-                await self._wait(limit)
+                await self._awaited(limit)
             if self._ended:
                 raise self.fault or ConnectionResetError("the connection was closed")
 
@@ -109,15 +129,13 @@ class _Wire(asyncio.Protocol):
     def info(self, name: str) -> Any:
         return self._transport.get_extra_info(name)
 
-    async def _wait(self, limit: float | None) -> None:
+    def _awaited(self, limit: float | None) -> asyncio.Future[None]:
+        """What is done when something has changed. Raises TimeoutError, when it is awaited, after `limit` seconds."""
         self._due = math.inf if limit is None else self._loop.time() + limit
         if self._timer is None or self._timer.when() > self._due:
             self._watch()
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _wake(self) -> None:
         if self._waiter and not self._waiter.done():
@@ -134,8 +152,9 @@ class _Wire(asyncio.Protocol):
             return  # whoever waits next sets the timer again
         if self._loop.time() < self._due:
             self._watch()
-        else:
-            self._waiter.set_exception(TimeoutError())
+            return
+        waiter, self._waiter = self._waiter, None  # not kept: the error will know the frames it passed
+        waiter.set_exception(TimeoutError())
 
 
 class AsyncConnection(httpcore.AsyncNetworkStream):
@@ -148,16 +167,15 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the loop says how many
         """As httpcore asks for it: never past a blank line."""
-        data = self._gate.take() or await self._read(timeout)
+        data = await self.receive(timeout)
         if not data and not self.peer.answered:
             raise self.peer.lost()
         return self._gate.admit(data)
 
     async def receive(self, timeout: float | None) -> bytes:
         """The next bytes of the body, b"" at its end, as one network read gives them."""
-        return self._gate.take() or await self._read(timeout)
-
-    async def _read(self, timeout: float | None) -> bytes:
+        if self._gate.held:
+            return self._gate.take()
         try:
             data = await self._wire.read(self.peer.limits.within(timeout))
         except TimeoutError:

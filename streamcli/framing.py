@@ -101,7 +101,7 @@ class Framing:
                 end -= 1  # so that a blank line is one, whether or not trailers come before it
         self._in_chunk = max(0, end - len(data))
         self._head = data[end:]
-        if self._head:
+        if self._head not in {b"", b"\r\n"}:  # as nearly all reads leave it
             self._check_head()
         return b"".join(parts)
 

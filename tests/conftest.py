@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from server import Proxy, Server
 
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
-settings.register_profile("quick", max_examples=50, **_COMMON)
+settings.register_profile("quick", max_examples=30, **_COMMON)
 settings.register_profile("thorough", max_examples=1000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

@@ -466,6 +466,7 @@ def test_pings_are_a_sign_of_life(server):
     assert "the stream ended before message_stop" in ended.error
 
 
+@pytest.mark.slow
 def test_a_compression_bomb_is_never_unpacked():
     packed = gzip.compress(b"\0" * (512 << 20), 1)
     ended = ask(head(length=len(packed), content_encoding="gzip") + packed, prefix=LITTLE_MEMORY)

