@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import AsyncClient, AsyncMessageStream, Client, MessageStream
+    from .client.client import AsyncClient, AsyncMessageStream, Client, MessageStream
     from .errors import (
         APIConnectionError,
         APIError,
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
         UnprocessableEntityError,
         UsageError,
     )
-    from .records import ContentBlock, Delta, Event, Message, Usage
+    from .protocol.records import ContentBlock, Delta, Event, Message, Usage
+    from .protocol.sse import Decoder, ServerSentEvent
+    from .version import __version__ as __version__
 
 __all__ = [
     "APIConnectionError",
@@ -56,6 +58,7 @@ __all__ = [
     "ConflictError",
     "ContentBlock",
     "ContentTooLargeError",
+    "Decoder",
     "Delta",
     "Event",
     "GatewayTimeoutError",
@@ -72,6 +75,7 @@ __all__ = [
     "RateLimitError",
     "RequestTimeoutError",
     "SchemaError",
+    "ServerSentEvent",
     "ServiceUnavailableError",
     "ShapeError",
     "StreamError",
@@ -83,19 +87,19 @@ __all__ = [
     "UsageError",
 ]
 
-__version__ = "0.1.0"
-
 _HOMES = {
-    "client": ("AsyncClient", "AsyncMessageStream", "Client", "MessageStream"),
-    "records": ("ContentBlock", "Delta", "Event", "Message", "Usage"),
+    "client.client": ("AsyncClient", "AsyncMessageStream", "Client", "MessageStream"),
+    "protocol.records": ("ContentBlock", "Delta", "Event", "Message", "Usage"),
+    "protocol.sse": ("Decoder", "ServerSentEvent"),
+    "version": ("__version__",),
 }
-_CLIENT_AND_RECORDS = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
+    if name.startswith("_") and name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f".{_CLIENT_AND_RECORDS.get(name, 'errors')}", __name__), name)
+        return getattr(import_module(f".{_HOME_OF.get(name, 'errors')}", __name__), name)
     except AttributeError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -7,10 +7,10 @@ import inspect
 
 import httpx
 
-import streamcli.client
+import streamcli.client.client
 from streamcli import AsyncClient, Client
-from streamcli.request import Endpoint
-from streamcli.transport import async_own_client, own_client, proxy_for
+from streamcli.network.transport import async_own_client, own_client, proxy_for
+from streamcli.protocol.request import Endpoint
 
 ASK = {"model": "m", "max_tokens": 1024, "messages": [{"role": "user", "content": "hi"}]}
 
@@ -58,7 +58,7 @@ class Synchronous(Driver):
         return self._open.enter_context(own_client(**options))
 
     def patch(self, monkeypatch):
-        monkeypatch.setattr(streamcli.client, "sleep", self.waits.append)
+        monkeypatch.setattr(streamcli.client.client, "sleep", self.waits.append)
 
     def body(self, pieces):
         """A body that comes in these pieces; an exception among them is raised in its turn."""
@@ -97,7 +97,7 @@ class Asynchronous(Driver):
         async def async_sleep(seconds):
             self.waits.append(seconds)
 
-        monkeypatch.setattr(streamcli.client, "async_sleep", async_sleep)
+        monkeypatch.setattr(streamcli.client.client, "async_sleep", async_sleep)
 
     def body(self, pieces):
         return AsyncPieces(pieces)

@@ -1,4 +1,4 @@
-"""streamcli.attachment: which block carries what. The command's side of it is in cli/attach.txt."""
+"""streamcli.turns.attachment: which block carries what. The command's side of it is in cli/attach.txt."""
 
 import base64
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from streamcli.attachment import by_reference, of_bytes
 from streamcli.errors import UsageError
+from streamcli.turns.attachment import by_reference, of_bytes
 
 IMAGES = {
     "image/png": b"\x89PNG\r\n\x1a\nrest",

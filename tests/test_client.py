@@ -43,7 +43,7 @@ from server import (
     text_stream,
 )
 
-import streamcli.client
+import streamcli.client.client
 from streamcli import (
     APIConnectionError,
     APIError,
@@ -1072,14 +1072,14 @@ class TestTogether:
     )
     def test_a_cancelled_stream_closes_its_connection(self, server, monkeypatch, answer, reached):
         server.answers = [answer]
-        refusal_body = streamcli.client.async_refusal_body
+        refusal_body = streamcli.client.client.async_refusal_body
 
         async def ask(client, told):
             async def body_of(response):
                 told["it is refused"].set()
                 return await refusal_body(response)
 
-            monkeypatch.setattr(streamcli.client, "async_refusal_body", body_of)
+            monkeypatch.setattr(streamcli.client.client, "async_refusal_body", body_of)
             async with client.messages.stream(**ASK) as stream:
                 told["it is accepted"].set()
                 async for _ in stream:

@@ -23,7 +23,7 @@ from streamcli import (
     UnexpectedAnswerError,
     UsageError,
 )
-from streamcli.request import API_VERSION, SAMPLING_API_VERSION
+from streamcli.protocol.request import API_VERSION, SAMPLING_API_VERSION
 
 PARAMS = {"model": "m", "max_tokens": 16, "messages": [{"role": "user", "content": "hi"}]}
 

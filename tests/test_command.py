@@ -35,7 +35,7 @@ def test_a_run_loads_no_asyncio(server):
     timed = [sys.executable, "-X", "importtime", *COMMAND[1:], "--base-url", server.url, "hi"]
     ended = subprocess.run(timed, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, check=True)
     assert ended.stdout == b"Hello."
-    assert b"| streamcli.network\n" in ended.stderr.replace(b" ", b"").replace(b"|", b"| ")
+    assert b"| streamcli.network.connection\n" in ended.stderr.replace(b" ", b"").replace(b"|", b"| ")
     assert not re.search(rb"\| *asyncio\n", ended.stderr)
 
 

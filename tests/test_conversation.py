@@ -1,4 +1,4 @@
-"""streamcli.conversation: whole turns or nothing, whatever ends the process, and nothing the API would refuse."""
+"""streamcli.turns.conversation: whole turns or nothing, whatever ends the process, and nothing the API would refuse."""
 
 import functools
 import itertools
@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamcli.conversation import Conversation
 from streamcli.errors import OutputError, UsageError
+from streamcli.turns.conversation import Conversation
 
 
 def never_busy():
@@ -404,7 +404,7 @@ class TestCutShort:
 # What every process of the next tests knows: the turn of a number, small, large, or with a tool.
 TURNS = """
 import json, os, random, signal, sys, time
-from streamcli.conversation import Conversation
+from streamcli.turns.conversation import Conversation
 sizes = [0, 10, 3000]
 def turn(number):
     words = f"{number} " + "é" * random.Random(number).choice(sizes)
@@ -499,7 +499,7 @@ class TestRealProcesses:
     def test_the_second_says_that_it_waits_and_goes_on_with_what_the_first_said(self, path):
         script = """
 import json, sys
-from streamcli.conversation import Conversation
+from streamcli.turns.conversation import Conversation
 with Conversation(sys.argv[1], busy=lambda: print("busy", flush=True)) as talk:
     print(json.dumps(talk.messages))
 """

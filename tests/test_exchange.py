@@ -1,4 +1,4 @@
-"""streamcli.exchange: what an answer means, when to try again, how a stream ends."""
+"""streamcli.protocol.exchange: what an answer means, when to try again, how a stream ends."""
 
 import json
 
@@ -18,8 +18,8 @@ from streamcli.errors import (
     RateLimitError,
     UnexpectedAnswerError,
 )
-from streamcli.exchange import Exchange
-from streamcli.request import Request
+from streamcli.protocol.exchange import Exchange
+from streamcli.protocol.request import Request
 
 STREAM = {"content-type": "text/event-stream", "request-id": "req_1"}
 

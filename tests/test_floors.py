@@ -1,40 +1,44 @@
-"""Data moves one way: a module imports only from lower floors, and only the transport's know httpx."""
+"""The storeys of the house: data moves one way, a module imports only from below, and only `network` knows sockets."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "streamcli"
 
-FLOORS = [
-    {"__init__", "errors", "jsontext"},
-    {"sse", "message", "request", "retry", "framing", "attachment", "prose", "limiter"},
-    {"records", "network"},
-    {"exchange", "asyncnetwork"},
-    {"transport", "tape", "local", "journal", "processes"},
+# From the ground; those on one line know nothing of each other.
+STOREYS = [
+    {"version", "errors"},
+    {"protocol"},
+    {"network", "output", "turns"},
     {"client"},
-    {"terminal", "conversation", "tools"},
-    {"output"},
-    {"turn", "batch"},
-    {"pool", "offload"},
+    {"batch"},
     {"cli"},
     {"__main__"},
 ]
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-KNOW_HTTPX = {"network", "asyncnetwork", "transport", "tape"}
-TAKE_ITS_TIMEOUT = {"client", "cli"}
+HEIGHT = {name: number for number, names in enumerate(STOREYS) for name in names}
+# What a storey's modules may import of the outside world, beside what needs neither file, socket nor process.
+DO_NO_IO = {"protocol", "output"}
+ALSO_DO_NO_IO = {"turns/turn.py", "turns/attachment.py", "batch/limiter.py", "batch/source.py", "network/framing.py"}
+IO = {"asyncio", "os", "io", "socket", "ssl", "sys", "threading", "subprocess", "pathlib", "tempfile", "select"}
+# Above the network, httpx is only named: for the types of what a caller hands in, and its time limits.
+NAME_HTTPX = {"network", "client", "cli"}
 
-MODULES = sorted(PACKAGE.rglob("*.py"))
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def home(path):
-    """The name that stands for a module in the table: its own, or its package's."""
+def name(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def storey(path):
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def imported(path):
-    """Every module that a file imports, wherever in it, by its full name."""
+    """Every module that a file imports, wherever in it, by its full name; a name that is no module is its module's."""
     package = ["streamcli", *path.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -42,39 +46,51 @@ def imported(path):
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) + 1 - node.level] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (
-                (f"{base}.{alias.name}" for alias in node.names) if base in {"streamcli", "streamcli.cli"} else [base]
-            )
+            folder = PACKAGE.parent.joinpath(*base.split("."))
+            modules = [alias.name for alias in node.names if (folder / f"{alias.name}.py").exists()]
+            yield from ([f"{base}.{module}" for module in modules] or [base])
 
 
-def neighbours(path):
-    """The table's names of what a file imports from the package; a name that is no module is from `__init__`."""
-    for name in imported(path):
-        top, _, rest = name.partition(".")
-        if top == "streamcli":
-            first = rest.partition(".")[0]
-            yield first if first in FLOOR else "__init__"
+def imported_of_ours(path):
+    return {full.removeprefix("streamcli.") for full in imported(path) if full.startswith("streamcli.")}
 
 
-def test_every_module_has_its_floor():
-    assert {home(path) for path in MODULES} <= FLOOR.keys()
+def test_every_module_stands_on_a_storey():
+    assert {storey(path) for path in MODULES} == HEIGHT.keys()
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.name != "__init__.py"], ids=lambda path: path.stem)
-def test_a_module_imports_only_from_lower_floors(path):
-    own = home(path)
-    upward = {name for name in neighbours(path) if FLOOR[name] >= FLOOR[own] and not name == own == "cli"}
-    assert upward == set()
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_a_module_imports_only_from_its_own_storey_and_those_below(path):
+    own = storey(path)
+    tops = {module.partition(".")[0] for module in imported_of_ours(path)} - {own}
+    assert {top for top in tops if HEIGHT.get(top, len(STOREYS)) >= HEIGHT[own]} == set()
+    assert "streamcli" not in set(imported(path))
 
 
-def test_only_the_transport_knows_httpx():
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {name(path).removesuffix(".py").replace("/", "."): imported_of_ours(path) for path in MODULES}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__init__.py"], ids=name)
+def test_a_storey_opens_with_what_it_is_for_and_holds_no_code_there(path):
+    [text] = ast.parse(path.read_text()).body
+    assert isinstance(text, ast.Expr)
+    assert isinstance(text.value.value, str)
+
+
+def test_only_the_network_speaks_through_httpx():
     users = {
-        home(path) for path in MODULES for name in imported(path) if name.partition(".")[0] in {"httpx", "httpcore"}
+        (storey(path), top)
+        for path in MODULES
+        for top in {full.partition(".")[0] for full in imported(path)} & {"httpx", "httpcore", "h11"}
     }
-    assert users <= KNOW_HTTPX | TAKE_ITS_TIMEOUT
+    assert {name for name, _ in users} <= NAME_HTTPX
+    assert {name for name, top in users if top != "httpx"} == {"network"}
 
 
-@pytest.mark.parametrize("name", sorted(FLOORS[1] | {"exchange", "records", "turn"} | FLOORS[0] - {"__init__"}))
-def test_the_lower_floors_do_no_input_or_output(name):
-    tops = {imported_name.partition(".")[0] for imported_name in imported(PACKAGE / f"{name}.py")}
-    assert not tops & {"asyncio", "os", "io", "socket", "ssl", "sys", "threading", "subprocess", "pathlib"}
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if storey(path) in DO_NO_IO or name(path) in ALSO_DO_NO_IO], ids=name
+)
+def test_what_is_said_to_do_no_input_or_output_cannot(path):
+    assert not {full.partition(".")[0] for full in imported(path)} & IO

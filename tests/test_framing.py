@@ -1,4 +1,4 @@
-"""streamcli.framing: where heads end and bodies lie, as h11 has it."""
+"""streamcli.network.framing: where heads end and bodies lie, as h11 has it."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from server import bytewise, chunk, cut_at
 
-from streamcli.framing import Framing, HeadGate
+from streamcli.network.framing import Framing, HeadGate
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 

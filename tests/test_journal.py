@@ -1,4 +1,4 @@
-"""streamcli.journal: whatever happens to the process, the disk or the file, whole lines stay and nobody's are lost."""
+"""streamcli.turns.journal: whatever befalls process, disk or file, whole lines stay and nobody's are lost."""
 
 import contextlib
 import fcntl
@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import streamcli.journal
+import streamcli.turns.journal
 from streamcli.errors import OutputError, UsageError
-from streamcli.journal import Journal
+from streamcli.turns.journal import Journal
 
 OLD = b'{"old":"\xc3\xa9","n":[1,{}]}\n'
 NEW = b'{"new":1}\n{"new":2}\n'
@@ -305,7 +305,7 @@ class Step:
         sys.setprofile(None)
 
     def count(self, frame, event, argument):
-        self.left -= frame.f_code.co_filename == streamcli.journal.__file__ and event in self.events
+        self.left -= frame.f_code.co_filename == streamcli.turns.journal.__file__ and event in self.events
         if self.reached:
             sys.setprofile(None)
             self.act()
@@ -496,7 +496,7 @@ class TestAFullDisk:
 
 HOLDER = """
 import json, sys
-from streamcli.journal import Journal
+from streamcli.turns.journal import Journal
 path, count = sys.argv[1], int(sys.argv[2])
 waits = []
 for number in range(count):
@@ -510,7 +510,7 @@ print(json.dumps(len(waits)))
 
 WAITER = """
 import json, sys
-from streamcli.journal import Journal
+from streamcli.turns.journal import Journal
 def busy():
     print("busy", flush=True)
 with Journal(sys.argv[1], mode=0o600, busy=busy) as held:
@@ -746,7 +746,7 @@ class TestTheFile:
             path.chmod(0o444)
             script = """
 import json, os, sys
-from streamcli.journal import Journal
+from streamcli.turns.journal import Journal
 from streamcli.errors import OutputError
 if os.geteuid() == 0:
     os.setuid(65534)

@@ -1,4 +1,4 @@
-"""streamcli.jsontext: what orjson refuses or rounds."""
+"""streamcli.protocol.jsontext: what orjson refuses or rounds."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamcli.jsontext import dumps, loads, loads_exact
+from streamcli.protocol.jsontext import dumps, loads, loads_exact
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""streamcli.limiter: how many requests may run, whatever is answered and refused; time is a number here."""
+"""streamcli.batch.limiter: how many requests may run, whatever is answered and refused; time is a number here."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcli.limiter import MAX_HOLD, Limiter
+from streamcli.batch.limiter import MAX_HOLD, Limiter
 
 WALL = 1_800_000_000.0
 

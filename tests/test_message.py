@@ -1,4 +1,4 @@
-"""streamcli.message: what events build, and which events are refused."""
+"""streamcli.protocol.message: what events build, and which events are refused."""
 
 import json
 from pathlib import Path
@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcli.errors import APIError, APIStatusError, OverloadedError, ProtocolError
-from streamcli.message import Accumulator, parsed, text_of
+from streamcli.protocol.message import Accumulator, parsed, text_of
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "messages.json").read_text())
 ERRORS = {
     "api_error": APIStatusError,
     "malformed": ProtocolError,
     "protocol": ProtocolError,
-    "incomplete": type(None),  # the end of the stream is the business of streamcli.exchange
+    "incomplete": type(None),  # the end of the stream is the business of streamcli.protocol.exchange
     "incomplete_tool_input": APIError,
 }
 START = {"type": "message_start", "message": {"id": "msg_1", "role": "assistant", "content": [], "usage": {}}}

@@ -21,11 +21,13 @@ from streamcli import (
     ProtocolError,
     UnexpectedAnswerError,
     UsageError,
-    offload,
 )
-from streamcli.batch import Figures, Results, Source
-from streamcli.offload import Counts, Offload, State
-from streamcli.request import SAMPLING_API_VERSION
+from streamcli.batch import offload
+from streamcli.batch.offload import Counts, Offload, State
+from streamcli.batch.results import Results
+from streamcli.batch.source import Source
+from streamcli.batch.statistics import Figures
+from streamcli.protocol.request import SAMPLING_API_VERSION
 
 DEFAULTS = {"model": "m", "max_tokens": 16}
 
@@ -35,7 +37,7 @@ def _at_once(monkeypatch):
     monkeypatch.setattr(offload, "FIRST_WAIT", 0)
     monkeypatch.setattr(offload, "SETTLING", (0, 0))
     monkeypatch.setattr(offload, "MAX_REQUESTS", 3)
-    monkeypatch.setattr("streamcli.client.sleep", lambda seconds: None)
+    monkeypatch.setattr("streamcli.client.client.sleep", lambda seconds: None)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""streamcli.pool: many lines at once, through real sockets, each with one result, whatever befalls one of them."""
+"""streamcli.batch.pool: many lines at once, through real sockets, each with one result, whatever befalls one."""
 
 import asyncio
 import io
@@ -10,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from server import HANG, PATIENCE, RESET, head, message_start, ok, opening, refusal, text_events
 
-from streamcli import AsyncClient, pool
-from streamcli.batch import Figures, Source
+from streamcli import AsyncClient
+from streamcli.batch import pool
+from streamcli.batch.pool import Pool, Settings
+from streamcli.batch.source import Source
+from streamcli.batch.statistics import Figures
 from streamcli.errors import OutputError, UsageError
-from streamcli.pool import Pool, Settings
 
 SOON = {"retry_after_ms": "5"}
 

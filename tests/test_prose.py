@@ -1,10 +1,10 @@
-"""streamcli.prose: parts of a text are the text's own characters."""
+"""streamcli.output.prose: parts of a text are the text's own characters."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcli.prose import last_fenced_block, pieces
+from streamcli.output.prose import last_fenced_block, pieces
 
 FENCED = {
     "a block": ("a\n```\nb\n```\nc", "b\n"),

@@ -12,7 +12,7 @@ import pytest
 from server import ok, text_events
 
 from streamcli.cli.args import command
-from streamcli.tools import described, results
+from streamcli.turns.tools import described, results
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README.partition("\n## Library\n")[2], re.DOTALL)

@@ -1,4 +1,4 @@
-"""streamcli.records: dicts with attributes, and the events of a stream as they are handed out."""
+"""streamcli.protocol.records: dicts with attributes, and the events of a stream as they are handed out."""
 
 import copy
 import json
@@ -8,9 +8,9 @@ import orjson
 import pytest
 from server import MESSAGE_STOP, block_start, block_stop, delta, message_delta, message_start, text_delta, text_events
 
-from streamcli.message import Accumulator
-from streamcli.records import ContentBlock, Delta, Event, Message, Record, Usage, events
-from streamcli.sse import Decoder
+from streamcli.protocol.message import Accumulator
+from streamcli.protocol.records import ContentBlock, Delta, Event, Message, Record, Usage, events
+from streamcli.protocol.sse import Decoder
 
 NESTED = {"a": {"b": [{"c": 1}, [{"d": 2}]]}, "items": 3, "usage": {"output_tokens": 4}}
 

@@ -1,13 +1,12 @@
-"""streamcli.request: what goes out, and what is refused before anything does."""
+"""streamcli.protocol.request: what goes out, and what is refused before anything does."""
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcli import __version__
 from streamcli.errors import UsageError
-from streamcli.request import (
+from streamcli.protocol.request import (
     Credential,
     Endpoint,
     checked_base_url,
@@ -16,6 +15,7 @@ from streamcli.request import (
     is_loopback,
     parsed_header,
 )
+from streamcli.version import __version__
 
 KEY = Credential("x-api-key", "sk-1")
 HOST = Endpoint("https://host", KEY)

@@ -1,4 +1,4 @@
-"""streamcli.retry: which failures are worth another attempt, and after how long."""
+"""streamcli.protocol.retry: which failures are worth another attempt, and after how long."""
 
 from email.utils import formatdate
 
@@ -14,7 +14,7 @@ from streamcli.errors import (
     UsageError,
     status_error,
 )
-from streamcli.retry import MAX_WAIT, delay, retry_after
+from streamcli.protocol.retry import MAX_WAIT, delay, retry_after
 
 NOW = 1_800_000_000.0
 

@@ -1,4 +1,4 @@
-"""streamcli.sse: the WHATWG rules, any cut, linear work."""
+"""streamcli.protocol.sse: the WHATWG rules, any cut, linear work."""
 
 import base64
 import itertools
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcli.errors import ProtocolError
-from streamcli.sse import Decoder, ServerSentEvent
+from streamcli.protocol.sse import Decoder, ServerSentEvent
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "sse.json").read_text())
 

@@ -55,5 +55,5 @@ def test_a_whole_synchronous_stream_loads_no_asyncio(server):
         f"    assert stream.get_final_text() == 'ab'\n"
         f"{ADDED}"
     )
-    assert "streamcli.network" in names
+    assert "streamcli.network.connection" in names
     assert not {name for name in names if name.partition(".")[0] in {"asyncio", "concurrent", "uvloop"}}

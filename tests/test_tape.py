@@ -1,4 +1,4 @@
-"""streamcli.tape: what was recorded plays again, to the same output and the same status, and holds no secret."""
+"""streamcli.network.tape: what was recorded plays again, to the same output and status, and holds no secret."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcli.errors import APIConnectionError, APIError, APITimeoutError, IncompleteStreamError, UsageError
-from streamcli.tape import Player, Recorder
+from streamcli.network.tape import Player, Recorder
 
 KEY = "sk-test-3f9a"
 WHOLE = answers.head() + answers.text_stream("Hello", ", wörld")
@@ -141,8 +141,8 @@ def test_a_tape_cannot_name_any_other_class(name):
 
 def test_the_speed_divides_the_time_between_reads(monkeypatch):
     waits = []
-    monkeypatch.setattr("streamcli.tape.time.sleep", waits.append)
-    monkeypatch.setattr("streamcli.tape.time.monotonic", lambda: 100.0)
+    monkeypatch.setattr("streamcli.network.tape.time.sleep", waits.append)
+    monkeypatch.setattr("streamcli.network.tape.time.monotonic", lambda: 100.0)
     assert (
         play(REQUEST, ANSWER, {"t": 1, "data": "a"}, {"t": 4, "data": "b"}, {"t": 4, "end": "whole"}, speed=2) == b"ab"
     )

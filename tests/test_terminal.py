@@ -1,4 +1,4 @@
-"""streamcli.terminal: nothing that a terminal obeys gets through, and nothing else changes."""
+"""streamcli.output.terminal: nothing that a terminal obeys gets through, and nothing else changes."""
 
 import unicodedata
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcli.terminal import Visible, one_line
+from streamcli.output.terminal import Visible, one_line
 
 # Controls, what is made of them, and what is next to them.
 ACTIVE = "".join(map(chr, [*range(0x20), *range(0x7E, 0xA1), *range(0x2027, 0x2030), *range(0x2065, 0x206B), 0x061C]))

@@ -1,4 +1,4 @@
-"""streamcli.tools: real programs, what is made of their answers, and that nothing of them stays behind."""
+"""streamcli.turns.tools: real programs, what is made of their answers, and that nothing of them stays behind."""
 
 import contextlib
 import json
@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamcli import processes, tools
 from streamcli.errors import ToolError, UsageError
-from streamcli.tools import Program, clean_environment, declared, described, results
+from streamcli.turns import processes, tools
+from streamcli.turns.tools import Program, clean_environment, declared, described, results
 
 PATIENCE = 10  # seconds after which a test that waits for something fails instead
 SCHEMA = {"type": "object"}
@@ -542,7 +542,7 @@ class TestNothingStays:
 
 DRIVER = """
 import os, signal, sys
-from streamcli.tools import Program, results
+from streamcli.turns.tools import Program, results
 
 class Ended(BaseException):
     pass

@@ -1,4 +1,4 @@
-"""streamcli.transport: how a request travels, and what the environment says about it."""
+"""streamcli.network.transport: how a request travels, and what the environment says about it."""
 
 import httpx
 import pytest
@@ -6,8 +6,8 @@ from driver import ASK
 from server import bytewise, chunk, head, ok, text_events, text_stream
 
 from streamcli import AsyncClient, Client, UsageError
-from streamcli.request import Credential, Endpoint
-from streamcli.transport import Proxy, Transport, environment_proxy, own_client, proxy_for, tls_context
+from streamcli.network.transport import Proxy, Transport, environment_proxy, own_client, proxy_for, tls_context
+from streamcli.protocol.request import Credential, Endpoint
 
 
 class TestProxy:

@@ -1,4 +1,4 @@
-"""streamcli.turn: what is asked next, when an answer is final, and what a turn adds up to."""
+"""streamcli.turns.turn: what is asked next, when an answer is final, and what a turn adds up to."""
 
 import copy
 import json
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcli.errors import ProtocolError, ToolError
-from streamcli.turn import Turns
+from streamcli.turns.turn import Turns
 
 QUESTION = {"role": "user", "content": "Do I need an umbrella?"}
 TOOLS = [

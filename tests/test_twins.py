@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "streamcli"
-CLIENT = (PACKAGE / "client.py").read_text()
-TRANSPORT = ast.parse((PACKAGE / "transport.py").read_text())
+CLIENT = (PACKAGE / "client" / "client.py").read_text()
+TRANSPORT = ast.parse((PACKAGE / "network" / "transport.py").read_text())
 
 COLOURS = [
     (r"\bAsyncByteStream\b", "SyncByteStream"),
@@ -19,7 +19,7 @@ COLOURS = [
     (r"\b(__|)a(iter|next|enter|exit|close|closing)\b", r"\1\2"),
     (r"\b(__)a(iter|next|enter|exit)(__)", r"\1\2\3"),
     (r"\bStopAsyncIteration\b", "StopIteration"),
-    (r"\basyncnetwork\b", "network"),
+    (r"\basync_connection\b", "connection"),
 ]
 
 

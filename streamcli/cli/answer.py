@@ -13,7 +13,6 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli import output
 from streamcli.errors import (
     APIError,
     APIStatusError,
@@ -25,19 +24,21 @@ from streamcli.errors import (
     ToolError,
     reason,
 )
-from streamcli.jsontext import dumps, loads
-from streamcli.prose import last_fenced_block
+from streamcli.output import formats
+from streamcli.output.meter import Meter, fact_lines, facts
+from streamcli.output.prose import last_fenced_block
+from streamcli.protocol.jsontext import dumps, loads
 
 from . import io
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from streamcli.client import Client, MessageStream
-    from streamcli.conversation import Conversation
-    from streamcli.exchange import Exchange, Received
-    from streamcli.tape import TapeTurns
-    from streamcli.turn import Turns
+    from streamcli.client.client import Client, MessageStream
+    from streamcli.network.tape import TapeTurns
+    from streamcli.protocol.exchange import Exchange, Received
+    from streamcli.turns.conversation import Conversation
+    from streamcli.turns.turn import Turns
 
     from .args import Args
     from .progress import Progress
@@ -72,14 +73,14 @@ class StopReasonError(StreamcliError):
 class Outlet(NamedTuple):
     """A form and where it goes."""
 
-    form: output.Form
+    form: formats.Form
     sink: io.Descriptor
     pace: float = 0
 
     @property
     def on_terminal(self) -> bool:
         """Whether a person sees it as it is written."""
-        return isinstance(self.form, output.OnTerminal)
+        return isinstance(self.form, formats.OnTerminal)
 
     def flush(self) -> None:
         """Write what the form has to say now: one write for one network read, or one piece after the other."""
@@ -111,7 +112,7 @@ class Answer:
         self._args = args
         self._voice = voice
         self._progress: Progress | None = None
-        self._meter = output.Meter()
+        self._meter = Meter()
         self._stream: MessageStream | None = None
         self._outlets: list[Outlet] = []
         self._beside: list[Outlet] = []
@@ -123,11 +124,11 @@ class Answer:
             sink = io.opened(args.output, atomic=True) if args.output else standard_output
             self._outlets.append(_outlet(_form(args, self._meter), sink, args.pace or 0))
             if args.events_to:
-                self._outlets.append(_outlet(output.Events(), io.opened(args.events_to, atomic=False)))
+                self._outlets.append(_outlet(formats.Events(), io.opened(args.events_to, atomic=False)))
             if args.progress and os.isatty(io.STDERR) and not (args.quiet or args.show_thinking):
                 self._progress = _progress(voice)
             if args.show_thinking:
-                self._beside.append(_outlet(output.Thoughts(), io.Aside(os.dup(io.STDERR), "standard error")))
+                self._beside.append(_outlet(formats.Thoughts(), io.Aside(os.dup(io.STDERR), "standard error")))
             if args.usage_to:
                 self._usage_sink = io.opened(args.usage_to, atomic=False)
             if args.record:
@@ -302,12 +303,12 @@ class Answer:
         if self._stream is None:
             return
         exchange = self._stream.exchange
-        known = output.facts(exchange, self._meter)
+        known = facts(exchange, self._meter)
         if self._usage_sink:
             self._usage_sink.write(dumps(known) + b"\n")
         if self._args.usage and exchange.accumulator.started:
             counts = {**self._meter.usage(exchange.accumulator.usage), "duration": known.get("duration")}
-            self._voice.line("usage: " + " ".join(f"{key}={text}" for key, text in output.fact_lines(counts)))
+            self._voice.line("usage: " + " ".join(f"{key}={text}" for key, text in fact_lines(counts)))
         if self._args.verbose:
             self._voice.note(" ".join(f"{key}={known[key]}" for key in _VERBOSE_FACTS if key in known))
             for name, value in self._stream.response.headers.items():
@@ -324,23 +325,23 @@ def _progress(voice: io.Voice) -> Progress:
     return progress
 
 
-def _outlet(form: output.Form, sink: io.Descriptor, pace: float = 0) -> Outlet:
-    return Outlet(output.OnTerminal(form) if os.isatty(sink.fd) else form, sink, pace)
+def _outlet(form: formats.Form, sink: io.Descriptor, pace: float = 0) -> Outlet:
+    return Outlet(formats.OnTerminal(form) if os.isatty(sink.fd) else form, sink, pace)
 
 
-def _form(args: Args, meter: output.Meter) -> output.Form:
+def _form(args: Args, meter: Meter) -> formats.Form:
     if args.extract:
-        return output.Extract()
-    makers: dict[str, Callable[[], output.Form]] = {
-        "text": output.Text,
-        "events": output.Events,
-        "message": output.Final,
-        "summary": lambda: output.Summary(meter),
-        "snapshots": output.Snapshots,
-        "sse": output.Raw,
+        return formats.Extract()
+    makers: dict[str, Callable[[], formats.Form]] = {
+        "text": formats.Text,
+        "events": formats.Events,
+        "message": formats.Final,
+        "summary": lambda: formats.Summary(meter),
+        "snapshots": formats.Snapshots,
+        "sse": formats.Raw,
     }
     if args.form == "text" and (args.buffer or args.pace):
-        return output.SmoothText(args.buffer or _USUAL_PIECE)
+        return formats.SmoothText(args.buffer or _USUAL_PIECE)
     return makers[args.form]()
 
 

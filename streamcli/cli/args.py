@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-from streamcli import __version__
+from streamcli.version import __version__
 
 from . import config
 

@@ -16,7 +16,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
-from streamcli.terminal import one_line
+from streamcli.output.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from . import io
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamcli.exchange import Received
+    from streamcli.protocol.exchange import Received
 
 _INTERVAL = 0.1
 _ERASE = b"\r\x1b[K"

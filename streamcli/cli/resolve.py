@@ -10,9 +10,9 @@ import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from streamcli import request
 from streamcli.errors import UsageError, reason
-from streamcli.jsontext import loads_exact
+from streamcli.protocol import request
+from streamcli.protocol.jsontext import loads_exact
 
 from . import io
 
@@ -61,7 +61,7 @@ def composer(args: Args) -> Callable[[str], Message | None]:
 
 
 def _block(word: str) -> dict[str, Any]:
-    from streamcli import attachment  # noqa: PLC0415 - for who attaches something
+    from streamcli.turns import attachment  # noqa: PLC0415 - for who attaches something
 
     if word == "-":
         return attachment.of_bytes(io.read_stdin(), "standard input")
@@ -196,7 +196,7 @@ def _add_tools(args: Args, found: dict[str, Any], programs: Sequence[dict[str, A
     if not isinstance(declared, list):
         raise UsageError(f"--body {args.body} has tools that are no list")
     if args.tools and _goes_over(args, "tools", found, "tools"):
-        from streamcli import tools  # noqa: PLC0415 - for who has some
+        from streamcli.turns import tools  # noqa: PLC0415 - for who has some
 
         declared = tools.declared(io.read_file(args.tools, "the tools"), f"--tools {args.tools}")
     if declared or programs:

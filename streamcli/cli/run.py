@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
-from streamcli import local
-from streamcli.client import Client
+from streamcli.client.client import Client
 from streamcli.errors import UnexpectedAnswerError, UsageError
-from streamcli.jsontext import dumps
-from streamcli.request import Endpoint, is_secret
-from streamcli.tape import Player, Recorder, TapeTurns
-from streamcli.terminal import one_line
-from streamcli.transport import own_client, proxy_for
-from streamcli.turn import Turns
+from streamcli.network import local
+from streamcli.network.tape import Player, Recorder, TapeTurns
+from streamcli.network.transport import own_client, proxy_for
+from streamcli.output.terminal import one_line
+from streamcli.protocol.jsontext import dumps
+from streamcli.protocol.request import Endpoint, is_secret
+from streamcli.turns.turn import Turns
 
 from . import io, resolve
 from .answer import Answer, Question
@@ -29,8 +29,8 @@ from .answer import Answer, Question
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from streamcli.conversation import Conversation
-    from streamcli.tools import Program
+    from streamcli.turns.conversation import Conversation
+    from streamcli.turns.tools import Program
 
     from .args import Args
 
@@ -168,7 +168,7 @@ def _programs(this: Run) -> tuple[list[Program], Callable[[Sequence[Mapping[str,
     args = this.args
     if not args.tool:
         return [], None
-    from streamcli import tools  # noqa: PLC0415 - for who has some
+    from streamcli.turns import tools  # noqa: PLC0415 - for who has some
 
     environment = tools.clean_environment(os.environ, this.voice.secrets)
     programs = tools.described(args.tool, environment=environment, timeout=args.tool_timeout or None)
@@ -185,7 +185,7 @@ def _conversation(this: Run) -> Conversation | None:
         return None
     if any(re.match(r"messages\b", setting) for setting in this.args.set):
         raise UsageError("--set messages and --conversation exclude each other")
-    from streamcli.conversation import Conversation  # noqa: PLC0415 - for who has one
+    from streamcli.turns.conversation import Conversation  # noqa: PLC0415 - for who has one
 
     opened = Conversation(path, busy=lambda: this.voice.note(f"waiting for {path}: another run holds it"))
     conversation = this.stack.enter_context(opened)
@@ -263,7 +263,7 @@ def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
 
 
 def _batch(this: Run) -> int:
-    from . import many  # noqa: PLC0415 - asyncio
+    from . import batch  # noqa: PLC0415 - asyncio
 
     args = this.args
     defaults = resolve.settle(args, resolve.fields(args))
@@ -273,4 +273,4 @@ def _batch(this: Run) -> int:
         return compose(prompt) or {"role": "user", "content": prompt}
 
     endpoint = _endpoint(this, parallel=min(args.jobs, os.cpu_count() or 1))
-    return many.run(args, this.world, this.voice, endpoint, defaults, message, this.standard_output)
+    return batch.run(args, this.world, this.voice, endpoint, defaults, message, this.standard_output)

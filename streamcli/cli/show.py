@@ -12,17 +12,17 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from streamcli import request as requests
-from streamcli.jsontext import dumps, loads_exact
-from streamcli.request import is_secret, without_secrets
-from streamcli.terminal import one_line
+from streamcli.output.terminal import one_line
+from streamcli.protocol import request as requests
+from streamcli.protocol.jsontext import dumps, loads_exact
+from streamcli.protocol.request import is_secret, without_secrets
 
 from .args import FORMS, OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from streamcli.request import Endpoint, Request
+    from streamcli.protocol.request import Endpoint, Request
 
     from .args import Args
 

@@ -10,7 +10,7 @@ import sys
 import time
 
 from streamcli import AsyncClient, Client
-from streamcli.sse import Decoder
+from streamcli.protocol.sse import Decoder
 
 ASK = {"model": "claude-sonnet-5-5", "max_tokens": 8192, "messages": [{"role": "user", "content": "hi"}]}
 

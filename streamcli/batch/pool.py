@@ -1,0 +1,335 @@
+"""Many requests at once on one event loop: lines in, results out, in their order or as they come.
+
+Contract: lines are drawn one at a time, `jobs` are in work at most, and no more than a few times `jobs` wait for their
+turn to be written, so that memory is bounded however long the input and however slow the reader is. A line that fails
+gives an errored result and never stops the others. Nothing of a line is passed on before it is whole, so every fault
+that may pass is worth another attempt here. Whatever ends a run early, what is complete is still written.
+Source: design.md section 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from streamcli.errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, StreamError
+from streamcli.output.meter import Meter
+from streamcli.protocol.retry import HOPELESS, MAX_RETRIES, MAX_WAIT, delay
+
+from .limiter import Limiter, Permit
+from .results import Result, errored, result, taken
+from .source import Line
+from .statistics import Figures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from streamcli.client.client import AsyncClient
+
+    from .results import Judge
+
+# So many times `jobs` may be drawn and not yet written.
+_WINDOW = 4
+# After a run was stopped its last results are written within so many seconds, or not at all.
+_LAST_WRITE = 2.0
+# So many lines that are done already may be passed over before the loop is given its turn.
+_STRIDE = 256
+_REFUSALS = frozenset({429, 529})
+
+
+class Settings(NamedTuple):
+    """How the lines are asked.
+
+    `jobs` run at once, each with up to `retries` further attempts; a refusal while others run is none of them.
+    `ordered` writes the results in the lines' order. `judge` is asked of every complete message. `on_retry` is
+    told the line, the error and the seconds it waits before another attempt.
+    """
+
+    jobs: int
+    retries: int = MAX_RETRIES
+    ordered: bool = True
+    betas: Sequence[str] = ()
+    judge: Judge = taken
+    on_retry: Callable[[Line, APIError, float], None] = lambda *_: None
+
+
+class Pool:
+    """One run over some lines.
+
+    `client` must not retry by itself. `write` is called in another thread, once at a time, with results that follow
+    each other; whatever it raises ends the run. `figures` are kept up as lines end.
+    """
+
+    def __init__(
+        self, client: AsyncClient, write: Callable[[Sequence[Result]], None], figures: Figures, settings: Settings
+    ) -> None:
+        self._client = client
+        self._figures = figures
+        self._settings = settings
+        self._gate = _Gate(Limiter(settings.jobs))
+        self._outbox = _Outbox(write, settings)
+        self._running: set[asyncio.Task[None]] = set()
+        # Done once the run is to end before its time: by `stop`, or by a fault of ours.
+        self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def stop(self) -> None:
+        """End the run: what is in work is dropped, what is complete is written."""
+        if not self._ending.done():
+            self._ending.set_result(None)
+
+    async def run(self, lines: Iterator[Line], done: Callable[[int], bool] = lambda _: False) -> None:
+        """Ask all `lines` but those that are `done` by their number, until all are written or `stop` is called.
+
+        Raises what drawing a line or writing a result raises.
+        """
+        asking = asyncio.create_task(self._ask_all(lines, done))
+        writing = asyncio.create_task(self._outbox.deliver())
+        await _first({asking, writing, self._ending})
+        if asking.done() and not asking.exception():
+            self._outbox.close()
+            await _first({writing, self._ending})
+        await _cancel({asking, *self._running})
+        self._outbox.close(in_part=True)
+        await asyncio.wait({writing}, timeout=_LAST_WRITE)
+        await _cancel({writing})
+        ends = [part for part in (writing, asking, self._ending) if part.done() and not part.cancelled()]
+        for fault in filter(None, [part.exception() for part in ends]):
+            raise fault
+
+    async def _ask_all(self, lines: Iterator[Line], done: Callable[[int], bool]) -> None:
+        slots = asyncio.Semaphore(self._settings.jobs)
+        place = passed_over = 0
+        for line in lines:
+            if done(line.number):
+                passed_over += 1
+                if passed_over % _STRIDE == 0:
+                    await asyncio.sleep(0)
+                continue
+            await slots.acquire()
+            task = asyncio.create_task(self._ask(place, line))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+            task.add_done_callback(lambda _: slots.release())
+            place += 1
+            await self._outbox.room(place)
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        fault = None if task.cancelled() else task.exception()
+        if fault and not self._ending.done():
+            self._ending.set_exception(fault)
+
+    async def _ask(self, place: int, line: Line) -> None:
+        outcome, error = await self._outcome(line)
+        ended = result(line, outcome, self._settings.judge, error=error)
+        self._figures.add(outcome, ended.status)
+        self._outbox.put(place, ended)
+
+    async def _outcome(self, line: Line) -> tuple[dict[str, Any], APIError | None]:
+        """What became of `line`, and the error that it is made of if it is."""
+        attempt = 0
+        while True:
+            permit = await self._gate.enter()
+            meter = Meter()
+            try:
+                return {"type": "succeeded", "message": await self._message(line, permit, meter)}, None
+            except APIError as error:
+                meter.stop()
+                another = self._another(error, permit, attempt, meter)
+                if another is None:
+                    return errored(error), error
+                self._settings.on_retry(line, error, another.wait)
+            self._figures.retries += 1
+            attempt = another.attempt
+            await asyncio.sleep(another.wait)
+
+    async def _message(self, line: Line, permit: Permit, meter: Meter) -> dict[str, Any]:
+        manager = self._client.messages.stream(betas=self._settings.betas, extra_body=line.params)
+        async with manager as stream:
+            self._gate.heed(stream.response.headers)
+            exchange = stream.exchange
+            async for data in stream.reads():
+                for received in exchange.receive(data):
+                    if meter.first_token is None:
+                        meter.seen(received)
+            meter.stop()
+        self._gate.succeeded(permit)
+        self._figures.answered(meter.first_token, meter.end or 0)
+        return exchange.accumulator.snapshot() or {}
+
+    def _another(self, error: APIError, permit: Permit, attempt: int, meter: Meter) -> _Attempt | None:
+        """The attempt that follows the one that ended with `error`, if any does."""
+        if isinstance(error, APIStatusError):
+            self._gate.heed(error.headers)
+            if error.status_code in _REFUSALS:
+                return self._after_refusal(error, permit, attempt)
+        self._gate.ended(permit)
+        total = self._client.total_timeout
+        in_time = total is None or meter.end is None or meter.end < total
+        # Nothing of the answer was passed on, so that a stream that broke is no worse than a connection that did.
+        broke = isinstance(error, StreamError) or (isinstance(error, APITimeoutError) and in_time)
+        wait = self._delay(APIConnectionError(error.message) if broke else error, attempt, self._settings.retries)
+        return None if wait is None else _Attempt(attempt + 1, wait)
+
+    def _after_refusal(self, error: APIStatusError, permit: Permit, attempt: int) -> _Attempt | None:
+        """Another turn at the gate, which holds everybody back; it counts where the server refused this one alone."""
+        self._figures.refusals += 1
+        asked = error.retry_after
+        too_long = asked is not None and asked > MAX_WAIT
+        if too_long:
+            self._figures.longest_wait = max(self._figures.longest_wait, asked or 0)
+        if error.details.get("error_code") in HOPELESS:  # no sign of load
+            self._gate.ended(permit)
+            return None
+        may_pass = self._delay(error, 0, 1) is not None
+        counts = self._gate.refused(permit, None if too_long else asked)
+        if not may_pass or (counts and attempt >= self._settings.retries):
+            return None
+        return _Attempt(attempt + counts, 0)
+
+    def _delay(self, error: APIError, attempt: int, most: int) -> float | None:
+        return delay(error, attempt, max_retries=most, chance=random.random(), now=time.time())  # noqa: S311 - it spreads waits
+
+
+class _Attempt(NamedTuple):
+    """How many attempts count before it, and the seconds to wait before it."""
+
+    attempt: int
+    wait: float
+
+
+class _Gate:
+    """The limiter, and those who wait for it: who comes first goes first."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[asyncio.Future[Permit]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def enter(self) -> Permit:
+        """The leave to send one request, waited for; it is given back to one of the methods below."""
+        turn: asyncio.Future[Permit] = self._loop.create_future()
+        self._waiting.append(turn)
+        self._admit()
+        return await turn
+
+    def succeeded(self, permit: Permit) -> None:
+        self._limiter.succeeded(permit)
+        self._admit()
+
+    def ended(self, permit: Permit) -> None:
+        self._limiter.ended(permit)
+        self._admit()
+
+    def refused(self, permit: Permit, wait: float | None) -> bool:
+        counts = self._limiter.refused(permit, self._loop.time(), wait=wait, chance=random.random())  # noqa: S311
+        self._admit()
+        return counts
+
+    def heed(self, headers: Mapping[str, str]) -> None:
+        self._limiter.heed(headers, self._loop.time(), time.time())
+
+    def _admit(self) -> None:
+        """Let in one who waits, if the limiter does; the next one in the next turn of the loop.
+
+        The loop takes each task one step further in a turn, so that of many who came in at once all would be sent only
+        when the last one is made. Their answers would come as one burst then, for the whole run.
+        """
+        if self._timer or not self._waiting:
+            return
+        now = self._loop.time()
+        permit = self._limiter.start(now)
+        if permit is not None:
+            turn = self._waiting.popleft()
+            if turn.done():  # the run was stopped
+                self._limiter.ended(permit)
+            else:
+                turn.set_result(permit)
+        if permit is not None or self._limiter.held(now):
+            self._timer = self._loop.call_later(self._limiter.held(now), self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._admit()
+
+
+class _Outbox:
+    """Results on their way out: at most `window` lines are drawn and not yet written.
+
+    Writing has a thread of its own: a reader that is slow holds up neither the answers that come nor their limits.
+    """
+
+    def __init__(self, write: Callable[[Sequence[Result]], None], settings: Settings) -> None:
+        self.written = 0
+        self._write = write
+        self._ordered = settings.ordered
+        self._window = _WINDOW * settings.jobs
+        self._next = 0
+        self._ready: dict[int, Result] = {}
+        self._closed = False
+        self._changed = asyncio.Event()
+        self._has_room = asyncio.Event()
+
+    async def room(self, drawn: int) -> None:
+        """Wait until one more line may be drawn than so many."""
+        while drawn - self.written >= self._window:
+            self._has_room.clear()
+            await self._has_room.wait()
+
+    def put(self, place: int, ended: Result) -> None:
+        """Take the result of the line that was drawn as number `place`, from 0."""
+        self._ready[place] = ended
+        self._changed.set()
+
+    def close(self, *, in_part: bool = False) -> None:
+        """Nothing more comes; `in_part` lets out what waits for results that never will."""
+        self._closed = True
+        self._ordered = self._ordered and not in_part
+        self._changed.set()
+
+    async def deliver(self) -> None:
+        """Write what may be written, until that is all and `close` was called. Raises what writing raises."""
+        loop = asyncio.get_running_loop()
+        thread = ThreadPoolExecutor(max_workers=1)
+        try:
+            while True:
+                self._changed.clear()
+                results = self._taken()
+                if results:
+                    await loop.run_in_executor(thread, self._write, results)
+                    self.written += len(results)
+                    self._has_room.set()
+                elif self._closed:
+                    return
+                else:
+                    await self._changed.wait()
+        finally:
+            thread.shutdown(wait=False)
+
+    def _taken(self) -> list[Result]:
+        if not self._ordered:
+            results = [self._ready[place] for place in sorted(self._ready)]
+            self._ready.clear()
+            return results
+        results = []
+        while self._next in self._ready:
+            results.append(self._ready.pop(self._next))
+            self._next += 1
+        return results
+
+
+async def _first(parts: set[asyncio.Future[None]]) -> None:
+    await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

@@ -1,0 +1,191 @@
+"""Many prompts in a file in, the requests they stand for out, one at a time.
+
+Contract: JSON Lines of three forms are read, and everything that is wrong with them is found before anything is sent.
+Of a line that is not in work some thirty bytes are kept, so that memory is bounded. Source: design.md section 4.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from streamcli.errors import UsageError
+from streamcli.protocol.jsontext import dumps, loads_exact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import BinaryIO
+
+_BOM = b"\xef\xbb\xbf"
+_KEYS = frozenset({"custom_id", "prompt", "params"})
+
+
+class Line(NamedTuple):
+    """One request: the number of its line in the input, from 1, its id, and its body without `stream`."""
+
+    number: int
+    custom_id: str
+    params: dict[str, Any]
+
+
+class Source:
+    """The requests of an input file.
+
+    `file` is binary and seekable, `name` what messages call it. `defaults` is a body without messages and stream, over
+    which a line's `params` go key by key; `compose` makes the user message of a prompt. With `as_prompts` each line is
+    a prompt as it stands; else it is a JSON string, {"custom_id"?, "prompt"} or {"custom_id"?, "params"}. Blank lines
+    are none. A line without an id gets one from its number and its whole request, so that another input, or the same
+    one under other options, is not taken for this one.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        name: str,
+        defaults: Mapping[str, Any],
+        compose: Callable[[str], dict[str, Any]],
+        as_prompts: bool,
+    ) -> None:
+        self.name = name
+        self.count = 0
+        # The number of the last line that `check` saw; what a file grows by afterwards is not looked at.
+        self.last = 0
+        self._file = file
+        self._defaults = defaults
+        self._compose = compose
+        self._as_prompts = as_prompts
+        self._numbers = _Numbers()
+
+    def check(self) -> int:
+        """Read all of it once; how many requests there are.
+
+        Raises UsageError with the line's number for what is no request, and for an id that another line has.
+        """
+        for line in self._read():
+            other = self._numbers.add(line.custom_id, line.number)
+            if other:
+                self._refuse(line.number, f"has the custom_id {line.custom_id!r} of line {other}")
+            self.count += 1
+            self.last = line.number
+        return self.count
+
+    def lines(self) -> Iterator[Line]:
+        """The requests that `check` saw, one at a time; only one such iteration may be under way."""
+        for line in self._read():
+            if line.number > self.last:
+                return
+            yield line
+
+    def number(self, custom_id: str) -> int:
+        """The number of the line with that id, 0 where there is none."""
+        return self._numbers.get(custom_id)
+
+    def _read(self) -> Iterator[Line]:
+        self._file.seek(0)
+        for number, raw in enumerate(self._file, 1):
+            text = raw.removeprefix(_BOM) if number == 1 else raw
+            if not text.isspace() and text:
+                yield self._line(number, text)
+
+    def _line(self, number: int, text: bytes) -> Line:
+        value = self._value(number, text)
+        custom_id = value.get("custom_id")
+        if "custom_id" in value and not (isinstance(custom_id, str) and custom_id):
+            self._refuse(number, "has a custom_id that is no text")
+        params = {**self._defaults, **self._params(number, value)}
+        params.pop("stream", None)
+        return Line(number, custom_id or _made_id(number, params), params)
+
+    def _value(self, number: int, text: bytes) -> dict[str, Any]:
+        try:
+            plain = text.decode()
+        except UnicodeDecodeError as fault:
+            self._refuse(number, f"is not UTF-8: byte {fault.start + 1} is {text[fault.start]:#04x}")
+        if self._as_prompts:
+            return {"prompt": plain.removesuffix("\n").removesuffix("\r")}
+        try:
+            value = loads_exact(text)
+        except ValueError as fault:
+            reason = str(fault).partition(": line 1 column")[0]  # the parser's line, not the file's
+            self._refuse(number, f"is no JSON: {reason}; with --lines each line is a prompt as it stands")
+        if isinstance(value, str):
+            return {"prompt": value}
+        if not isinstance(value, dict):
+            self._refuse(number, "is neither a string nor an object with prompt or params")
+        unknown = value.keys() - _KEYS
+        if unknown:
+            self._refuse(number, f"has an unknown key {min(unknown)!r}: fields of the request go into params")
+        return value
+
+    def _params(self, number: int, value: dict[str, Any]) -> dict[str, Any]:
+        if "prompt" in value and "params" in value:
+            self._refuse(number, "has both prompt and params")
+        if "params" not in value:
+            prompt = value.get("prompt", "")
+            if not isinstance(prompt, str):
+                self._refuse(number, "has a prompt that is no text")
+            if not prompt.strip():
+                self._refuse(number, "has no prompt")
+            return {"messages": [self._compose(prompt)]}
+        params = value["params"]
+        if not isinstance(params, dict):
+            self._refuse(number, "has params that are no object")
+        messages = params.get("messages", self._defaults.get("messages", []))
+        if not isinstance(messages, list):
+            self._refuse(number, "has messages that are no list")
+        if not messages:
+            self._refuse(number, "has no prompt: its params have no messages")
+        return params
+
+    def _refuse(self, number: int, why: str) -> NoReturn:
+        raise UsageError(f"{self.name}: line {number} {why}")
+
+
+def _made_id(number: int, params: dict[str, Any]) -> str:
+    return f"line-{number}-{hashlib.blake2b(dumps(params), digest_size=8).hexdigest()}"
+
+
+class _Numbers:
+    """Which line has which id: 64-bit hashes in an open-addressed table, 18 to 36 bytes an id; a dict needs 150.
+
+    Two of a million ids share a hash once in forty million inputs; they are then taken for a duplicate and refused.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._make(1024)
+
+    def _make(self, size: int) -> None:
+        self._mask = size - 1
+        self._hashes = array("Q", bytes(8 * size))
+        self._lines = array("I", bytes(4 * size))  # 0: free
+
+    def add(self, custom_id: str, number: int) -> int:
+        """Note a line; the number of the one that has this id already, else 0."""
+        key = hash(custom_id) & 0xFFFFFFFFFFFFFFFF
+        place = self._place(key)
+        if self._lines[place]:
+            return self._lines[place]
+        self._hashes[place], self._lines[place] = key, number
+        self._count += 1
+        if 3 * self._count > 2 * self._mask:
+            self._grow()
+        return 0
+
+    def get(self, custom_id: str) -> int:
+        return self._lines[self._place(hash(custom_id) & 0xFFFFFFFFFFFFFFFF)]
+
+    def _place(self, key: int) -> int:
+        place = key & self._mask
+        while self._lines[place] and self._hashes[place] != key:
+            place = (place + 1) & self._mask
+        return place
+
+    def _grow(self) -> None:
+        hashes, lines = self._hashes, self._lines
+        self._make(2 * len(lines))
+        for key, number in zip(hashes, lines, strict=True):
+            if number:
+                place = self._place(key)
+                self._hashes[place], self._lines[place] = key, number

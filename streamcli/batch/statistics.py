@@ -1,0 +1,121 @@
+"""Ends of lines in, what is worth knowing of a whole run out.
+
+Contract: memory is bounded however many lines there are. No I/O but a look at the clock.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from array import array
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from streamcli.errors import SchemaError
+
+from .results import error_type
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Sample:
+    """The distribution of any number of figures, told from `most` of them that were drawn evenly."""
+
+    def __init__(self, most: int = 1 << 16) -> None:
+        self._most = most
+        self._seen = 0
+        self._kept = array("f")
+
+    def add(self, figure: float) -> None:
+        """Take one figure."""
+        self._seen += 1
+        if len(self._kept) < self._most:
+            self._kept.append(figure)
+            return
+        place = random.randrange(self._seen)  # noqa: S311 - it draws a sample, it guards nothing
+        if place < self._most:
+            self._kept[place] = figure
+
+    def percentiles(self) -> dict[str, float]:
+        """What half, nine tenths and all but a hundredth of the figures do not pass; empty where there are none."""
+        ordered = sorted(self._kept)
+        if not ordered:
+            return {}
+        return {f"p{share}": round(ordered[-(-share * len(ordered) // 100) - 1], 3) for share in (50, 90, 99)}
+
+
+class Figures:
+    """What is worth knowing of a run over `total` lines, of which `before` were done already."""
+
+    def __init__(self, total: int, before: int = 0) -> None:
+        self.total = total
+        self.before = before
+        self.succeeded = 0
+        self.failed = 0
+        # Why lines did not come to 0: types of errors, and the stop reasons that are none of the caller's liking.
+        self.faults: Counter[str] = Counter()
+        # Requests sent again, and those that the server had no room for.
+        self.retries = 0
+        self.refusals = 0
+        # The longest wait, in seconds, that the server asked for and nobody waits.
+        self.longest_wait = 0.0
+        self.usage: Counter[str] = Counter()
+        self.time_to_first_token = Sample()
+        self.time_to_last_token = Sample()
+        self._begin = time.monotonic()
+        self._end: float | None = None
+
+    def add(self, outcome: Mapping[str, Any], grave: int) -> None:
+        """One line is over; `grave` is its status."""
+        succeeded = outcome["type"] == "succeeded"
+        self.succeeded += succeeded
+        self.failed += not succeeded
+        if not succeeded:
+            self.faults[error_type(outcome)] += 1
+            return
+        message = outcome["message"]
+        if grave:
+            is_schema = grave == SchemaError.exit_code
+            self.faults["no JSON of --schema" if is_schema else f"stop reason {message.get('stop_reason')}"] += 1
+        usage = message.get("usage")
+        if isinstance(usage, dict):
+            self.usage.update({name: count for name, count in usage.items() if type(count) is int})
+
+    def answered(self, first_token: float | None, last_token: float) -> None:
+        """An answer is whole; when its first token and its last came, in seconds after it was asked for."""
+        if first_token is not None:
+            self.time_to_first_token.add(first_token)
+        self.time_to_last_token.add(last_token)
+
+    @property
+    def done(self) -> int:
+        """How many lines are over, those before this run included."""
+        return self.before + self.succeeded + self.failed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began, or that it took."""
+        return (time.monotonic() if self._end is None else self._end) - self._begin
+
+    def stop(self) -> None:
+        """The run is over."""
+        self._end = time.monotonic()
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as JSON values; times in seconds, counters of usage by the API's names."""
+        elapsed = self.elapsed
+        return {
+            "lines": self.total,
+            "done_before": self.before,
+            "succeeded": self.succeeded,
+            "errored": self.failed,
+            "faults": dict(self.faults.most_common()),
+            "retries": self.retries,
+            "refusals": self.refusals,
+            "usage": dict(self.usage),
+            "duration": round(elapsed, 3),
+            "output_tokens_per_second": round(self.usage["output_tokens"] / elapsed, 3) if elapsed else None,
+            "time_to_first_token": self.time_to_first_token.percentiles(),
+            "time_to_last_token": self.time_to_last_token.percentiles(),
+        }

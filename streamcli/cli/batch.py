@@ -1,0 +1,407 @@
+"""--batch: the input, the output, the signals and the terminal around many requests at once.
+
+Contract: whatever is wrong with the asking is found before an output is opened and anything is sent. The first signal
+ends the run with what is complete written and a word on how to go on, the next one at once; then the process dies of
+the signal. On a terminal a line shows how it goes and is gone in the end; elsewhere stderr stays silent unless lines
+failed. Source: design.md section 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib.util
+import os
+import resource
+import signal
+import stat
+import sys
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+
+from streamcli.batch.pool import Pool, Settings
+from streamcli.batch.results import Results
+from streamcli.batch.source import Line, Source
+from streamcli.batch.statistics import Figures
+from streamcli.client.client import AsyncClient
+from streamcli.errors import OutputError, StreamcliError, UsageError, reason
+from streamcli.network.transport import TIMEOUT, AsyncTransport, proxy_for, tls_context
+from streamcli.output.terminal import Visible
+from streamcli.protocol.jsontext import dumps
+
+from . import io, progress
+from .answer import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import BinaryIO
+
+    from streamcli.batch.results import Result
+    from streamcli.errors import APIError
+    from streamcli.protocol.request import Endpoint
+
+    from .args import Args
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Seconds between two looks of the terminal's line, and the width of its bar.
+_LOOK = 0.2
+_BAR = 20
+# What a process has open besides the connections of its streams.
+_OTHER_FILES = 24
+
+
+class FailedLinesError(StreamcliError):
+    """The run is complete and lines of it failed; its status is the gravest of theirs."""
+
+    code = "failed_lines"
+
+
+def run(  # noqa: PLR0917 - all that was put together for it
+    args: Args,
+    world: io.World,
+    voice: io.Voice,
+    endpoint: Endpoint,
+    defaults: Mapping[str, Any],
+    compose: Callable[[str], dict[str, Any]],
+    standard_output: io.Descriptor,
+) -> int:
+    """Ask every line; returns the gravest status. Raises StreamcliError, io.Signalled or io.ReaderGone."""
+    with contextlib.ExitStack() as stack:
+        source = checked_source(args, world, defaults, compose, stack)
+        # What would be wrong with every request is said once: a missing key, a proxy or a certificate out of use.
+        endpoint.request("POST", "/v1/messages", {**next(source.lines()).params, "stream": True}, betas=args.beta)
+        http = _http(args, endpoint)
+        output = _output(args, source, standard_output, stack)
+        report = io.opened(args.usage_to, atomic=False) if args.usage_to else None
+        figures = Figures(source.count, output.recorded)
+        screen = Screen(figures, shown=world.terminal[io.STDERR] and not voice.quiet)
+        voice.live = screen.line
+        batch = _Batch(args, source, output, figures, screen, voice)
+        try:
+            signals = batch.offload(endpoint) if args.offload else asyncio.run(batch.ask(endpoint, http))
+            if not signals:
+                output.finish(ordered=not args.unordered)
+        except BaseException as fault:
+            if isinstance(fault, OutputError):
+                batch.say_stopped()
+            with contextlib.suppress(OutputError, io.ReaderGone):  # why the run ended counts
+                _close(figures, screen, report)
+            raise
+        _close(figures, screen, report)
+        if args.cancel:
+            return 0
+        screen.show_table()
+        if signals:
+            batch.say_stopped()
+            raise io.Signalled(signals[0])
+        batch.say_failures()
+        return output.status
+
+
+def _close(figures: Figures, screen: Screen, report: io.Descriptor | None) -> None:
+    figures.stop()
+    screen.close()
+    if report:
+        report.write(dumps(figures.facts()) + b"\n")
+        report.done()
+
+
+def checked_source(
+    args: Args,
+    world: io.World,
+    defaults: Mapping[str, Any],
+    compose: Callable[[str], dict[str, Any]],
+    stack: contextlib.ExitStack,
+) -> Source:
+    """The requests of --batch, every one of them looked at. Raises UsageError where one is wrong or there is none."""
+    path = str(args.batch)
+    name = "standard input" if path == "-" else path
+    if path == "-" and not world.open[io.STDIN]:
+        raise UsageError("cannot read standard input: it is closed")
+    try:
+        file = _kept(io.STDIN, name) if path == "-" else _opened(path)
+    except (OSError, ValueError) as fault:
+        raise UsageError(f"cannot read {name}: {reason(fault)}") from None
+    source = Source(stack.enter_context(file), name, defaults, compose, args.lines)
+    if not source.check():
+        raise UsageError(f"{name} holds no prompt")
+    return source
+
+
+def _opened(path: str) -> BinaryIO:
+    file = open(path, "rb")  # noqa: SIM115 - the caller's
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    with file:
+        return _kept(file.fileno(), path)
+
+
+def _kept(fd: int, name: str) -> BinaryIO:
+    """All that can be read from `fd`, in a file without a name, because the input is read twice."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's
+    while data := io.read(fd):
+        try:
+            file.write(data)
+            file.flush()
+        except OSError as fault:
+            raise OutputError(f"cannot keep {name} in {tempfile.gettempdir()}: {reason(fault)}") from None
+    return file
+
+
+def _http(args: Args, endpoint: Endpoint) -> httpx.AsyncClient:
+    """A client whose streams share one TLS context: making one costs as much as ten requests."""
+    proxy = None if args.local is not None else proxy_for(endpoint, named=args.proxy, allow_http=args.allow_http)
+    secure = endpoint.base_url.startswith("https:") or (proxy is not None and proxy.scheme == "https")
+    transport = AsyncTransport(proxy=proxy, context=tls_context(args.ca_file) if secure else None)
+    return httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False)
+
+
+def _output(
+    args: Args, source: Source, standard_output: io.Descriptor, stack: contextlib.ExitStack
+) -> Results | _Stream:
+    path = args.output
+    if path is None:
+        return _Stream(standard_output)
+    if not args.offload and os.path.exists(f"{path}.batches"):
+        raise UsageError(f"lines of {path} run as batches: go on with --offload --resume, or end them with --cancel")
+    if path != "-" and (os.path.isfile(path) or not os.path.exists(path)):
+        known = args.resume or args.cancel
+        results = Results(path, source, resume=known, retry_errors=args.retry_errors, judge=judge(args))
+        return stack.enter_context(results)
+    if args.resume:
+        raise UsageError(f"--resume goes on with a file, and {path} is none")
+    return _Stream(io.opened(path, atomic=False))
+
+
+class _Stream:
+    """Results on a descriptor, which remembers nothing; a terminal sees control characters and obeys none."""
+
+    def __init__(self, sink: io.Descriptor) -> None:
+        self.recorded = 0
+        self.failed = 0
+        self.status = 0
+        self.on_terminal = os.isatty(sink.fd)
+        self._sink = sink
+
+    def done(self, number: int) -> bool:  # noqa: ARG002 - as Results have it
+        return False
+
+    def write(self, results: Sequence[Result]) -> None:
+        data = b"".join([result.line for result in results])
+        self._sink.write(Visible().feed(data.decode()).encode() if self.on_terminal else data)
+        self.recorded += len(results)
+        self.failed += sum(result.status > 0 for result in results)
+        self.status = max(self.status, *(result.status for result in results))
+
+    def finish(self, *, ordered: bool) -> None:  # noqa: ARG002 - as Results have it
+        self._sink.done()
+
+
+class _Batch(NamedTuple):
+    """One run."""
+
+    args: Args
+    source: Source
+    output: Results | _Stream
+    figures: Figures
+    screen: Screen
+    voice: io.Voice
+
+    def offload(self, endpoint: Endpoint) -> list[int]:
+        """Have the lines that are not done answered by the Message Batches API; signals that end it are raised."""
+        from . import offload  # noqa: PLC0415 - what runs there needs nothing of what runs here
+
+        if not isinstance(self.output, Results):
+            raise UsageError(f"--offload needs a file to come back to, and {self.args.output} is none")
+        offload.run(self.args, self.voice, endpoint, source=self.source, results=self.output, figures=self.figures)
+        return []
+
+    async def ask(self, endpoint: Endpoint, http: httpx.AsyncClient) -> list[int]:
+        """Ask the lines that are not done; returns the signals that ended that before its time."""
+        args, output = self.args, self.output
+        jobs = _allowed_jobs(args.jobs)
+        if jobs < args.jobs:
+            self.voice.note(f"only {jobs} at a time: the limit of open files (ulimit -n) allows no more")
+        # httpcore looks for it anew six times a request; in vain, that is a third of a request's work.
+        if importlib.util.find_spec("sniffio") is None:
+            sys.modules["sniffio"] = None  # type: ignore[assignment]
+        gc.freeze()  # what there is by now stays: not to look at it again and again saves a tenth
+        client = AsyncClient(
+            endpoint=endpoint,
+            http_client=http,
+            timeout=httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None),
+            total_timeout=args.timeout or None,
+            max_retries=0,
+        )
+        settings = Settings(
+            jobs=jobs,
+            retries=args.retries,
+            ordered=not args.unordered,
+            betas=args.beta,
+            judge=judge(args),
+            on_retry=self._say_retry if args.verbose else lambda *_: None,
+        )
+        beside = isinstance(output, _Stream) and output.on_terminal
+        async with http:
+            pool = Pool(client, self.screen.beside(output.write) if beside else output.write, self.figures, settings)
+            with _signals(pool.stop) as caught, self.screen.drawn():
+                await pool.run(self.source.lines(), output.done)
+        return caught
+
+    def _say_retry(self, line: Line, error: APIError, wait: float) -> None:
+        when = f"in {wait:.1f} s" if wait else "when the server has room"
+        self.voice.note(f"line {line.number}: another attempt {when} after: {error}")
+
+    def say_stopped(self) -> None:
+        """How far it came, and how to go on."""
+        how = ": run again with --resume" if isinstance(self.output, Results) else ""
+        self.voice.note(f"stopped after {self.output.recorded} of {self.source.count}{how}")
+
+    def say_failures(self) -> None:
+        """Why the status is not 0."""
+        if not self.output.failed:
+            return
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.figures.faults.most_common())
+        wait = self.figures.longest_wait
+        parts = [
+            f"{self.output.failed} of {self.source.count} lines failed{kinds and f': {kinds}'}",
+            f"the server asks to wait {wait:.0f} s" if wait else "",
+            "--resume asks them again" if isinstance(self.output, Results) and self.output.to_ask_again else "",
+        ]
+        self.voice.fault(FailedLinesError("; ".join(filter(None, parts))), self.output.status)
+
+
+def _allowed_jobs(jobs: int) -> int:
+    """How many of `jobs` connections the process may have, its limit raised as far as that goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = jobs + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return jobs
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return min(jobs, max(1, allowed - _OTHER_FILES))
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Has the first ending signal call `stop` and noted in what this gives; another one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    heard = [number for number in _ENDING if before[number] is not signal.SIG_IGN]
+    caught: list[int] = []
+
+    def end(number: int) -> None:
+        caught.append(number)
+        restore(dict.fromkeys(heard, signal.SIG_DFL))
+        stop()
+
+    def restore(handlers: Mapping[signal.Signals, Any]) -> None:
+        for each in heard:
+            loop.remove_signal_handler(each)
+            signal.signal(each, handlers[each])
+
+    for each in heard:
+        loop.add_signal_handler(each, end, each)
+    try:
+        yield caught
+    finally:
+        if not caught:
+            restore(before)
+
+
+class Screen:
+    """What a terminal shows of a run while it lasts, and of its figures afterwards; nothing where not `shown`."""
+
+    def __init__(self, figures: Figures, *, shown: bool) -> None:
+        self.line = progress.Line()
+        self._figures = figures
+        self._shown = shown
+        # Held while results go to the same terminal: that is done in another thread.
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def drawn(self) -> Iterator[None]:
+        """Draw the line again and again while this lasts."""
+        if not self._shown:
+            yield
+            return
+        drawing = asyncio.create_task(self._keep_drawing())
+        try:
+            yield
+        finally:
+            drawing.cancel()
+            self.close()
+
+    async def _keep_drawing(self) -> None:
+        while True:
+            if self._lock.acquire(blocking=False):
+                try:
+                    self.line.draw(self.text)
+                finally:
+                    self._lock.release()
+            await asyncio.sleep(_LOOK)
+
+    def beside(self, write: Callable[[Sequence[Result]], None]) -> Callable[[Sequence[Result]], None]:
+        """`write`, with the line out of its way."""
+
+        def beside_line(results: Sequence[Result]) -> None:
+            with self._lock, self.line:
+                write(results)
+
+        return beside_line
+
+    def close(self) -> None:
+        """Leave the terminal as if nothing had been drawn."""
+        self.line.close()
+
+    def text(self) -> str:
+        """How the run stands."""
+        figures = self._figures
+        share = figures.done / figures.total
+        rate = (figures.done - figures.before) / figures.elapsed if figures.elapsed else 0
+        left = (figures.total - figures.done) / rate if rate else None
+        parts = [
+            f"[{'#' * int(share * _BAR):.<{_BAR}}]",
+            f"{figures.done}/{figures.total}",
+            f"{figures.failed} failed" if figures.failed else "",
+            f"{rate:.1f}/s",
+            f"{_short(figures.usage['input_tokens'])} in",
+            f"{_short(figures.usage['output_tokens'])} out",
+            f"ETA {_clock(left)}" if left is not None else "",
+        ]
+        return "  ".join(part for part in parts if part)
+
+    def show_table(self) -> None:
+        """The figures, where they are shown at all."""
+        if self._shown:
+            io.Aside(io.STDERR, "standard error").write("".join(f"{row}\n" for row in self._table()).encode())
+
+    def _table(self) -> Iterator[str]:
+        figures = self._figures
+        facts = figures.facts()
+        kinds = ", ".join(f"{count} {kind}" for kind, count in figures.faults.most_common())
+        before = f", {figures.before} done before" if figures.before else ""
+        yield f"lines   {figures.succeeded} succeeded, {figures.failed} failed{kinds and f' ({kinds})'}{before}"
+        yield f"time    {_clock(figures.elapsed)}, {figures.retries} retries, {figures.refusals} refused"
+        rate = facts["output_tokens_per_second"] or 0
+        yield (f"tokens  {figures.usage['input_tokens']} in, {figures.usage['output_tokens']} out, {rate:.1f} a second")
+        for name, key in (("first token", "time_to_first_token"), ("whole answer", "time_to_last_token")):
+            if facts[key]:
+                yield f"{name:12}  " + "  ".join(f"{share} {seconds:.2f} s" for share, seconds in facts[key].items())
+
+
+def _short(count: int) -> str:
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

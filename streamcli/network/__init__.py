@@ -1,0 +1,5 @@
+"""A request in, the response's bytes out as the network brings them: sockets, TLS, proxies, limits, tapes.
+
+The only owner of httpx and httpcore. Every fault of the network leaves as one of our errors. Nothing is retried,
+redirected or parsed here beyond HTTP itself.
+"""

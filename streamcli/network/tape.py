@@ -1,0 +1,232 @@
+"""One call's traffic to JSON Lines and back, as a transport: above it nobody can tell a tape from a network.
+
+Contract: `Recorder` passes everything on and writes down what came, when, and how it ended; `Player` gives it out
+again without network, key or TLS. Secrets never reach the tape; the request's body, which holds the prompt, does.
+
+A tape is, for each attempt: {"request": {...}}, then {"t", "status", "headers"}, then a {"t", "data"} for each read
+("data64" where it is not UTF-8), then {"t", "end"}: "whole", "closed" where the reader had enough, or the error. `t`
+is in seconds since the request.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from streamcli import errors
+from streamcli.protocol.jsontext import dumps, loads
+from streamcli.protocol.request import without_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+
+_TYPES: dict[str, Any] = {
+    "t": (int, float),
+    "status": int,
+    "headers": dict,
+    "data": str,
+    "data64": bytes,
+    "request": dict,
+}
+
+
+class Recorder(httpx.BaseTransport):
+    """Sends through `inner` and gives every line of the tape to `write`, at once."""
+
+    def __init__(self, inner: httpx.BaseTransport, write: Callable[[bytes], None]) -> None:
+        self._inner = inner
+        self._write = write
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request`; its answer is written down as it is read."""
+        body = request.read().decode("utf-8", "replace")
+        headers = without_secrets(request.headers.items())
+        line = {"method": request.method, "url": str(request.url), "headers": headers, "body": body}
+        self._write(dumps({"request": line}) + b"\n")
+        lines = _Lines(self._write)
+        try:
+            response = self._inner.handle_request(request)
+        except errors.APIError as error:
+            lines.end(_described(error))
+            raise
+        lines.add(status=response.status_code, headers=without_secrets(response.headers.items()))
+        response.stream = _Recorded(response.stream, lines)  # type: ignore[arg-type]  # a synchronous transport's
+        return response
+
+    def close(self) -> None:
+        """Close the transport below."""
+        self._inner.close()
+
+
+class _Lines:
+    """The lines of one attempt, timed."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self._start = time.monotonic()
+        self._ended = False
+
+    def add(self, **fields: Any) -> None:
+        self._write(dumps({"t": round(time.monotonic() - self._start, 4), **fields}) + b"\n")
+
+    def data(self, data: bytes) -> None:
+        try:
+            self.add(data=data.decode())
+        except UnicodeDecodeError:
+            self.add(data64=base64.b64encode(data).decode())
+
+    def end(self, how: Any) -> None:
+        if not self._ended:
+            self._ended = True
+            self.add(end=how)
+
+
+class _Recorded(httpx.SyncByteStream):
+    def __init__(self, inner: httpx.SyncByteStream, lines: _Lines) -> None:
+        self._inner = inner
+        self._lines = lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for data in self._inner:
+                self._lines.data(data)
+                yield data
+        except errors.APIError as error:
+            self._lines.end(_described(error))
+            raise
+        self._lines.end("whole")
+
+    def close(self) -> None:
+        self._lines.end("closed")
+        self._inner.close()
+
+
+def _described(error: errors.APIError) -> dict[str, Any]:
+    return {"error": type(error).__name__, "message": error.message, "retryable": getattr(error, "retryable", None)}
+
+
+class _Response(httpx.Response):
+    """As the transport's: an answer that httpx takes for no redirect."""
+
+    has_redirect_location = False
+
+
+class Player(httpx.BaseTransport):
+    """Answers each request with the tape's next attempt, whatever it asks.
+
+    `lines` are the tape's; `speed` 1 keeps the time between reads, 2 halves it, 0 leaves it out. Raises UsageError for
+    what is no tape.
+    """
+
+    def __init__(self, lines: Iterable[bytes], *, speed: float = 0) -> None:
+        self._lines = _parsed(lines)
+        self._speed = speed
+        self._start = 0.0
+        if "request" not in next(self._lines, {}):
+            raise errors.UsageError("the tape does not begin with a request")
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:  # noqa: ARG002 - the tape decides
+        """The next answer of the tape, or the error that took its place."""
+        self._start = time.monotonic()
+        head = next(self._lines, {})
+        if "request" in head:
+            head = next(self._lines, {})
+        self._wait(head)
+        if "status" not in head:
+            raise _error(head.get("end"), errors.APIConnectionError, "the tape holds no further answer")
+        return _Response(head["status"], headers=_headers(head), stream=_Played(self._reads()))
+
+    def following(self) -> list[dict[str, Any]] | None:
+        """Of the request that the tape goes on with, the blocks of its last message; None where the tape ends."""
+        request = next((line["request"] for line in self._lines if "request" in line), None)
+        if request is None:
+            return None
+        try:
+            content = loads(str(request.get("body")).encode())["messages"][-1]["content"]
+        except (ValueError, LookupError, TypeError):
+            return []
+        return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+
+    def _reads(self) -> Iterator[bytes]:
+        for line in self._lines:
+            self._wait(line)
+            if "data" in line:
+                yield line["data"].encode()
+            elif "data64" in line:
+                yield line["data64"]
+            elif line.get("end") == "whole":
+                return
+            else:
+                raise _error(line.get("end"), errors.IncompleteStreamError, "the tape ends in mid-stream")
+        raise errors.IncompleteStreamError("the tape ends in mid-stream")
+
+    def _wait(self, line: dict[str, Any]) -> None:
+        if self._speed:
+            time.sleep(max(0.0, self._start + line.get("t", 0) / self._speed - time.monotonic()))
+
+
+class TapeTurns:
+    """As turn.Turns, for a tape: what follows an answer there, and the results that were sent with it."""
+
+    def __init__(self, player: Player) -> None:
+        self.body: dict[str, Any] = {"messages": []}
+        self.added: list[dict[str, Any]] = []
+        self.player = player
+        self._results: list[dict[str, Any]] = []
+
+    def answered(self, message: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        """The calls of `message` that the tape has results of, none after a pause, or None where it is the last."""
+        blocks = self.player.following()
+        if blocks is None:
+            return None
+        self._results = [block for block in blocks if block.get("type") == "tool_result"]
+        answered = {block.get("tool_use_id") for block in self._results}
+        return [block for block in message["content"] if block.get("id") in answered]
+
+    def results(self, calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:  # noqa: ARG002 - as whoever runs tools
+        """What the tools said when the tape was made."""
+        return self._results
+
+    def add(self, results: Iterable[Mapping[str, Any]]) -> None:
+        """Nothing is to be sent."""
+
+
+def _headers(head: dict[str, Any]) -> dict[str, str]:
+    return {name: value for name, value in head.get("headers", {}).items() if isinstance(value, str)}
+
+
+class _Played(httpx.SyncByteStream):
+    def __init__(self, reads: Iterator[bytes]) -> None:
+        self._reads = reads
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._reads
+
+
+def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for number, text in enumerate(lines, 1):
+        try:
+            line = loads(text)
+            if "data64" in line:
+                line["data64"] = base64.b64decode(line["data64"], validate=True)
+        except (ValueError, TypeError):
+            line = None
+        if not isinstance(line, dict) or not all(isinstance(line[key], _TYPES[key]) for key in _TYPES if key in line):
+            raise errors.UsageError(f"line {number} of the tape is none that was recorded")
+        yield line
+
+
+def _error(end: Any, usual: type[errors.APIError], message: str) -> errors.APIError:
+    """The error that a tape's end line describes, of its own class where that is one of ours."""
+    if not isinstance(end, dict):
+        return usual(message)
+    cls = getattr(errors, str(end.get("error")), usual)
+    known = isinstance(cls, type) and issubclass(cls, errors.APIError) and not issubclass(cls, errors.APIStatusError)
+    error: errors.APIError = (cls if known else usual)(str(end.get("message", message)))
+    if isinstance(error, errors.APIConnectionError):
+        error.retryable = bool(end.get("retryable"))
+    return error

@@ -1,0 +1,337 @@
+"""Events of an answer in, the bytes of one output form out.
+
+Contract: a form is given each event as it is accumulated (`add`), hands over what there is to write after each
+network read (`take`), and says its last when the message is complete (`finish`) or failed (`fail`). Where tools are
+run, another message follows (`turn`). Nothing is written here, and nothing is kept that the form does not need.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING, Any
+
+from streamcli.errors import APIError, APIStatusError, StreamcliError
+from streamcli.protocol.jsontext import dumps, loads
+from streamcli.protocol.message import parsed, text_of
+
+from .meter import fact_lines, facts
+from .prose import last_fenced_block, pieces
+from .terminal import Visible
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from streamcli.protocol.exchange import Exchange, Received
+
+    from .meter import Meter
+
+
+class Form:
+    """An output form; this one writes nothing."""
+
+    def __init__(self) -> None:
+        self.pending: list[bytes] = []
+
+    def begin(self, exchange: Exchange) -> None:
+        """An answer begins, perhaps after one that failed before anything was written."""
+        self.exchange = exchange
+        self.pending.clear()
+
+    def read(self, data: bytes) -> None:
+        """The bytes of one network read, before their events."""
+
+    def add(self, received: Received) -> None:
+        """One event, just accumulated."""
+
+    def take(self) -> bytes:
+        """What there is to write now; b"" when that is all."""
+        data = b"".join(self.pending)
+        self.pending.clear()
+        return data
+
+    def turn(self, *, tools: bool) -> None:
+        """The message is complete and another one follows, after tools were run or by itself."""
+
+    def results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """What the tools said, as the next request says it."""
+
+    def finish(self) -> None:
+        """The message is complete."""
+
+    def fail(self, error: StreamcliError) -> None:
+        """The run ends with `error`."""
+
+
+class Text(Form):
+    """The text of all text blocks, as sent; where tools are run, what stands before them ends its line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._texts: list[str] = []
+        self._at_line_start = True
+        self._line_end_is_owed = False
+
+    def begin(self, exchange: Exchange) -> None:
+        """An answer begins."""
+        super().begin(exchange)
+        self._texts.clear()
+
+    def add(self, received: Received) -> None:
+        """Text, if the event has any."""
+        if received.event is not None:
+            self._texts.append(text_of(received.event))
+
+    def turn(self, *, tools: bool) -> None:
+        """End the line, unless the model only paused."""
+        self._line_end_is_owed = tools
+
+    def take(self) -> bytes:
+        """The text since the last time."""
+        return self._taken(self._joined())
+
+    def _joined(self) -> str:
+        text = "".join(self._texts)
+        self._texts.clear()
+        return text
+
+    def _taken(self, text: str) -> bytes:
+        if text:
+            self._at_line_start = text[-1] == "\n"
+        if self._line_end_is_owed:
+            self._line_end_is_owed = False
+            text += "" if self._at_line_start else "\n"
+            self._at_line_start = True
+        return text.encode()
+
+
+class SmoothText(Text):
+    """As `Text`, held until a sentence or `most` characters are whole; each `take` hands over one such piece."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self._held = ""
+        self._whole: list[str] = []
+
+    def begin(self, exchange: Exchange) -> None:
+        """An answer begins; what was held of one that failed is dropped."""
+        super().begin(exchange)
+        self._held = ""
+        self._whole.clear()
+
+    def take(self) -> bytes:
+        """The next piece."""
+        if self._texts:
+            self._cut()
+        return self._whole.pop(0).encode() if self._whole else b""
+
+    def turn(self, *, tools: bool) -> None:
+        """Nothing is held over a turn."""
+        super().turn(tools=tools)
+        self._release()
+
+    def finish(self) -> None:
+        """Hold nothing more."""
+        self._release()
+
+    def fail(self, error: StreamcliError) -> None:  # noqa: ARG002 - a form is told why
+        """Hold nothing more."""
+        self._release()
+
+    def _cut(self) -> None:
+        found, self._held = pieces(self._held + super().take().decode(), self._most)
+        self._whole += found
+
+    def _release(self) -> None:
+        self._cut()
+        self._whole += [self._held] if self._held else []
+        self._held = ""
+
+
+class Extract(Text):
+    """Of the text, only the last fenced block; nothing where there is none, or its end is missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before = ""
+
+    def take(self) -> bytes:
+        """Nothing until the message is complete."""
+        return Form.take(self)
+
+    def finish(self) -> None:
+        """The block."""
+        self.pending.append((last_fenced_block(self._before + self._joined()) or "").encode())
+
+    def turn(self, *, tools: bool) -> None:
+        """What stands before the last call is no answer yet, unless the model only paused."""
+        text = self._before + self._joined()
+        self._before = "" if tools else text
+
+
+class Thoughts(Form):
+    """What the model thinks, each block on lines of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at_line_start = True
+
+    def add(self, received: Received) -> None:
+        """A piece of a thought, or its end."""
+        event = received.event or {}
+        if event.get("type") == "content_block_delta" and event["delta"].get("type") == "thinking_delta":
+            self._say(event["delta"]["thinking"])
+        elif event.get("type") == "content_block_start" and event["content_block"]["type"] == "thinking":
+            self._say(event["content_block"].get("thinking") or "")
+        elif event.get("type") == "content_block_stop":
+            self._end()
+
+    def fail(self, error: StreamcliError) -> None:  # noqa: ARG002 - a form is told why
+        """End the line."""
+        self._end()
+
+    def _say(self, text: str) -> None:
+        if text:
+            self.pending.append(text.encode())
+            self._at_line_start = text.endswith("\n")
+
+    def _end(self) -> None:
+        if not self._at_line_start:
+            self.pending.append(b"\n")
+        self._at_line_start = True
+
+
+class Events(Form):
+    """Each event's data as sent, one a line; the last line says how it ended."""
+
+    def add(self, received: Received) -> None:
+        """The event's line."""
+        self.pending.append(_event_line(received))
+
+    def results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """A line for each result, which no event of the API stands for."""
+        self.pending += [dumps({**result, "type": "streamcli.tool_result"}) + b"\n" for result in results]
+
+    def fail(self, error: StreamcliError) -> None:
+        """The last line."""
+        self.pending.append(dumps(error_event(error)) + b"\n")
+
+
+def _event_line(received: Received) -> bytes:
+    data = received.raw.data
+    if received.event is None and not _is_object(data):  # unknown or a ping
+        data = dumps(parsed(received.raw.event, data))
+    return data.replace(b"\n", b" ") + b"\n"
+
+
+def _is_object(data: bytes) -> bool:
+    try:
+        return isinstance(loads(data), dict)
+    except ValueError:
+        return False
+
+
+def error_event(error: StreamcliError) -> dict[str, Any]:
+    """The error as an `error` event: the server's own, or one whose type begins `streamcli.` (design.md section 2)."""
+    if isinstance(error, APIStatusError) and isinstance(error.body, dict) and isinstance(error.body.get("error"), dict):
+        return {**error.body, "type": "error"}
+    kind = (error.type if isinstance(error, APIError) else None) or f"streamcli.{error.code}"
+    event: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": error.message}}
+    if isinstance(error, APIError) and error.request_id:
+        event["request_id"] = error.request_id
+    return event
+
+
+class Raw(Form):
+    """The stream's bytes."""
+
+    def read(self, data: bytes) -> None:
+        """They are written as they came."""
+        self.pending.append(data)
+
+
+class Snapshots(Form):
+    """The message so far after every event that builds it, one JSON a line."""
+
+    def add(self, received: Received) -> None:
+        """The message as of this event."""
+        if received.event is not None:
+            self.pending.append(dumps(self.exchange.accumulator.snapshot()) + b"\n")
+
+
+class Final(Form):
+    """The final message as JSON, on one line."""
+
+    def finish(self) -> None:
+        """The message."""
+        self.pending.append(dumps(self.exchange.accumulator.snapshot()) + b"\n")
+
+
+class OnTerminal(Form):
+    """Any form as a terminal may show it: control characters visible, the last line ended."""
+
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self._form = form
+        self._visible = Visible()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._ending = False
+
+    def begin(self, exchange: Exchange) -> None:
+        """Forget what was waiting."""
+        super().begin(exchange)
+        self._form.begin(exchange)
+        self._visible = Visible()
+        self._decoder.reset()
+
+    def read(self, data: bytes) -> None:
+        """The bytes of one network read, before their events."""
+        self._form.read(data)
+
+    def add(self, received: Received) -> None:
+        """One event, just accumulated."""
+        self._form.add(received)
+
+    def take(self) -> bytes:
+        """What there is to show now; a character that was cut waits for its end."""
+        while data := self._form.take():
+            shown = self._visible.feed(self._decoder.decode(data))
+            if shown:
+                return shown.encode()
+        return self._last() if self._ending else b""
+
+    def turn(self, *, tools: bool) -> None:
+        """Another message follows."""
+        self._form.turn(tools=tools)
+
+    def results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """What the tools said."""
+        self._form.results(results)
+
+    def finish(self) -> None:
+        """End the line."""
+        self._form.finish()
+        self._ending = True
+
+    def fail(self, error: StreamcliError) -> None:
+        """End the line, however the run does."""
+        self._form.fail(error)
+        self._ending = True
+
+    def _last(self) -> bytes:
+        self._ending = False
+        shown = self._visible.feed(self._decoder.decode(b"", final=True)) + self._visible.close()
+        return (shown if self._visible.at_line_start else shown + "\n").encode()
+
+
+class Summary(Form):
+    """The final message's facts, `key: value` a line."""
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__()
+        self._meter = meter
+
+    def finish(self) -> None:
+        """The facts; whatever a server puts into a name or a value, each stays on its line."""
+        for key, text in fact_lines(facts(self.exchange, self._meter)):
+            self.pending.append(f"{'_'.join(key.split())}: {' '.join(text.split())}\n".encode())

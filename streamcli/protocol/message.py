@@ -1,0 +1,405 @@
+"""Events of one answer in, the message they build out: no text is lost silently, none is invented.
+
+Contract: `Accumulator.receive` takes each event's name and data in order and raises at the first that breaks the
+rules; what was built until then stays readable. The type inside the data decides, the event's name only stands in
+for it. Only `message_stop` makes a message complete, and after it nothing counts. Unknown events, blocks, deltas and
+fields never fail. Work is linear in the bytes: fragments are joined when somebody looks. No I/O.
+Source: protocol.md sections 4.2 to 4.7.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from streamcli.errors import ProtocolError, status_error
+
+from .jsontext import loads, loads_exact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# As long as text is called short: an answer is hardly longer. A piece of it takes so much besides its characters.
+_MOST_TEXT, _PIECE_BYTES = 4 << 20, 56
+
+_TOOL_INPUTS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+
+# Blocks that come whole in content_block_start (protocol.md section 4.5); a delta on one of them is a fault.
+_WHOLE_BLOCKS = frozenset(
+    {
+        "redacted_thinking",
+        "container_upload",
+        "fallback",
+        "web_search_tool_result",
+        "web_fetch_tool_result",
+        "code_execution_tool_result",
+        "bash_code_execution_tool_result",
+        "text_editor_code_execution_tool_result",
+        "tool_search_tool_result",
+        "mcp_tool_result",
+        "mcp_tool_listing",
+        "advisor_tool_result",
+    }
+)
+
+
+class _Block:
+    """A content block as sent, and the fragments of the one field that grows.
+
+    `grown_by` is the type of the deltas that bring them, `fragment` the field of those.
+    """
+
+    __slots__ = ("fields", "fragment", "grown_by", "grows", "kind", "pieces")
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.fields = dict(fields)
+        self.kind: str = fields["type"]
+        self.grows = ""
+        self.pieces: list[str] = []
+        self.grown_by, self.fragment = _GROWN_BY.get(self.kind, ("", ""))
+        if self.kind in {"text", "thinking"}:
+            self.grow(self.kind)
+        if isinstance(fields.get("citations"), list):
+            self.fields["citations"] = list(fields["citations"])
+
+    def grow(self, field: str) -> None:
+        start = self.fields.get(field)
+        if not isinstance(start, str | None):
+            _breach(f"a {self.kind} block whose {field} is no string")
+        if start:
+            self.pieces.append(start)
+        self.grows = field
+
+    def snapshot(self) -> dict[str, Any]:
+        fields = dict(self.fields)
+        if self.grows:
+            fields[self.grows] = "".join(self.pieces)
+        if isinstance(fields.get("citations"), list):
+            fields["citations"] = list(fields["citations"])
+        return fields
+
+
+class Accumulator:
+    """The message that a stream of events builds.
+
+    `started` is true once message_start came, `complete` once message_stop did. With `keep_text` false, text and
+    thinking are only kept while they are short, so that memory stays flat however long the answer is; `whole` says
+    whether they are.
+    """
+
+    def __init__(self, *, keep_text: bool = True) -> None:
+        self.started = False
+        self.complete = False
+        self.whole = True
+        # How many more bytes of text may be kept; None: any number.
+        self._room = None if keep_text else _MOST_TEXT
+        self._message: dict[str, Any] = {}
+        self._usage: dict[str, Any] | None = None
+        self._blocks: list[_Block] = []
+        self._open: dict[int, _Block] = {}
+
+    def receive(self, name: str, data: bytes) -> dict[str, Any] | None:
+        """Take one event; returns it parsed, or None where it builds nothing: a ping, an unknown event, a late one.
+
+        Raises ProtocolError for an event that breaks the rules, and the APIStatusError that an `error` event is.
+        """
+        if self.complete or name not in _NAMES:
+            return None
+        if name == "error":
+            raise status_error(None, _object_or_text(data))
+        try:
+            event = loads(data)
+        except ValueError:
+            event = None
+        if type(event) is not dict:
+            _breach(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
+        kind = event.setdefault("type", name)
+        if type(kind) is not str:
+            _breach(f"an event's type is {kind!r}")
+        handler = _HANDLERS.get(kind)
+        if handler is None:
+            return None
+        if not self.started and kind not in _FIRST:
+            _breach(f"{kind} came before message_start")
+        handler(self, event)
+        return event
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the model stopped (protocol.md section 4.7), or None while that is unknown."""
+        return self._message.get("stop_reason")
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """The usage counters so far, as the API names them."""
+        return dict(self._usage or {})
+
+    @property
+    def text(self) -> str:
+        """All text blocks so far, joined."""
+        return "".join("".join(block.pieces) for block in self._blocks if block.kind == "text")
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """The message so far, or None before message_start. It shares nothing with what is still being built.
+
+        A tool input is the one of content_block_start until its block is whole.
+        """
+        if not self.started:
+            return None
+        message = dict(self._message)
+        message["content"] = [block.snapshot() for block in self._blocks]
+        if self._usage is not None:
+            message["usage"] = dict(self._usage)
+        return message
+
+    def block(self, index: int) -> dict[str, Any]:
+        """The content block at `index` so far. Raises IndexError where none was started."""
+        return self._blocks[index].snapshot()
+
+    def pieces(self, index: int) -> list[str]:
+        """The fragments of the growing field of the block at `index`: a list that only ever grows."""
+        return self._blocks[index].pieces
+
+    def citations(self, index: int) -> list[Any]:
+        """The citations of the block at `index`: a list that only ever grows."""
+        return self._blocks[index].fields.setdefault("citations", [])  # type: ignore[no-any-return]
+
+    def _begin_message(self, event: dict[str, Any]) -> None:
+        if self.started:
+            _breach("a second message_start")
+        message = dict(_field(event, "message", dict))
+        content = message.get("content") or []
+        usage = message.get("usage")
+        if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+            _breach("message_start has content that is no list of blocks")
+        for block in content:
+            self._add_block(block)
+        if usage is not None:
+            self._merge_usage(usage)
+        self._message = message
+        self.started = True
+
+    def _start_block(self, event: dict[str, Any]) -> None:
+        index = _index(event)
+        if index != len(self._blocks):
+            known = "was started before" if index < len(self._blocks) else f"leaves a gap after {len(self._blocks)}"
+            _breach(f"content block {index} {known}")
+        self._open[index] = self._add_block(_field(event, "content_block", dict))
+
+    def _add_block(self, fields: dict[str, Any]) -> _Block:
+        if type(fields.get("type")) is not str:
+            _breach("a content block has no type")
+        block = _Block(fields)
+        self._blocks.append(block)
+        if self._room is not None:
+            self._room -= sum(map(len, block.pieces))
+            if self._room <= 0:
+                self._drop_text()
+        target = fields.get("to")
+        if fields["type"] == "fallback" and isinstance(target, dict) and isinstance(target.get("model"), str):
+            self._message["model"] = target["model"]
+        return block
+
+    def _grow_block(self, event: dict[str, Any]) -> None:
+        block = self._open_block(event)
+        delta = event.get("delta")
+        if type(delta) is not dict:
+            _breach("a content_block_delta without a delta object")
+        kind = delta.get("type")
+        if (not kind or kind != block.grown_by) and not self._amend_block(block, delta):
+            return
+        fragment = delta.get(block.fragment)
+        if type(fragment) is not str:
+            _breach(f"a delta whose {block.fragment} is no string")
+        if self._room is None or kind == "input_json_delta":
+            block.pieces.append(fragment)
+        elif self._room > 0:
+            block.pieces.append(fragment)
+            self._room -= len(fragment) + _PIECE_BYTES
+            if self._room <= 0:
+                self._drop_text()
+
+    def _drop_text(self) -> None:
+        self.whole = False
+        for block in self._blocks:
+            if block.grows and block.kind not in _TOOL_INPUTS:
+                block.fields[block.grows] = ""
+                block.pieces.clear()
+
+    def _amend_block(self, block: _Block, delta: dict[str, Any]) -> bool:
+        """Apply a delta other than the block's usual one; returns whether it has a fragment of a field that grows."""
+        kind = delta.get("type")
+        if type(kind) is not str:
+            _breach("a delta without a type")
+        rule = _DELTAS.get(kind)
+        if rule is None:
+            return False
+        if block.kind not in rule.blocks and block.kind in _KNOWN_BLOCKS:
+            _breach(f"a {kind} on a {block.kind} block")
+        if rule.apply:
+            rule.apply(block, delta)
+            return False
+        if not block.grows:
+            block.grow(rule.field)
+            if not self.whole:
+                block.pieces.clear()
+        block.grown_by, block.fragment = kind, rule.field
+        return True
+
+    def _stop_block(self, event: dict[str, Any]) -> None:
+        block = self._open_block(event)
+        del self._open[event["index"]]
+        _close(block)
+
+    def _amend_message(self, event: dict[str, Any]) -> None:
+        delta = event.get("delta")
+        usage = event.get("usage")
+        if delta is not None:
+            if not isinstance(delta, dict):
+                _breach("a message_delta whose delta is no object")
+            self._message.update({k: v for k, v in delta.items() if v is not None and k not in _NEVER_AMENDED})
+        if usage is not None:
+            self._merge_usage(usage)
+        for key in ("context_management", "input_transformations"):  # beta: beside the delta, not in it
+            if event.get(key) is not None:
+                self._message[key] = event[key]
+
+    def _end_message(self, event: dict[str, Any]) -> None:  # noqa: ARG002 - every handler takes its event
+        for block in self._open.values():
+            _close(block)
+        self.complete = True
+
+    def _fail(self, event: dict[str, Any]) -> NoReturn:
+        raise status_error(None, event)
+
+    def _merge_usage(self, usage: Any) -> None:
+        if not isinstance(usage, dict):
+            _breach("usage is no object")
+        if self._usage is None:
+            self._usage = dict(usage)
+        else:
+            self._usage.update({k: v for k, v in usage.items() if v is not None})
+
+    def _open_block(self, event: dict[str, Any]) -> _Block:
+        index = event.get("index")
+        block = self._open.get(index) if type(index) is int else None
+        if block is None:
+            state = "was never started" if _index(event) >= len(self._blocks) else "is closed"
+            _breach(f"content block {index} {state}")
+        return block
+
+
+_HANDLERS: dict[str, Callable[[Accumulator, dict[str, Any]], None]] = {
+    "message_start": Accumulator._begin_message,
+    "content_block_start": Accumulator._start_block,
+    "content_block_delta": Accumulator._grow_block,
+    "content_block_stop": Accumulator._stop_block,
+    "message_delta": Accumulator._amend_message,
+    "message_stop": Accumulator._end_message,
+    "error": Accumulator._fail,
+}
+
+
+class _Delta(NamedTuple):
+    """What a delta type means: the block types it may change, its field, how it is applied if not by appending that."""
+
+    blocks: frozenset[str]
+    field: str
+    apply: Callable[[_Block, dict[str, Any]], None] | None = None
+
+
+def _sign(block: _Block, delta: dict[str, Any]) -> None:
+    block.fields["signature"] = _field(delta, "signature", str)
+
+
+def _cite(block: _Block, delta: dict[str, Any]) -> None:
+    citations = block.fields.get("citations") or []
+    citations.append(_field(delta, "citation", dict))
+    block.fields["citations"] = citations
+
+
+def _compact(block: _Block, delta: dict[str, Any]) -> None:
+    block.fields.update({key: delta[key] for key in ("content", "encrypted_content") if key in delta})
+
+
+_DELTAS: dict[str, _Delta] = {
+    "text_delta": _Delta(frozenset({"text"}), "text"),
+    "thinking_delta": _Delta(frozenset({"thinking"}), "thinking"),
+    "input_json_delta": _Delta(_TOOL_INPUTS, "partial_json"),
+    "signature_delta": _Delta(frozenset({"thinking"}), "signature", _sign),
+    "citations_delta": _Delta(frozenset({"text"}), "citation", _cite),
+    "compaction_delta": _Delta(frozenset({"compaction"}), "content", _compact),
+}
+_GROWN_BY = {block: (kind, rule.field) for kind, rule in _DELTAS.items() if not rule.apply for block in rule.blocks}
+_KNOWN_BLOCKS = _WHOLE_BLOCKS.union(*(rule.blocks for rule in _DELTAS.values()))
+
+_NAMES = frozenset(
+    {"message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta"}
+    | {"message_stop", "error", "message"}  # "message" is the name of an event that was given none
+)
+_FIRST = frozenset({"message_start", "error"})
+_NEVER_AMENDED = frozenset({"type", "content", "usage"})
+
+
+def text_of(event: dict[str, Any]) -> str:
+    """The text that an accepted event adds to the answer, or ""."""
+    delta = event.get("delta")
+    if delta is not None:
+        return delta["text"] if delta.get("type") == "text_delta" else ""
+    block = event.get("content_block")
+    return (block.get("text") or "") if block is not None and block.get("type") == "text" else ""
+
+
+def parsed(name: str, data: bytes) -> dict[str, Any]:
+    """Any event as an object, for those who want to see what builds nothing; data that is no object is kept as text."""
+    value = _object_or_text(data)
+    if isinstance(value, dict):
+        return value if "type" in value else {"type": name, **value}
+    return {"type": name, "data": value} if value else {"type": name}
+
+
+def _object_or_text(data: bytes) -> dict[str, Any] | str:
+    try:
+        value = loads(data)
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else data.decode("utf-8", "replace")
+
+
+def _close(block: _Block) -> None:
+    if block.kind in _TOOL_INPUTS:
+        block.fields["input"] = _tool_input(block)
+        block.pieces = []  # not cleared: who kept an event may still look at its fragments
+
+
+def _tool_input(block: _Block) -> dict[str, Any]:
+    """The whole input: never half of one, so anything but one object is a fault (faults.md row 11)."""
+    text = "".join(block.pieces)
+    value = block.fields.get("input")
+    if text.strip(" \t\r\n"):
+        try:
+            value = loads_exact(text.encode())
+        except ValueError:
+            value = text
+    elif value is None:
+        value = {}
+    if not isinstance(value, dict):
+        _breach(f"the input of tool {block.fields.get('name')!r} is not one complete JSON object")
+    return value
+
+
+def _index(event: dict[str, Any]) -> int:
+    index = event.get("index")
+    if type(index) is not int or index < 0:
+        _breach(f"a content block index of {index!r}")
+    return index
+
+
+def _field(event: dict[str, Any], name: str, kind: type) -> Any:
+    value = event.get(name)
+    if not isinstance(value, kind):
+        _breach(f"{event.get('type', 'an event')} whose {name} is no {kind.__name__}")
+    return value
+
+
+def _breach(what: str) -> NoReturn:
+    raise ProtocolError(f"the stream is malformed: {what}")

@@ -1,0 +1,212 @@
+"""What the caller wants in, one HTTP request out: method, URL, headers, body.
+
+Contract: everything that could make a request impossible is found here, before anything is sent, as UsageError, and
+no message ever shows a key. No I/O; the environment is a parameter.
+Source: protocol.md sections 1 and 2; which credential and which version go out: design.md section 2.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from streamcli.errors import UsageError
+from streamcli.version import __version__
+
+from .jsontext import dumps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+DEFAULT_BASE_URL = "https://api.anthropic.com"
+DEFAULT_MODEL = "claude-sonnet-5-5"
+DEFAULT_MAX_TOKENS = 8192
+
+API_VERSION = "2026-10-21"
+# The version above refuses a request that carries one of these, even at its default (protocol.md section 0).
+SAMPLING_API_VERSION = "2023-06-01"
+_SAMPLING = frozenset({"temperature", "top_p", "top_k"})
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_SECRET_NAME = re.compile(r"key|auth|token(?!s)|secret|cookie|password", re.IGNORECASE)
+_SCHEME = re.compile(r"(bearer|basic) ", re.IGNORECASE)
+_LOOPBACK = re.compile(r"localhost|[a-z0-9.-]+\.localhost|127(\.\d{1,3}){3}|::1", re.IGNORECASE)
+
+
+class Credential(NamedTuple):
+    """A secret and the header it goes out in: "x-api-key" or "bearer"."""
+
+    scheme: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Credential({self.scheme!r}, '***')"
+
+    @property
+    def header(self) -> tuple[str, str]:
+        """Name and value of the header."""
+        return ("x-api-key", self.secret) if self.scheme == "x-api-key" else ("authorization", f"Bearer {self.secret}")
+
+
+class Request(NamedTuple):
+    """One HTTP request, ready to send. Header names are lower case."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"Request({self.method!r}, {self.url!r})"  # the headers hold the key
+
+
+class Endpoint(NamedTuple):
+    """A server that speaks the Messages API, and how to address it.
+
+    `headers` go out with every request and replace ours of the same name; `api_version` None means: by the body.
+    """
+
+    base_url: str
+    credential: Credential | None
+    api_version: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        betas: Iterable[str] = (),
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> Request:
+        """The request for `path`, relative to the base URL or absolute on the same host.
+
+        Raises UsageError for another host, a body that is no JSON, a header that cannot be sent, or no credential
+        where the host is not loopback.
+        """
+        url = path if "://" in path else self.base_url + path
+        if urlsplit(url)[:2] != urlsplit(self.base_url)[:2]:
+            raise UsageError(f"{url} is not on {self.base_url}, and the key goes nowhere else")
+        if self.credential is None and not holds_credential(self.headers) and not is_loopback(url):
+            raise UsageError(
+                "no API key: set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, or name a file with --api-key-file"
+            )
+        fields = {
+            "accept": "application/json",
+            "accept-encoding": "identity",  # a cut compressed body ends without an error (faults.md row 2)
+            "user-agent": f"streamcli/{__version__}",
+            "anthropic-version": self.api_version or version_for(body),
+        }
+        if body is not None:
+            fields["content-type"] = "application/json"
+        if self.credential:
+            name, value = self.credential.header
+            fields[name] = value
+        joined = ",".join(dict.fromkeys(betas))
+        if joined:
+            fields["anthropic-beta"] = joined
+        for name, value in (*self.headers, *headers):
+            fields[name.lower()] = value.strip(" \t")
+        for name, value in fields.items():
+            _check_header(name, value)
+        return Request(method, url, fields, b"" if body is None else _json(body))
+
+
+def holds_credential(headers: Iterable[tuple[str, str]]) -> bool:
+    """Whether one of the headers is a key's."""
+    return any(name.lower() in {"x-api-key", "authorization"} for name, _ in headers)
+
+
+def version_for(body: Mapping[str, Any] | None) -> str:
+    """The `anthropic-version` that a request with this body needs (protocol.md section 0)."""
+    return SAMPLING_API_VERSION if body and not _SAMPLING.isdisjoint(body) else API_VERSION
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    try:
+        return dumps(body)
+    except ValueError as exc:
+        raise UsageError(f"the request cannot be written as JSON: {exc}") from None
+
+
+def credential(
+    environment: Mapping[str, str], *, key: str | None = None, source: str = "the api_key argument", scheme: str = ""
+) -> Credential | None:
+    """The credential to send, or None where there is none (design.md section 2, fine print).
+
+    An explicit `key` wins, then ANTHROPIC_API_KEY as `x-api-key`, then ANTHROPIC_AUTH_TOKEN as a Bearer token; a
+    `scheme` overrides how it goes out. White space around a key is no part of it and an empty one is unset. Raises
+    UsageError, without the key, for one that no header can carry.
+    """
+    candidates = [
+        (key, source, "x-api-key"),
+        (environment.get("ANTHROPIC_API_KEY"), "ANTHROPIC_API_KEY", "x-api-key"),
+        (environment.get("ANTHROPIC_AUTH_TOKEN"), "ANTHROPIC_AUTH_TOKEN", "bearer"),
+    ]
+    for raw, name, own_scheme in candidates:
+        secret = (raw or "").strip()
+        if not secret:
+            continue
+        if not re.fullmatch(r"[\x20-\x7e]+", secret):
+            raise UsageError(f"the key from {name} holds a character that no header can carry")
+        return Credential(scheme or own_scheme, secret)
+    return None
+
+
+def checked_base_url(url: str, *, source: str, has_credential: bool, allow_http: bool) -> str:
+    """`url` without its final slash. Raises UsageError where it is no http(s) URL, or would show a key in clear."""
+    if re.search(r"[\x00-\x20\x7f-\x9f\\]", url):
+        raise UsageError(f"{source} holds a blank, a backslash or a control character")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as exc:
+        raise UsageError(f"{source} is no URL: {exc}") from None
+    if parts.scheme not in {"http", "https"} or not host or port == 0:
+        raise UsageError(f"{source} needs the form http://host[:port] or https://host[:port]")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise UsageError(f"{source} may hold no user, query or fragment")
+    if parts.scheme == "http" and has_credential and not allow_http and not is_loopback(url):
+        raise UsageError(f"{source} is plain http to {host}: the key would be readable on the way; use https")
+    return url.rstrip("/")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine by its very name."""
+    return bool(_LOOPBACK.fullmatch(urlsplit(url).hostname or ""))
+
+
+def parsed_header(line: str, *, source: str) -> tuple[str, str]:
+    """`Name: value` in two. Raises UsageError, without the value, where it cannot be sent."""
+    name, colon, value = line.partition(":")
+    if not colon:
+        raise UsageError(f"{source} needs the form 'Name: value'")
+    field = (name.strip(), value.strip())
+    _check_header(*field)
+    return field
+
+
+def custom_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The headers of ANTHROPIC_CUSTOM_HEADERS, one a line; lines without a colon are none (protocol.md 1.6)."""
+    lines = environment.get("ANTHROPIC_CUSTOM_HEADERS", "").splitlines()
+    return tuple(parsed_header(line, source="ANTHROPIC_CUSTOM_HEADERS") for line in lines if ":" in line)
+
+
+def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers for showing and keeping: those whose name or value says that they hold a secret hold "***" instead."""
+    return {name: "***" if is_secret(name) or _SCHEME.match(value) else value for name, value in headers}
+
+
+def is_secret(name: str) -> bool:
+    """Whether a header of this name holds a secret, or may."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def _check_header(name: str, value: str) -> None:
+    if not _FIELD_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no header name")
+    if not _FIELD_VALUE.fullmatch(value):
+        raise UsageError(f"the value of header {name} holds a character that no header can carry")

@@ -1,0 +1,70 @@
+"""A failed attempt in, the seconds to wait before the next out, or None to give up.
+
+Contract: pure; the time and the chance are parameters. What is asked here is asked only while nothing of an answer
+has been passed on. Source: protocol.md section 6.5; the cap of 60 s is ours (faults.md row 25).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from streamcli.errors import APIConnectionError, APIError, APIStatusError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_RETRIES = 2
+MAX_WAIT = 60.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
+
+_RETRIED = frozenset({408, 409, 429})
+# Waiting cannot lift a spending limit (protocol.md section 6.3).
+HOPELESS = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
+_SECONDS = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*")
+
+
+def delay(error: APIError, attempt: int, *, max_retries: int, chance: float, now: float) -> float | None:
+    """Seconds to wait after the failed `attempt` (0 is the first), or None where `error` is final.
+
+    `chance` in [0, 1) spreads the waits; `now` is Unix time, for servers that answer with a date.
+    """
+    if attempt >= max_retries or not _worth_another(error):
+        return None
+    asked = retry_after(error.headers, now) if isinstance(error, APIStatusError) else None
+    if asked is None:
+        return min(_FIRST_WAIT * 2.0 ** min(attempt, 10), _LONGEST_WAIT) * (1 - chance / 4)
+    return asked if asked <= MAX_WAIT else None
+
+
+def _worth_another(error: APIError) -> bool:
+    if isinstance(error, APIConnectionError):
+        return error.retryable
+    if not isinstance(error, APIStatusError):
+        return False
+    advice = error.headers.get("x-should-retry")
+    if advice in {"true", "false"}:
+        return advice == "true"
+    if error.details.get("error_code") in HOPELESS:
+        return False
+    return error.status_code in _RETRIED or error.status_code >= 500
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """The seconds a server asks to wait, or None where it says nothing, nonsense, or a time that has passed."""
+    milliseconds = _SECONDS.fullmatch(headers.get("retry-after-ms", ""))
+    if milliseconds:
+        return float(milliseconds[1]) / 1000 or None
+    text = headers.get("retry-after", "")
+    seconds = _SECONDS.fullmatch(text)
+    wait = float(seconds[1]) if seconds else _until(text, now)
+    return wait if wait > 0 else None
+
+
+def _until(date: str, now: float) -> float:
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - only for the few servers that send a date
+
+    try:
+        return parsedate_to_datetime(date).timestamp() - now
+    except (ValueError, OverflowError, IndexError):
+        return 0.0

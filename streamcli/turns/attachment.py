@@ -1,0 +1,101 @@
+"""A file's bytes, a URL or a file's id in, the content block that carries it out.
+
+Contract: a file's kind is judged by its bytes and a URL's by its suffix; what no block can carry is UsageError that
+says what would do. Bytes go out as they are. No I/O. Source: protocol.md sections 3.1 and 3.2.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from streamcli.errors import UsageError
+
+_IMAGES = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF87a": "image/gif",
+    b"GIF89a": "image/gif",
+}
+_PDF = "application/pdf"
+# What cannot be sent is named, because its user knows the file by what it shows.
+_OTHERS = {
+    b"PK\x03\x04": "a zip archive, as .docx and .xlsx are: save it as PDF or text",
+    b"\xd0\xcf\x11\xe0": "an old Office file: save it as PDF or text",
+    b"BM": "a BMP image: convert it to PNG",
+    b"II*\0": "a TIFF image: convert it to PNG",
+    b"MM\0*": "a TIFF image: convert it to PNG",
+    b"\xff\xfe": "UTF-16: convert it to UTF-8",
+    b"\xfe\xff": "UTF-16: convert it to UTF-8",
+}
+_SUFFIXES = {".png": "image", ".jpg": "image", ".jpeg": "image", ".gif": "image", ".webp": "image", ".pdf": "document"}
+_FILE_ID = re.compile(r"file_[A-Za-z0-9]+")
+_FITTING = "PNG, JPEG, GIF, WebP, PDF and UTF-8 text can be attached"
+
+
+def of_bytes(data: bytes, source: str, title: str | None = None) -> dict[str, Any]:
+    """The block of a file: image, or document with its `title`. `source` is what messages call it.
+
+    Raises UsageError for a kind that has no source type, and for an empty file.
+    """
+    if not data.removeprefix(b"\xef\xbb\xbf").strip():
+        raise UsageError(f"{source} is empty")
+    named = {"title": title} if title else {}
+    image = _image_type(data)
+    if image:
+        return {"type": "image", "source": _base64(image, data)}
+    if data.startswith(b"%PDF-"):
+        return {"type": "document", "source": _base64(_PDF, data), **named}
+    return {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": _text(data, source)}} | (
+        named
+    )
+
+
+def by_reference(word: str) -> dict[str, Any] | None:
+    """The block of an http(s) URL or a `file_…` id, or None for what is neither and so names a file.
+
+    Raises UsageError for a URL whose suffix says no kind that the API fetches.
+    """
+    if _FILE_ID.fullmatch(word):
+        return {"type": "document", "source": {"type": "file", "file_id": word}}
+    if not re.match(r"https?://", word, re.IGNORECASE):
+        return None
+    try:
+        host, path = urlsplit(word).hostname, urlsplit(word).path.lower()
+    except ValueError:
+        host = None
+    if not host or re.search(r"[\x00-\x20\x7f]", word):
+        raise UsageError(f"{word!a} is no URL")
+    kind = next((kind for suffix, kind in _SUFFIXES.items() if path.endswith(suffix)), None)
+    if kind is None:
+        raise UsageError(
+            f"the URL {word.partition('?')[0]} does not end in {', '.join(_SUFFIXES)}: fetch it and attach the file"
+        )
+    return {"type": kind, "source": {"type": "url", "url": word}}
+
+
+def _image_type(data: bytes) -> str | None:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in _IMAGES.items() if data.startswith(magic)), None)
+
+
+def _base64(media_type: str, data: bytes) -> dict[str, Any]:
+    return {"type": "base64", "media_type": media_type, "data": base64.b64encode(data).decode()}
+
+
+def _text(data: bytes, source: str) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" not in text:
+        return text
+    if data[4:8] == b"ftyp":
+        raise UsageError(f"{source} is a HEIC, AVIF or video file: {_FITTING}")
+    what = next(
+        (what for magic, what in _OTHERS.items() if data.startswith(magic)), "neither image, PDF nor UTF-8 text"
+    )
+    raise UsageError(f"{source} is {what}; {_FITTING}")

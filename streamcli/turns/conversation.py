@@ -1,0 +1,208 @@
+"""A conversation in a file: one message a line, exactly as the API takes it (design.md section 6).
+
+Contract: the file is held for the whole run, so that runs on one file take turns. What is there is read as it is, or
+refused with the line's number; what is written is one whole turn, in one step and on the disk, or nothing. Nothing is
+written that the API would refuse to take back, because it would refuse every later turn with it. Lines are compact
+JSON in UTF-8 that jq reads and a person may edit.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+from streamcli.errors import OutputError, UsageError, reason
+from streamcli.protocol.jsontext import dumps, loads_exact
+
+from .journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+_ROLES = ("user", "assistant", "system")
+_SERVER_CALLS = ("server_tool_use", "mcp_tool_use")
+_THINKING = ("thinking", "redacted_thinking")
+_NO_RESULT = "no result: the call was not carried out, or not to its end"
+
+
+class Conversation:
+    """The conversation in the file at `path`, made with mode 0600 where there is none, held until `close`.
+
+    `busy` is called once where another process holds the file, before waiting for it. `messages` are the lines as
+    dicts, in order; `notes` is what is worth knowing about how they were found, a line each. Raises UsageError for a
+    line that is no message, OutputError where the file cannot be opened for writing.
+    """
+
+    def __init__(self, path: str, *, busy: Callable[[], None]) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        self._cut = ""
+        self._journal = Journal(path, mode=0o600, busy=busy)
+        try:
+            self.messages = self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def user_message(self, content: str | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The user message that goes on with the conversation: `content`, text or blocks, and what must precede it.
+
+        The API refuses a request in which a tool call has no result, so a call that was left open gets one that says
+        so. It is not part of the conversation until it is appended with its answer.
+        """
+        results = [
+            {"type": "tool_result", "tool_use_id": call, "is_error": True, "content": _NO_RESULT}
+            for call in _open_calls(self.messages)
+        ]
+        if not results:
+            return {"role": "user", "content": content}
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        return {"role": "user", "content": [*results, *blocks]}
+
+    def append(self, messages: Iterable[Mapping[str, Any]]) -> bool:
+        """Add a whole turn, from its user message to the assistant's last: of each the `role` and the `content`.
+
+        Blocks that the API gives and does not take back are left out. Returns False, and adds nothing, where nothing
+        is left of the last answer. Raises OutputError, and adds nothing, where the file cannot be written.
+        """
+        turn = _sendable([{"role": message["role"], "content": message["content"]} for message in messages])
+        if not turn:
+            return False
+        self._keep_what_is_cut()
+        self._journal.append(b"".join([self._line(message) for message in turn]))
+        self.messages += turn
+        return True
+
+    def close(self) -> None:
+        """Let go of the file; one that was made here and holds nothing is removed."""
+        self._journal.close()
+
+    def _read(self) -> list[dict[str, Any]]:
+        numbers, messages = [], []
+        for number, line in enumerate(self._journal.lines(), 1):
+            if not line.strip():
+                continue
+            try:
+                messages.append(_message(line))
+            except ValueError as fault:
+                raise UsageError(f"{self.path}: line {number} is no message: {fault}") from None
+            numbers.append(number)
+        if not self._journal.torn:
+            return messages
+        if self._journal.tail().startswith(b"\0"):  # as our own append leaves it: nothing else is part of that turn
+            self.notes.append(f"a turn in {self.path} was not written to its end and is left out")
+            return messages
+        whole = _up_to_whole_turns(messages)
+        if whole < len(messages):
+            self._journal.keep(numbers[whole] - 1)
+        self._cut = f"{self.path}.torn"
+        self.notes.append(f"the last turn in {self.path} is not whole and is left out; it will be kept in {self._cut}")
+        return messages[:whole]
+
+    def _keep_what_is_cut(self) -> None:
+        """A person may have written it."""
+        if not self._cut:
+            return
+        try:
+            with open(self._cut, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                file.write(self._journal.tail() + b"\n")
+        except OSError as fault:
+            raise OutputError(f"cannot write to {self._cut}: {reason(fault)}") from None
+        self._cut = ""
+
+    def _line(self, message: Mapping[str, Any]) -> bytes:
+        try:
+            line = dumps(message)
+            _message(line)  # a parser's limit on nesting is not a writer's
+        except ValueError:
+            raise OutputError(f"cannot write to {self.path}: the turn could not be read again") from None
+        return line + b"\n"
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    """The message on a line. ValueError says what is wrong with it."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as fault:
+        raise ValueError(f"byte {fault.start + 1} is not UTF-8") from None
+    try:
+        message = loads_exact(line)
+    except ValueError:
+        raise ValueError("it is no JSON") from None
+    if not isinstance(message, dict):
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - one exception for all that can be wrong
+    role, content = message.get("role"), message.get("content")
+    if role not in _ROLES:
+        raise ValueError(f"its role is none of {', '.join(_ROLES)}")
+    if not isinstance(content, str) and not (isinstance(content, list) and all(isinstance(b, dict) for b in content)):
+        raise ValueError("its content is neither text nor a list of blocks")
+    if not content:
+        raise ValueError("its content is empty")
+    return message
+
+
+def _blocks(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = message["content"]
+    return [] if isinstance(content, str) else list(content)
+
+
+def _calls(message: Mapping[str, Any]) -> list[Any]:
+    """The ids of an assistant's calls of the caller's tools, whatever kind of value they are."""
+    return [block.get("id") for block in _blocks(message) if block.get("type") == "tool_use"]
+
+
+def _open_calls(messages: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """The ids of the last assistant message's calls that have no result after it."""
+    calls: list[Any] = []
+    for message in messages:
+        if message["role"] == "assistant":
+            calls = _calls(message)
+        else:
+            results = [block.get("tool_use_id") for block in _blocks(message) if block.get("type") == "tool_result"]
+            calls = [call for call in calls if call not in results]
+    return calls
+
+
+def _up_to_whole_turns(messages: Sequence[Mapping[str, Any]]) -> int:
+    """How many messages there are to the end of the last whole turn, system messages after it included."""
+    ends = [n for n, message in enumerate(messages, 1) if message["role"] == "assistant" and not _calls(message)]
+    count = ends[-1] if ends else 0
+    while count < len(messages) and messages[count]["role"] == "system":
+        count += 1
+    return count
+
+
+def _sendable(turn: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`turn` as the API takes it back; [] where nothing is left of the last answer.
+
+    It refuses blank text blocks, calls of the server's tools that have no result, as a paused answer leaves them, and
+    answers that end in thinking, as one that ran out of tokens does.
+    """
+    answers = [message for message in turn if message["role"] == "assistant"]
+    if not answers:
+        return []
+    last = answers[-1]
+    results = [block.get("tool_use_id") for message in answers for block in _blocks(message)]
+    waits = bool(_calls(last))  # the server's results come when the caller's are there
+    for message in answers:
+        if isinstance(message["content"], str):
+            message["content"] = message["content"] if message["content"].strip() else ""
+            continue
+        message["content"] = [
+            block
+            for block in _blocks(message)
+            if not _is_blank(block) and (waits or block.get("type") not in _SERVER_CALLS or block.get("id") in results)
+        ]
+    while _blocks(last) and last["content"][-1].get("type") in _THINKING:
+        last["content"].pop()
+    return [message for message in turn if message["content"]] if last["content"] else []
+
+
+def _is_blank(block: Mapping[str, Any]) -> bool:
+    return block.get("type") == "text" and not str(block.get("text") or "").strip()

@@ -1,0 +1,319 @@
+"""Lines of JSON objects in a file that survives: locked, appended whole or not at all, replaced in one step.
+
+Contract: at every moment the file holds the lines that were appended, each append whole, and perhaps a torn tail that
+`lines` does not hand out and the next append removes. An append writes its first byte last, so a tail is torn where
+that byte is still NUL, or where the last line is a JSON object cut short; anything else that is no JSON was not left
+by an append, is handed out as it stands and never overwritten. One process at a time holds the file. A fault of
+writing is OutputError and leaves the lines as they were, and so does any other exception. Nothing is written into a
+file that another program changed meanwhile. In memory there is one line at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+from typing import TYPE_CHECKING, Self
+
+from streamcli.errors import OutputError, UsageError, reason
+from streamcli.protocol.jsontext import loads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_BLOCK = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Journal:
+    """The file at `path`, made with `mode` where there is none, held until `close`.
+
+    `busy` is called once where another process holds the file, before waiting for it; it may raise instead. `torn`
+    says whether a tail is left out. Raises OutputError where the file cannot be opened for writing, UsageError where
+    it is no regular file or cannot be read.
+    """
+
+    def __init__(self, path: str, *, mode: int, busy: Callable[[], None]) -> None:
+        self.path = path
+        self.torn = False
+        self._unended = False
+        try:
+            self._file = os.path.realpath(path)
+            self._fd, self._made = _locked(self._file, mode, busy)
+        except IsADirectoryError:
+            raise UsageError(f"{path} is a directory") from None
+        except (OSError, ValueError) as fault:
+            raise self._unwritable(fault) from None
+        try:
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise UsageError(f"{path} is no regular file")  # noqa: TRY301 - it is closed as after any other fault
+            self._size = self._end = status.st_size
+            with contextlib.suppress(OSError):
+                os.unlink(self._beside)  # of a run that was killed while it replaced the file
+            self._find_tail()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def _beside(self) -> str:
+        directory, name = os.path.split(self._file)
+        return os.path.join(directory, f".{name}.streamcli")
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no line."""
+        return self._end == 0
+
+    def lines(self, start: int = 0) -> Iterator[bytes]:
+        """The lines from offset `start` on, without their ends and without a byte order mark. Raises UsageError."""
+        mark = _BYTE_ORDER_MARK if start == 0 else b""
+        for line in self._read(start, self._end):
+            yield line.removeprefix(mark).rstrip(b"\r\n")
+            mark = b""
+
+    def keep(self, count: int) -> None:
+        """Let only the first `count` lines count from now on; the file changes with the next append."""
+        end = 0
+        for line, _ in zip(self._read(0, self._end), range(count), strict=False):
+            end += len(line)
+        self._unended = self._unended and end == self._end
+        self._end = end
+
+    def append(self, lines: bytes, *, sync: bool = True, together: bool = True) -> None:
+        """Add whole lines, each with its end; with `sync` they are on the disk when this returns. Raises OutputError.
+
+        A process killed at any moment leaves all of them or none; those that do not belong `together` one by one.
+        """
+        if not lines:
+            return
+        self._refuse_changes()
+        end, view = self._end, memoryview(lines)
+        first, rest = (b"\n", view) if self._unended else (view[:1], view[1:])
+        after = end + len(first) + len(rest)
+        try:
+            if self._size != end:
+                os.ftruncate(self._fd, end)
+            if together:
+                _write(self._fd, rest, end + 1)
+                if sync:
+                    os.fsync(self._fd)
+                _write(self._fd, first, end)
+            else:
+                _write(self._fd, b"".join([first, rest]), end)
+            if sync:
+                os.fsync(self._fd)
+                if self._made:
+                    _sync_directory(self._file)
+        except BaseException as fault:
+            self._take_back(fault)
+            raise
+        self._size = self._end = after
+        self._unended = self.torn = False
+        self._made = self._made and not sync
+
+    def end_line(self) -> None:
+        """Give a last line that has no end one. Raises OutputError."""
+        if self._unended:
+            self._unended = False
+            self.append(b"\n")
+
+    def replace(self, lines: Iterable[bytes]) -> None:
+        """Make `lines`, each with its end, the whole content: on the disk, and all of it or nothing. OutputError."""
+        self._refuse_changes()
+        beside = self._beside
+        fd = -1
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside)
+            fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.fchmod(fd, stat.S_IMODE(os.fstat(self._fd).st_mode))
+            fcntl.flock(fd, fcntl.LOCK_EX)  # before it has the name: who waits for the old file then waits for this one
+            with open(fd, "wb", buffering=_BLOCK, closefd=False) as file:
+                file.writelines(lines)
+            os.fsync(fd)
+            os.replace(beside, self._file)
+        except BaseException as fault:
+            if fd >= 0:
+                os.close(fd)
+                with contextlib.suppress(OSError):
+                    os.unlink(beside)
+            if isinstance(fault, OSError):
+                raise self._unwritable(fault) from None
+            raise
+        old, self._fd = self._fd, fd
+        os.close(old)
+        self._size = self._end = os.fstat(fd).st_size
+        self._unended = self.torn = False
+        _sync_directory(self._file)
+
+    def tail(self) -> bytes:
+        """What stands behind the lines, and goes with the next append."""
+        return b"".join(self._read(self._end, self._size))
+
+    def close(self) -> None:
+        """Let go of the file; one that was made here and holds nothing is removed."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        with contextlib.suppress(OSError):
+            if self._made and os.fstat(fd).st_size == 0 and _is_at(fd, self._file):
+                os.unlink(self._file)
+        os.close(fd)
+
+    def _find_tail(self) -> None:
+        """Set where the lines end; what another program left is theirs, whatever it is."""
+        at = 0
+        for line in self._read(0, self._size):
+            if line.endswith(b"\n") and b"\0" not in line:
+                at += len(line)
+                continue
+            head = line.partition(b"\0")[0]
+            last = head.removeprefix(_BYTE_ORDER_MARK) if at == 0 else head
+            whole = at + len(head) if _is_object(last) else at
+            self.torn = whole < self._size and self._is_left(whole, b"\n" if whole > at else b"{")
+            if self.torn:
+                self._end = whole
+            self._unended = whole > at if self.torn else not self._ends_a_line()
+            return
+
+    def _is_left(self, start: int, first: bytes) -> bool:
+        """Whether an append that began with `first` can have left the bytes from `start` on, written or not."""
+        for line in self._read(start, self._size):
+            text = line
+            if first:
+                if line[:1] not in {b"\0", first}:
+                    return False
+                text, first = (first + line[1:]).lstrip(b"\n"), b""
+            if not line.endswith(b"\n"):
+                text = text.rstrip(b"\0")  # blocks that never reached the disk
+                if _is_cut(text):
+                    continue
+            if text.strip() and not _is_object(text):
+                return False
+        return True
+
+    def _ends_a_line(self) -> bool:
+        return list(self._read(self._size - 1, self._size)) == [b"\n"]
+
+    def _read(self, at: int, end: int) -> Iterator[bytes]:
+        """The lines between two offsets, with their ends."""
+        pieces: list[bytes] = []
+        while at < end:
+            try:
+                block = os.pread(self._fd, min(_BLOCK, end - at), at)
+            except OSError as fault:
+                raise UsageError(f"cannot read {self.path}: {reason(fault)}") from None
+            if not block:
+                break
+            at += len(block)
+            *ended, rest = block.split(b"\n")
+            for part in ended:
+                yield b"".join((*pieces, part, b"\n"))
+                pieces.clear()
+            pieces.append(rest)
+        if any(pieces):
+            yield b"".join(pieces)
+
+    def _refuse_changes(self) -> None:
+        try:
+            there, size = _is_at(self._fd, self._file), os.fstat(self._fd).st_size
+        except OSError as fault:
+            raise self._unwritable(fault) from None
+        if not there or size != self._size:
+            what = "changed" if there else "removed or replaced"
+            raise OutputError(f"cannot write to {self.path}: another program {what} it meanwhile")
+
+    def _take_back(self, fault: BaseException) -> None:
+        """Undo a broken append."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, self._end)
+        with contextlib.suppress(OSError):
+            self._size = os.fstat(self._fd).st_size
+        if isinstance(fault, OSError):
+            raise self._unwritable(fault) from None
+
+    def _unwritable(self, fault: OSError | ValueError) -> OutputError:
+        return OutputError(f"cannot write to {self.path}: {reason(fault)}")
+
+
+def _locked(path: str, mode: int, busy: Callable[[], None]) -> tuple[int, bool]:
+    """A descriptor that holds the lock of the file that has the name now: it may have been replaced while we waited.
+
+    Beside it, whether the file was made here.
+    """
+    told = False
+    while True:
+        fd, made = _opened(path, mode)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    busy()
+                told = True
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            if _is_at(fd, path):
+                return fd, made
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _opened(path: str, mode: int) -> tuple[int, bool]:
+    # Non-blocking, because the opening of a device may wait for somebody.
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        return os.open(path, flags), False
+    except FileNotFoundError:
+        return os.open(path, flags | os.O_CREAT, mode), True
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _write(fd: int, data: memoryview | bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _sync_directory(path: str) -> None:
+    """Let the file's name survive a power cut too, where the file system can promise that."""
+    with contextlib.suppress(OSError):
+        fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether more bytes could make this a JSON object."""
+    try:
+        loads(line)
+    except json.JSONDecodeError as fault:
+        return line.startswith(b"{") and fault.pos == len(fault.doc)
+    return False

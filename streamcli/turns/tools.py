@@ -1,0 +1,209 @@
+"""Executables as tools: what they say of themselves, and what they answer to the model's calls.
+
+Contract: `PROGRAM --describe` prints its definition; a call is its input as one line of JSON on standard input, and
+its standard output is the result. What a program does wrong is a result that says so, never an exception. How programs
+are run and ended is said in `processes`. Source: design.md section 5, protocol.md sections 2.5 and 3.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import shlex
+import shutil
+import signal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from streamcli.errors import ToolError, UsageError, reason
+from streamcli.protocol.jsontext import dumps, loads_exact
+
+from .processes import End, Job, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+MAX_BYTES = 1 << 20
+# Of a message of a program that failed, the last so many characters are told; one is 4 bytes at most.
+_TAIL = 2000
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+_SECRET_VARIABLES = frozenset(
+    {
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "ANTHROPIC_CUSTOM_HEADERS",
+        "STREAMCLI_HEADER",
+        "STREAMCLI_SET",
+        "STREAMCLI_API_KEY_CMD",
+        "STREAMCLI_API_KEY_FILE",
+    }
+)
+
+
+class Program(NamedTuple):
+    """An executable and what it says of itself: `name`, `input_schema`, mostly `description`, and what else it gave."""
+
+    path: str
+    definition: dict[str, Any]
+
+
+def declared(text: bytes, source: str) -> list[dict[str, Any]]:
+    """The definitions in the text of a file: a JSON array of them, one alone, or `{"tools": [...]}`, each as it stands.
+
+    A definition has a `type` of the API's own, or a `name` and an `input_schema` (protocol.md section 2.5). `source`
+    is what to call the text. Raises UsageError, with the entry's number, for anything else.
+    """
+    try:
+        value = loads_exact(text.removeprefix(codecs.BOM_UTF8).decode().encode())
+    except UnicodeDecodeError as fault:
+        raise UsageError(f"{source} is not UTF-8: byte {fault.start + 1} is {fault.object[fault.start]:#04x}") from None
+    except ValueError as fault:
+        raise UsageError(f"{source} is no JSON: {reason(fault)}") from None
+    if isinstance(value, dict):
+        value = value["tools"] if isinstance(value.get("tools"), list) else [value]
+    if not isinstance(value, list):
+        raise UsageError(f"{source} holds no tools: it needs an object, or an array of objects")
+    for number, entry in enumerate(value, 1):
+        why = _fault_of(entry)
+        if why:
+            raise UsageError(f"{source}: tool {number} {why}")
+    return value
+
+
+def _fault_of(entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return "is no object"
+    kind, name = entry.get("type"), entry.get("name")
+    if isinstance(kind, str) and kind != "custom":
+        return ""
+    if not isinstance(name, str) or not name:
+        return "has neither a name nor a type"
+    return "" if isinstance(entry.get("input_schema"), dict) else f"({name}) has no object as its input_schema"
+
+
+def clean_environment(environment: Mapping[str, str], secrets: Iterable[str]) -> dict[str, str]:
+    """The environment for a program that is not to know a key: without the variables that hold one or lead to it."""
+    hidden = [secret for secret in secrets if secret]
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in _SECRET_VARIABLES and not any(secret in value for secret in hidden)
+    }
+
+
+def described(paths: Sequence[str], *, environment: Mapping[str, str], timeout: float | None) -> list[Program]:
+    """What each program says of itself, all asked at the same time.
+
+    A path is found as a shell finds a command: with a slash in it, where it says; without one, on the PATH of
+    `environment` and not in the current directory. `timeout` is in seconds, None for none. Raises UsageError, naming
+    the program, where one cannot be run or says nothing that can be sent.
+    """
+    located = [_located(path, environment) for path in paths]
+    jobs = [Job((path, "--describe"), b"") for path in located]
+    ends = run(jobs, environment=environment, timeout=timeout, max_bytes=MAX_BYTES)
+    programs = [Program(path, _definition(path, end)) for path, end in zip(located, ends, strict=True)]
+    owners: dict[str, str] = {}
+    for path, definition in programs:
+        name = definition["name"]
+        if name in owners:
+            raise UsageError(f"the tools {owners[name]} and {path} have the same name, {name}")
+        owners[name] = path
+    return programs
+
+
+def _located(path: str, environment: Mapping[str, str]) -> str:
+    if "/" not in path:
+        found = shutil.which(path, path=environment.get("PATH", os.defpath))
+        if found is None:
+            here = f"; for the one here say {shlex.quote(f'./{path}')}" if path and os.path.exists(path) else ""
+            raise UsageError(f"there is no tool {path or '(without a name)'} on PATH{here}")
+        return found
+    if not os.path.exists(path):
+        raise UsageError(f"there is no tool {path}")
+    if os.path.isdir(path):
+        raise UsageError(f"the tool {path} is a directory")
+    if not os.access(path, os.X_OK):
+        raise UsageError(f"the tool {path} is not executable: chmod +x {shlex.quote(path)}")
+    return path
+
+
+def _definition(path: str, end: End) -> dict[str, Any]:
+    why = end.fault
+    if not why and end.status:
+        why = ": ".join(filter(None, [_ending(end.status), " ".join(_tail(end.errors).split())]))
+    if why:
+        raise UsageError(f"the tool {path} cannot describe itself: {why}")
+    try:
+        definition = loads_exact(end.output)
+    except ValueError:
+        definition = None
+    if not isinstance(definition, dict):
+        raise UsageError(f"the tool {path} cannot describe itself: what --describe printed is no JSON object")
+    name = definition.get("name")
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        raise UsageError(f"the tool {path} needs a name of 1 to 128 letters, digits, _ and -, and not {name!r}")
+    if not isinstance(definition.get("input_schema"), dict):
+        raise UsageError(f"the tool {path} has no object as its input_schema")
+    return definition
+
+
+def results(
+    calls: Sequence[Mapping[str, Any]],
+    programs: Iterable[Program],
+    *,
+    environment: Mapping[str, str],
+    timeout: float | None,
+    max_bytes: int = MAX_BYTES,
+) -> list[dict[str, Any]]:
+    """The `tool_result` block of each `tool_use` block, in their order (protocol.md section 3); the calls run together.
+
+    The content is always text: what the program printed, without the final newline, or "(no output)". It is an error
+    where the program failed (the end of its standard error), took longer than `timeout` seconds (None: no limit),
+    printed more than `max_bytes`, or is not there. Raises ToolError where an input cannot be passed on.
+    """
+    by_name = {program.definition["name"]: program for program in programs}
+    known = [call for call in calls if call["name"] in by_name]
+    jobs = [Job((by_name[call["name"]].path,), _input(call)) for call in known]
+    ends = iter(run(jobs, environment=environment, timeout=timeout, max_bytes=max_bytes))
+    return [
+        _result(call, next(ends) if call["name"] in by_name else End(fault=f"there is no tool {call['name']}"))
+        for call in calls
+    ]
+
+
+def _input(call: Mapping[str, Any]) -> bytes:
+    try:
+        return dumps(call.get("input", {})) + b"\n"  # a line, because `read` in a shell wants one
+    except ValueError as fault:
+        raise ToolError(f"the input of tool {call['name']} cannot be written as JSON: {fault}") from None
+
+
+def _result(call: Mapping[str, Any], end: End) -> dict[str, Any]:
+    if end.fault or end.status:
+        content = end.fault or _tail(end.errors) or _tail(end.output) or _ending(end.status)
+    else:
+        content = end.output.decode("utf-8", "replace").removesuffix("\n")
+    block = {
+        "type": "tool_result",
+        "tool_use_id": call["id"],
+        # The API refuses blank text in some places and does not say in which.
+        "content": content if content.strip() else "(no output)",
+    }
+    if end.fault or end.status:
+        block["is_error"] = True
+    if call.get("toolset_name") is not None:
+        block["toolset_name"] = call["toolset_name"]
+    return block
+
+
+def _tail(data: bytes) -> str:
+    return data.decode("utf-8", "replace").strip()[-_TAIL:]
+
+
+def _ending(status: int) -> str:
+    return f"ended by {_signal_name(-status)}" if status < 0 else f"exited with status {status}"
+
+
+def _signal_name(number: int) -> str:
+    return next((known.name for known in signal.Signals if known == number), f"signal {number}")

@@ -1,0 +1,103 @@
+"""Complete answers in, the next request's body out, until an answer is final: the loop of a turn that uses tools.
+
+Contract: nothing is sent, run or written here, and nothing that was given is changed. Only `tool_use` with calls for
+us and `pause_turn` go on; whatever else ends an answer, one that is not known above all, is final and no tool is run.
+Blocks go back as they came, and the results of one answer in one message. Source: protocol.md sections 2.4, 2.5, 2.7
+and 4.7, design.md section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from streamcli.errors import ProtocolError, ToolError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+_FORCED = frozenset({"any", "tool"})
+
+
+class Turns:
+    """One turn of the user's: the requests and answers it takes until the model has done with tools.
+
+    `body` is the first request's, `runnable` the names of the tools that can be run here, `max_turns` how many
+    requests there may be in all. Attributes: `body`, the next request's; `added`, the messages since the first
+    request, the last answer included; `taken`, how many requests were answered.
+    """
+
+    def __init__(self, body: Mapping[str, Any], runnable: Collection[str], *, max_turns: int) -> None:
+        self.body: dict[str, Any] = {**body, "messages": list(body["messages"])}
+        self.added: list[dict[str, Any]] = []
+        self.taken = 0
+        self._runnable = frozenset(runnable)
+        self._max_turns = max_turns
+
+    def answered(self, message: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        """Take a complete answer: the `tool_use` blocks to run, none to go on without, or None where it is final.
+
+        It is final too where a tool is called that was declared and cannot be run here. A name that was not declared
+        is handed out like any other, so that the model is told. Raises ToolError where --max-turns leaves a call
+        unanswered, ProtocolError for a call that cannot be answered.
+        """
+        self.taken += 1
+        answer = {"role": "assistant", "content": message["content"]}
+        self.added.append(answer)
+        calls = self._calls(message)
+        if calls is None:
+            return None
+        if self.taken >= self._max_turns:
+            if not calls:
+                return None
+            names = ", ".join(dict.fromkeys(call["name"] for call in calls))
+            raise ToolError(f"the model still calls {names} where --max-turns {self._max_turns} ends")
+        self._say(answer)
+        self._keep_container(message.get("container"))
+        return calls
+
+    def add(self, results: Iterable[Mapping[str, Any]]) -> None:
+        """Take the `tool_result` blocks of the calls that `answered` gave, in their order; none after a pause."""
+        content = list(results)
+        if not content:
+            return
+        message = {"role": "user", "content": content}
+        self.added.append(message)
+        self._say(message)
+        choice = self.body.get("tool_choice")
+        if isinstance(choice, Mapping) and choice.get("type") in _FORCED:
+            # A call that is forced again after every result would never let the model answer.
+            kept = {key: value for key, value in choice.items() if key != "name"}
+            self.body["tool_choice"] = {**kept, "type": "auto"}
+
+    def _calls(self, message: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        if message.get("stop_reason") == "pause_turn":
+            return []
+        if message.get("stop_reason") != "tool_use" or not self._runnable:
+            return None
+        calls = [block for block in message["content"] if block.get("type") == "tool_use"]
+        if not all(isinstance(call.get(key), str) for call in calls for key in ("id", "name")):
+            raise ProtocolError("the stream is malformed: a tool_use block without id or name")
+        return None if not calls or any(map(self._is_for_others, calls)) else calls
+
+    def _is_for_others(self, call: Mapping[str, Any]) -> bool:
+        name, toolset = call["name"], call.get("toolset_name")
+        if name in self._runnable:
+            return False
+        tools = [tool for tool in self.body.get("tools") or () if isinstance(tool, Mapping)]
+        return any(
+            tool.get("name") == name
+            or (toolset is not None and str(tool.get("type")).startswith(f"{toolset}_toolset_"))
+            for tool in tools
+        )
+
+    def _say(self, message: dict[str, Any]) -> None:
+        # A new list each time: who still holds the body of a request that was sent sees it as it was sent.
+        self.body = {**self.body, "messages": [*self.body["messages"], message]}
+
+    def _keep_container(self, container: Any) -> None:
+        """What ran in a container goes on in it; skills that were asked for stay asked for."""
+        number = container.get("id") if isinstance(container, Mapping) else None
+        asked = self.body.get("container")
+        if number and (asked is None or isinstance(asked, Mapping)):
+            self.body["container"] = number if asked is None else {**asked, "id": number}

@@ -1,0 +1,464 @@
+"""streamcli.network.connection and asyncnetwork: connections, their limits, TLS and proxies, in both halves alike."""
+
+import asyncio
+import contextlib
+import datetime
+import socket
+import ssl
+import threading
+import time
+
+import httpx
+import pytest
+import trustme
+from driver import ASK
+from server import (
+    HANG,
+    LAST_CHUNK,
+    PATIENCE,
+    RESET,
+    UNREAD,
+    Proxy,
+    Server,
+    bytewise,
+    chunk,
+    event,
+    head,
+    ok,
+    opening,
+    refusal,
+    text_events,
+    text_stream,
+)
+
+from streamcli import (
+    APIConnectionError,
+    APITimeoutError,
+    AsyncClient,
+    ContentTooLargeError,
+    IncompleteStreamError,
+    UsageError,
+)
+from streamcli.network import transport
+from streamcli.network.async_connection import AsyncBackend, _Wire
+from streamcli.network.connection import READ_BYTES, Backend, Limits, Peer
+
+
+def failure(client, cls=APIConnectionError, **fields):
+    with pytest.raises(cls) as caught:
+        client.messages.stream(**ASK, **fields).__enter__()
+    return caught.value
+
+
+def text(client):
+    with client.messages.stream(**ASK) as stream:
+        return stream.get_final_text()
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """What names resolve to: a function that sets the addresses, or the fault, of every name."""
+
+    def resolve_to(*addresses):
+        def getaddrinfo(host, port, *args, **kwargs):
+            if isinstance(addresses[0], Exception):
+                raise addresses[0]
+            families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
+            return [(f, socket.SOCK_STREAM, 6, "", (a, port)) for f, a in zip(families, addresses, strict=True)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    return resolve_to
+
+
+class TestConnecting:
+    def test_to_a_name_that_does_not_resolve(self, driver, names):
+        names(socket.gaierror(-2, "Name or service not known"))
+        error = failure(driver.client(base_url="https://nowhere.invalid"))
+        assert str(error) == "cannot connect to nowhere.invalid:443: name or service not known"
+        assert len(driver.waits) == 2
+
+    def test_to_a_name_that_nobody_answers_for_ends_with_the_connect_limit(self, driver, monkeypatch):
+        asked, answered = threading.Event(), threading.Event()
+
+        def getaddrinfo(host, port, *args, flags=0, **options):
+            if flags & socket.AI_NUMERICHOST:
+                raise socket.gaierror(-2, "Name or service not known")
+            asked.set()
+            answered.wait(PATIENCE)
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        client = driver.client(base_url="http://localhost:1", timeout=0.05, max_retries=0)
+        before = set(threading.enumerate())
+        try:
+            assert "no connection to localhost:1 within the connect limit" in str(failure(client, APITimeoutError))
+            assert asked.is_set()
+            [looking_up] = set(threading.enumerate()) - before
+            driver.close()  # an answer that comes after the end of the loop harms nobody
+        finally:
+            answered.set()
+        looking_up.join()
+
+    def test_goes_on_to_the_next_address(self, driver, server, names):
+        server.answers = [ok(*text_events("a"))]
+        names("127.0.0.2", "127.0.0.1")  # nobody listens on the first
+        assert text(driver.client(base_url=f"http://localhost:{server.port}")) == "a"
+
+    def test_to_nobody_at_any_address(self, driver, names):
+        with Server() as gone:
+            pass
+        names("127.0.0.2", "127.0.0.1")
+        error = failure(driver.client(base_url=f"http://localhost:{gone.port}"))
+        assert str(error) == f"cannot connect to localhost:{gone.port}: connection refused"
+
+    def test_over_ipv6(self, driver):
+        if not socket.has_ipv6:
+            pytest.skip("no IPv6 here")
+        try:
+            server = Server(ok(*text_events("a")), (RESET,), host="::1")
+        except OSError:
+            pytest.skip("no IPv6 here")
+        with server:
+            client = driver.client(server, max_retries=0)
+            assert text(client) == "a"
+            assert f"[::1]:{server.port} broke off before answering" in str(failure(client))
+
+    def test_to_one_who_does_not_answer_the_call(self, driver):
+        with contextlib.ExitStack() as stack:
+            deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            for _ in range(4):  # fill its queue, so that the next call is not taken
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(deaf.getsockname())
+            url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+            error = failure(driver.client(base_url=url, timeout=httpx.Timeout(9, connect=0.05)), APITimeoutError)
+        assert str(error) == f"no connection to {url[7:]} within the connect limit of 0.05 s"
+        assert len(driver.waits) == 2
+        assert error.exit_code == 7
+
+    def test_within_the_total_limit_if_that_is_shorter(self, driver, tls):
+        with Server((HANG,)) as silent:
+            client = driver.client(base_url=f"https://127.0.0.1:{silent.port}", timeout=9, total_timeout=0.1)
+            assert str(failure(client, APITimeoutError)) == "the total limit of 0.1 s passed"
+        assert driver.waits == []
+
+
+class TestSilence:
+    def test_before_the_head_names_the_idle_limit_and_is_final(self, driver, server):
+        server.answers = [(HANG,)]
+        error = failure(driver.client(server, timeout=httpx.Timeout(9, read=0.05)), APITimeoutError)
+        assert str(error) == f"nothing came from 127.0.0.1:{server.port} within the idle limit of 0.05 s"
+        assert len(server.requests) == 1
+
+    def test_of_a_server_that_takes_no_more_names_it_too(self, driver):
+        with Server((UNREAD, threading.Event())) as server:
+            body = {"system": "x" * 30_000_000}
+            error = failure(driver.client(server, timeout=httpx.Timeout(9, write=0.1)), APITimeoutError, **body)
+        assert str(error) == f"127.0.0.1:{server.port} took nothing within the idle limit of 0.1 s"
+
+    def test_in_a_refusal_s_body_does_not_hide_the_refusal(self, driver, server, monkeypatch):
+        monkeypatch.setattr("streamcli.network.transport.REFUSAL_TIMEOUT", 0.3)
+        server.answers = [(head(413, length=99), b"too much", HANG)]
+        assert str(failure(driver.client(server), ContentTooLargeError)).startswith("status 413: too much")
+
+    def test_of_a_page_that_does_not_end_is_not_waited_out(self, driver, server, monkeypatch):
+        monkeypatch.setattr("streamcli.network.transport.REFUSAL_TIMEOUT", 0.3)
+        drip = [step for _ in range(500) for step in (b"x", 0.01)]
+        server.answers = [(head(type="text/html"), *drip)]
+        with pytest.raises(Exception, match="the answer is no event stream but text/html: xx"):
+            driver.client(server).messages.stream(**ASK).__enter__()
+        assert server.hung_up()
+
+
+class TestALongRequest:
+    LONG = ASK | {"messages": [{"role": "user", "content": "é" * 10_000_000}]}
+
+    def test_arrives_whole(self, driver, server):
+        server.answers = [ok(*text_events("a"))]
+        with driver.client(server).messages.stream(**self.LONG) as stream:
+            stream.until_done()
+        assert server.requests[0].json["messages"] == self.LONG["messages"]
+
+    def test_that_is_refused_before_it_was_read_is_a_refusal(self, driver, server):
+        server.answers = [(UNREAD, refusal(413, "request_too_large", "too large"), 0.1)]
+        with pytest.raises(ContentTooLargeError, match="too large"):
+            driver.client(server).messages.stream(**self.LONG).__enter__()
+
+    def test_of_which_the_server_takes_little_at_a_time_is_not_cut_off(self, driver, server):
+        server.pause = 0.05  # all of it takes longer than the idle limit, no part of it does
+        server.answers = [ok(*text_events("a"))]
+        with driver.client(server, timeout=0.8).messages.stream(**self.LONG) as stream:
+            assert stream.get_final_text() == "a"
+
+
+class TestTLS:
+    def test_carries_a_stream(self, driver, tls_server, ca_file):
+        stream = text_stream("a", "é" * 100_000, "c")
+        tls_server.answers = [ok(stream), tuple(bytewise(ok(text_stream("a", "b"))))]
+        client = driver.routed(tls_server, ca_file=ca_file)
+        assert text(client) == "a" + "é" * 100_000 + "c"
+        assert text(client) == "ab"
+
+    def test_takes_its_trust_from_the_environment(self, driver, tls_server, ca_file, monkeypatch):
+        monkeypatch.setenv("SSL_CERT_FILE", ca_file)
+        tls_server.answers = [ok(*text_events("a"))]
+        assert text(driver.client(tls_server)) == "a"
+
+    def test_with_somebody_unknown_is_refused_and_not_tried_again(self, driver, tls_server):
+        tls_server.answers = [(HANG,)]
+        error = failure(driver.client(tls_server))
+        words = "certificate verify failed: unable to get local issuer certificate"
+        assert str(error) == f"no TLS with 127.0.0.1:{tls_server.port}: {words}"
+        assert tls_server.connections == 1
+        assert tls_server.requests == []
+
+    def test_with_somebody_else_is_refused(self, driver, authority, ca_file):
+        with Server((HANG,), tls=certified(authority, "other.example")) as other:
+            error = failure(driver.routed(other, ca_file=ca_file))
+        assert "certificate verify failed: IP address mismatch" in str(error)
+
+    def test_with_a_certificate_that_is_over_is_refused(self, driver, authority, ca_file):
+        over = {"not_after": datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)}
+        with Server((HANG,), tls=certified(authority, "127.0.0.1", **over)) as server:
+            error = failure(driver.routed(server, ca_file=ca_file))
+        assert "certificate verify failed: certificate has expired" in str(error)
+
+    def test_with_a_server_that_speaks_none_is_refused(self, driver, server):
+        server.answers = [(UNREAD, b"HTTP/1.1 400 Bad Request\r\n\r\n")]
+        error = failure(driver.client(base_url=server.url.replace("http", "https")))
+        assert str(error) == f"no TLS with 127.0.0.1:{server.port}: wrong version number"
+        assert server.connections == 1
+
+    def test_that_does_not_begin_ends_with_the_connect_limit(self, driver, server):
+        silence = threading.Event()
+        server.answers = [(UNREAD, silence)]
+        client = driver.client(base_url=server.url.replace("http", "https"), timeout=0.3, max_retries=0)
+        error = failure(client, APITimeoutError)
+        assert str(error) == f"no TLS with 127.0.0.1:{server.port} within the connect limit of 0.3 s"
+
+    def test_that_is_hung_up_on_is_refused(self, driver, server):
+        server.answers = [(UNREAD,)]
+        error = failure(driver.client(base_url=server.url.replace("http", "https")))
+        assert str(error).startswith(f"no TLS with 127.0.0.1:{server.port}: ")
+
+    @pytest.mark.parametrize("end", [(), (RESET,)], ids=["closed", "reset"])
+    def test_that_ends_in_mid_stream_is_incomplete(self, driver, tls_server, ca_file, end):
+        tls_server.answers = [(head(chunked=True) + chunk(opening("a")), *end)]
+        manager = driver.routed(tls_server, ca_file=ca_file).messages.stream(**ASK)
+        with manager as stream, pytest.raises(IncompleteStreamError) as caught:
+            stream.until_done()
+        assert caught.value.partial.content[0].text == "a"
+
+    def test_is_closed_with_the_stream(self, driver, tls_server, ca_file):
+        tls_server.answers = [(head(), opening("a"), HANG)]
+        with driver.routed(tls_server, ca_file=ca_file).messages.stream(**ASK) as stream:
+            next(stream)
+        assert tls_server.hung_up()
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [("SSL_CERT_FILE", "/nowhere"), ("SSL_CERT_FILE", __file__), ("SSL_CERT_DIR", "/nowhere")]
+        + [("SSLKEYLOGFILE", "/nowhere/log")],
+    )
+    def test_cannot_begin_with_a_useless_variable(self, driver, tls_server, monkeypatch, variable, value):
+        monkeypatch.setenv(variable, value)
+        error = failure(driver.client(tls_server), UsageError)
+        assert variable in str(error)
+        assert tls_server.connections == 0
+
+    def test_cannot_begin_with_a_useless_ca_file(self, driver, tls_server):
+        with pytest.raises(UsageError, match="--ca-file cannot be used"):
+            driver.routed(tls_server, ca_file="/nowhere")
+
+
+def certified(authority: trustme.CA, name, **options):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name, **options).configure_cert(context)
+    return context
+
+
+class TestProxies:
+    def test_pass_on_plain_http(self, driver, server, proxy, monkeypatch):
+        monkeypatch.setenv("http_proxy", proxy.url)
+        server.answers = [ok(*text_events("a"))]
+        assert text(driver.client(server)) == "a"
+        assert [(request.method, request.path) for request in proxy.requests] == [("POST", f"{server.url}/v1/messages")]
+
+    def test_tunnel_https_and_see_nothing_of_it(self, driver, tls_server, proxy, ca_file, monkeypatch):
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        tls_server.answers = [ok(*text_events("a")), (head(), opening("b"), HANG)]
+        client = driver.routed(tls_server, ca_file=ca_file)
+        assert text(client) == "a"
+        [request] = proxy.requests
+        assert (request.method, request.path) == ("CONNECT", f"127.0.0.1:{tls_server.port}")
+        assert "x-api-key" not in request.headers
+        with client.messages.stream(**ASK) as stream:
+            next(stream)
+        assert tls_server.hung_up(1)
+
+    def test_are_told_their_password_and_the_server_is_not(self, driver, server, proxy, monkeypatch):
+        monkeypatch.setenv("ALL_PROXY", proxy.url.replace("//", "//us%20er:p%C3%A4ss@"))
+        server.answers = [ok(*text_events("a"))]
+        assert text(driver.client(server)) == "a"
+        assert proxy.requests[0].headers["proxy-authorization"] == "Basic dXMgZXI6cMOkc3M="
+
+    def test_spoken_to_by_https_are_trusted_as_servers_are(self, driver, server, tls, ca_file):
+        server.answers = [ok(*text_events("a"))]
+        with Proxy(tls=tls) as proxy:
+            named = transport.Proxy(proxy.url, "--proxy").checked()
+            assert text(driver.routed(server, proxy=named, ca_file=ca_file)) == "a"
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_that_refuse_are_called_so(self, driver, server, scheme, monkeypatch):
+        with Proxy(refusal=b"HTTP/1.1 407 Who are you\r\ncontent-length: 0\r\n\r\n") as proxy:
+            monkeypatch.setenv("all_proxy", proxy.url)
+            error = failure(driver.client(base_url=f"{scheme}://127.0.0.1:{server.port}"))
+        assert str(error).startswith("the proxy refused: 407")
+        assert (error.exit_code, len(proxy.requests)) == (6, 1)
+
+    def test_that_are_dead_are_called_so(self, driver, server, monkeypatch):
+        with Proxy() as proxy:
+            pass
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        error = failure(driver.client(server))
+        assert str(error) == f"cannot connect to the proxy 127.0.0.1:{proxy.port}: connection refused"
+
+    def test_do_not_take_the_blame_for_the_server_s_certificate(self, driver, tls_server, proxy, monkeypatch):
+        monkeypatch.setenv("https_proxy", proxy.url)
+        tls_server.answers = [(HANG,)]
+        error = failure(driver.client(base_url=tls_server.url.replace("127.0.0.1", "localhost")))
+        words = f"no TLS with localhost through the proxy 127.0.0.1:{proxy.port}: certificate verify failed"
+        assert str(error).startswith(words)
+
+    def test_are_passed_by_where_the_environment_says_so(self, driver, server, monkeypatch):
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+        monkeypatch.setenv("NO_PROXY", "example.com,127.0.0.1")
+        server.answers = [ok(*text_events("a"))]
+        assert text(driver.client(server)) == "a"
+
+    def test_that_cannot_be_used_are_a_usage_error(self, driver, server, monkeypatch):
+        monkeypatch.setenv("HTTP_PROXY", "ftp://proxy")
+        with pytest.raises(UsageError, match="HTTP_PROXY"):
+            driver.client(server)
+
+
+class TestLimits:
+    def test_a_timeout_is_shortened_to_what_is_left_of_the_total(self):
+        assert Limits().within(None) is None
+        assert Limits().within(3) == 3
+        assert Limits(100, time.monotonic() + 100).within(3) == 3
+        assert 0.5 < Limits(1, time.monotonic() + 1).within(None) <= 1
+
+    def test_one_can_be_brought_forward_and_not_put_off(self):
+        soon = Limits(1, time.monotonic() + 1)
+        assert soon.at_most(5) == soon
+        assert Limits(100, time.monotonic() + 100).at_most(5).within(None) <= 5
+        assert Limits().at_most(5).within(None) <= 5
+
+    def test_one_that_has_passed_is_an_error(self):
+        with pytest.raises(APITimeoutError, match="total limit of 5 s"):
+            Limits(5, 0.0).within(3)
+
+    def test_the_system_s_own_patience_is_named_where_no_limit_was_set(self):
+        error = Peer("", "host", 80, Limits()).late("connect", None)
+        assert str(error) == "no connection to host:80 for as long as the system waits"
+
+
+class TestAHandshakeThatFails:
+    """httpcore forgets the connection, so whoever fails closes it."""
+
+    LATE = Limits(1, 0.0)
+
+    def test_closes_the_connection(self, server, tls):
+        server.answers = [(HANG,)]
+        connection = Backend(Limits()).connect_tcp(server.host, server.port)
+        connection.peer.limits = self.LATE
+        with pytest.raises(APITimeoutError):
+            connection.start_tls(tls)
+        assert connection.get_extra_info("socket").fileno() == -1
+
+    def test_closes_the_asynchronous_connection(self, server, tls):
+        server.answers = [(HANG,)]
+
+        async def main():
+            connection = await AsyncBackend(Limits()).connect_tcp(server.host, server.port)
+            connection.peer.limits = self.LATE
+            with pytest.raises(APITimeoutError):
+                await connection.start_tls(tls)
+            await asyncio.sleep(0)
+            assert connection.get_extra_info("socket").fileno() == -1
+
+        asyncio.run(main())
+
+
+class TestAsyncio:
+    def test_one_timer_watches_a_connection_however_many_reads_there_are(self, server):
+        reads = threading.Semaphore(0)
+
+        def answer(request):
+            yield head(chunked=True) + chunk(opening())
+            for _ in range(100):
+                reads.acquire()
+                yield chunk(event("ping"))
+            yield chunk(b"".join(text_events()[2:])) + LAST_CHUNK
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            call_at = loop.call_at
+
+            def counted(when, callback, *args, **options):
+                timers.append(callback.__name__)
+                return call_at(when, callback, *args, **options)
+
+            loop.call_at = counted
+            async with AsyncClient(api_key="k", base_url=server.url).messages.stream(**ASK) as stream:
+                async for received in stream:
+                    if received.type in {"message_start", "ping"}:
+                        reads.release()  # the server says more only once this was read
+
+        server.answers, timers = [answer], []
+        asyncio.run(main())
+        assert timers.count("_look") == 1
+
+    class Transport:
+        paused = False
+
+        def pause_reading(self):
+            self.paused = True
+
+        def resume_reading(self):
+            self.paused = False
+
+    def test_a_reader_who_is_slow_stops_the_sender(self):
+        async def main():
+            wire, transport = _Wire(), self.Transport()
+            wire.connection_made(transport)
+            sent = 0
+            while not transport.paused:
+                room = wire.get_buffer(-1)
+                assert 0 < len(room) <= READ_BYTES
+                room[:1000] = b"x" * len(room[:1000])
+                sent += len(room[:1000])
+                wire.buffer_updated(len(room[:1000]))
+            assert sent == READ_BYTES
+            assert await wire.read(None) == b"x" * sent
+            assert not transport.paused
+
+        asyncio.run(main())
+
+    def test_a_read_is_given_as_much_room_as_it_asks_for(self):
+        """TLS asks for room for all that it holds when the connection ends; asyncio drops what finds none."""
+
+        async def main():
+            wire, came = _Wire(), b""
+            wire.connection_made(self.Transport())
+            for size in (1, 20_000, 300_000):
+                room = wire.get_buffer(size)
+                assert len(room) >= size
+                room[:size] = b"%d" % (size % 7) * size
+                wire.buffer_updated(size)
+                came += b"%d" % (size % 7) * size
+            assert await wire.read(None) == came
+
+        asyncio.run(main())

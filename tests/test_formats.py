@@ -1,0 +1,357 @@
+"""streamcli.output.formats: what each form says, when, and how it ends."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from server import (
+    MESSAGE_STOP,
+    block_start,
+    block_stop,
+    cut_at,
+    delta,
+    event,
+    message_delta,
+    message_start,
+    opening,
+    text_delta,
+    text_events,
+    text_stream,
+)
+
+from streamcli.errors import APIError, APITimeoutError, IncompleteStreamError, OutputError, status_error
+from streamcli.output import formats
+from streamcli.output import meter as meters
+from streamcli.protocol.exchange import Exchange
+from streamcli.protocol.request import Request
+
+HEADERS = {"content-type": "text/event-stream", "request-id": "req_1"}
+FORMS = {
+    "text": formats.Text,
+    "events": formats.Events,
+    "sse": formats.Raw,
+    "snapshots": formats.Snapshots,
+    "message": formats.Final,
+    "summary": lambda: formats.Summary(meters.Meter(clock=itertools.count().__next__)),
+    "smooth text": lambda: formats.SmoothText(4),
+    "thoughts": formats.Thoughts,
+    "text on a terminal": lambda: formats.OnTerminal(formats.Text()),
+    "events on a terminal": lambda: formats.OnTerminal(formats.Events()),
+}
+
+
+def exchange():
+    fresh = Exchange(Request("POST", "http://localhost", {}, b""))
+    assert fresh.accepted(200, HEADERS)
+    return fresh
+
+
+def writes(form, *reads, error=None):
+    """What the form writes for each network read, and at the end."""
+    current = exchange()
+    form.begin(current)
+    out = []
+    for data in reads:
+        form.read(data)
+        try:
+            for received in current.receive(data):
+                form.add(received)
+        except APIError as fault:
+            error = fault
+        out.append(taken(form))
+    form.fail(error) if error else form.finish()
+    out.append(taken(form))
+    return out
+
+
+def taken(form):
+    return b"".join(iter(form.take, b""))
+
+
+def written(form, *reads, error=None):
+    return b"".join(writes(form, *reads, error=error))
+
+
+@pytest.mark.parametrize("name", FORMS)
+@given(st.data())
+def test_reads_cut_anywhere_make_the_same_output(name, data):
+    stream = text_stream("a\r", "\n é\x1b[m\u202e 🌍")
+    cuts = data.draw(st.lists(st.integers(0, len(stream))))
+    assert written(FORMS[name](), *cut_at(stream, cuts)) == written(FORMS[name](), stream)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_nothing_is_left_behind_from_an_attempt_that_failed(name):
+    form = FORMS[name]()
+    form.begin(exchange())
+    current = exchange()
+    form.begin(current)
+    for received in current.receive(opening("lost\r")):
+        form.add(received)
+    form.begin(exchange())
+    assert form.take() == b""
+
+
+class TestText:
+    def test_each_read_gives_its_text_at_once(self):
+        reads = [opening("one", " two"), text_delta(" three"), block_stop() + message_delta() + MESSAGE_STOP]
+        assert writes(formats.Text(), *reads) == [b"one two", b" three", b"", b""]
+
+    def test_a_failure_adds_nothing(self):
+        assert written(formats.Text(), opening("Hel"), error=IncompleteStreamError("cut")) == b"Hel"
+
+
+class TestOnTerminal:
+    @pytest.mark.parametrize("text", ["Hel", "Hel\n"])
+    @pytest.mark.parametrize("error", [None, IncompleteStreamError("cut")])
+    def test_the_line_ends_however_the_run_does(self, text, error):
+        assert written(formats.OnTerminal(formats.Text()), opening(text), error=error) == b"Hel\n"
+
+    def test_a_character_cut_in_two_reads_is_shown_whole(self):
+        first, second = opening("é").replace(rb"\u00e9", "é".encode()).split(b"\xa9")
+        form = formats.OnTerminal(formats.Raw())
+        shown = writes(form, first, b"\xa9" + second)
+        assert shown[0].endswith(b'"text": "')
+        assert shown[1].startswith("é".encode())
+
+    def test_events_stay_events(self):
+        stream = text_stream("a\x1b")
+        assert written(formats.OnTerminal(formats.Events()), stream) == written(formats.Events(), stream)
+
+
+class TestEvents:
+    def test_the_data_goes_out_as_it_came(self):
+        stream = message_start() + b'data:{ "type" :"ping" ,"\xc3\xa9":"\xff"}\n\n' + MESSAGE_STOP
+        assert written(formats.Events(), stream).split(b"\n")[1] == b'{ "type" :"ping" ,"\xc3\xa9":"\xff"}'
+
+    @given(st.binary(max_size=40).filter(lambda data: b"\r" not in data))
+    def test_an_unknown_event_is_one_line_of_json_whatever_its_data(self, data):
+        lines = b"".join(b"data: %s\n" % line for line in data.split(b"\n"))
+        out = written(formats.Events(), message_start() + b"event: new\n" + lines + b"\n" + MESSAGE_STOP)
+        assert out.count(b"\n") == 3
+        assert isinstance(json.loads(out.split(b"\n")[1].decode("utf-8", "replace")), dict)
+
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (IncompleteStreamError("cut", request_id="req_1"), ["streamcli.incomplete_stream", "cut", "req_1"]),
+            (APITimeoutError("late"), ["streamcli.timeout_error", "late", None]),
+            (OutputError("full"), ["streamcli.output_error", "full", None]),
+            (
+                status_error(429, {"error": {"type": "rate_limit_error", "message": "slower"}}, request_id="req_1"),
+                ["rate_limit_error", "slower", None],
+            ),
+            (status_error(502, "<html>", request_id="req_1"), ["streamcli.status_error", "<html>", "req_1"]),
+        ],
+        ids=["cut", "timeout", "output", "refusal", "refusal without JSON"],
+    )
+    def test_the_last_line_is_the_error(self, error, said):
+        last = json.loads(written(formats.Events(), opening("a"), error=error).splitlines()[-1])
+        assert last["type"] == "error"
+        assert [last["error"]["type"], last["error"]["message"], last.get("request_id")] == said
+
+    def test_the_last_line_is_the_server_s_own_error_with_all_its_fields(self):
+        body = {"type": "error", "error": {"type": "new_error", "message": "m", "extra": [1]}, "request_id": "req_9"}
+        data = event("error", **{name: value for name, value in body.items() if name != "type"})
+        assert json.loads(written(formats.Events(), opening("a"), data).splitlines()[-1]) == body
+
+
+class TestSnapshots:
+    def test_the_last_equals_the_message(self):
+        stream = text_stream("a", "b")
+        assert written(formats.Snapshots(), stream).splitlines(keepends=True)[-1] == written(formats.Final(), stream)
+
+    def test_there_is_one_for_every_event_that_builds_the_message(self):
+        stream = message_start() + event("ping") + event("unknown", a=1) + message_delta() + MESSAGE_STOP
+        assert len(written(formats.Snapshots(), stream).splitlines()) == 3
+
+
+class TestSmoothText:
+    def test_each_piece_is_a_sentence_or_as_long_as_was_asked(self):
+        pieces = writes(formats.SmoothText(8), text_stream("Yes. No", "! Perhaps not"))
+        assert [piece for piece in pieces if piece] == [b"Yes. No! Perhaps ", b"not"]
+
+    def test_each_is_taken_alone(self):
+        form = formats.SmoothText(80)
+        form.begin(exchange())
+        for received in form.exchange.receive(text_stream("One. Two. Thr")):
+            form.add(received)
+        assert list(iter(form.take, b"")) == [b"One. ", b"Two. "]
+        form.finish()
+        assert list(iter(form.take, b"")) == [b"Thr"]
+
+    def test_what_was_held_of_a_failed_attempt_is_dropped_by_the_next(self):
+        form = formats.SmoothText(80)
+        form.begin(exchange())
+        for received in form.exchange.receive(opening("One. Tw")):
+            form.add(received)
+        assert form.take() == b"One. "
+        form.begin(exchange())
+        form.finish()
+        assert form.take() == b""
+
+    @given(st.lists(st.text()), st.integers(1, 9))
+    def test_it_is_the_text(self, texts, most):
+        assert written(formats.SmoothText(most), text_stream(*texts)) == written(formats.Text(), text_stream(*texts))
+
+
+class TestExtract:
+    def test_nothing_is_written_before_the_end(self):
+        assert writes(formats.Extract(), *text_events("```\na\n```\n"))[:-1] == [b""] * 6
+
+    def test_an_answer_that_failed_leaves_nothing(self):
+        assert written(formats.Extract(), opening("```\na\n```\n"), error=IncompleteStreamError("cut")) == b""
+
+    def test_without_a_block_it_is_nothing(self):
+        assert written(formats.Extract(), text_stream("a")) == b""
+
+
+class TestThoughts:
+    def stream(self, *thoughts):
+        start = [message_start(), block_start(type="thinking", thinking="", signature="")]
+        return b"".join([*start, *(delta("thinking_delta", thinking=thought) for thought in thoughts)])
+
+    def test_they_end_their_line(self):
+        assert written(formats.Thoughts(), self.stream("a", "b") + block_stop()) == b"ab\n"
+        assert written(formats.Thoughts(), self.stream("a\n") + block_stop()) == b"a\n"
+
+    def test_they_end_it_where_the_stream_is_cut(self):
+        assert written(formats.Thoughts(), self.stream("a"), error=IncompleteStreamError("cut")) == b"a\n"
+
+    def test_text_is_none(self):
+        assert written(formats.Thoughts(), text_stream("a")) == b""
+
+
+RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "7"}
+
+
+class TestTurns:
+    """What follows where a message is complete and tools were run."""
+
+    def two(self, form, results, *texts):
+        out = []
+        for place, text in enumerate(texts):
+            form.begin(exchange())
+            for received in form.exchange.receive(text_stream(text)):
+                form.add(received)
+            out.append(taken(form))
+            if place < len(texts) - 1:
+                form.turn(tools=bool(results))
+                form.results(results)
+                out.append(taken(form))
+        form.finish()
+        return b"".join([*out, taken(form)])
+
+    def test_text_after_tools_begins_on_a_line_of_its_own(self):
+        assert self.two(formats.Text(), [RESULT], "a", "b") == b"a\nb"
+        assert self.two(formats.Text(), [RESULT], "a\n", "b") == b"a\nb"
+        assert self.two(formats.Text(), [RESULT], "", "b") == b"b"
+        assert self.two(formats.SmoothText(9), [RESULT], "a", "b") == b"a\nb"
+
+    def test_text_after_a_pause_goes_on(self):
+        assert self.two(formats.Text(), [], "a", "b") == b"ab"
+        assert self.two(formats.SmoothText(9), [], "a", "b") == b"ab"
+
+    def test_a_terminal_ends_the_line_before_the_tools_are_run(self):
+        form = formats.OnTerminal(formats.Text())
+        form.begin(exchange())
+        for received in form.exchange.receive(text_stream("a")):
+            form.add(received)
+        form.turn(tools=True)
+        assert taken(form) == b"a\n"
+
+    def test_a_terminal_shows_one_line_end_between_turns(self):
+        assert self.two(formats.OnTerminal(formats.Text()), [RESULT], "a", "b") == b"a\nb\n"
+
+    def test_events_hold_the_results(self):
+        line = self.two(formats.Events(), [RESULT], "a", "b").splitlines()[6]
+        assert json.loads(line) == RESULT | {"type": "streamcli.tool_result"}
+
+    def test_a_block_may_span_a_pause_and_not_tools(self):
+        assert self.two(formats.Extract(), [], "```\na", "b\n```") == b"ab\n"
+        assert self.two(formats.Extract(), [RESULT], "```\na\n```", "b") == b""
+
+    def test_the_facts_add_up(self):
+        meter = meters.Meter(clock=itertools.count().__next__)
+        meter.turn({"input_tokens": 2, "output_tokens": 5, "server_tool_use": {"n": 1}, "service_tier": "a"})
+        current = exchange()
+        start = message_start(usage={"input_tokens": 3, "server_tool_use": {"n": 2, "m": 1}, "service_tier": "b"})
+        for _ in current.receive(start):
+            pass
+        meter.stop()
+        known = meters.facts(current, meter)
+        assert known["input_tokens"] == 5
+        assert known["output_tokens"] == 5
+        assert known["server_tool_use"] == {"n": 3, "m": 1}
+        assert (known["service_tier"], known["turns"]) == ("b", 2)
+
+
+class TestFinal:
+    def test_nothing_is_written_of_an_answer_that_failed(self):
+        assert written(formats.Final(), opening("a"), error=IncompleteStreamError("cut")) == b""
+
+
+class TestFacts:
+    def facts(self, stream, *times):
+        meter = meters.Meter(clock=iter(times).__next__)
+        current = exchange()
+        for received in current.receive(stream):
+            if meter.first_token is None:
+                meter.seen(received)
+        meter.stop()
+        return meters.facts(current, meter)
+
+    def test_times_are_seconds_since_the_request(self):
+        known = self.facts(text_stream("a", "b"), 100.0, 100.25, 102.0)
+        assert (known["time_to_first_token"], known["duration"], known["output_tokens_per_second"]) == (0.25, 2.0, 3.5)
+
+    def test_what_is_not_known_is_left_out(self):
+        assert self.facts(opening(), 1.0, 1.0) == {
+            "id": "msg_1", "model": "m", "request_id": "req_1", "input_tokens": 3, "output_tokens": 1, "duration": 0.0
+        }  # fmt: skip
+
+    def test_no_message_has_only_its_request_and_its_time(self):
+        assert self.facts(b"", 1.0, 3.0) == {"request_id": "req_1", "duration": 2.0}
+
+    def test_counters_keep_the_names_of_the_api(self):
+        usage = {
+            "input_tokens": 1,
+            "cache_read_input_tokens": 0,
+            "server_tool_use": {"web_search_requests": 2},
+            "x": None,
+        }
+        lines = dict(meters.fact_lines(self.facts(message_start(usage=usage), 0.0, 1.0)))
+        assert lines["cache_read_input_tokens"] == "0"
+        assert lines["server_tool_use.web_search_requests"] == "2"
+        assert "x" not in lines
+
+    def test_a_counter_that_is_no_number_gives_no_rate(self):
+        known = self.facts(message_start(usage={"output_tokens": "many"}), 0.0, 1.0)
+        assert "output_tokens_per_second" not in known
+
+    @given(st.text(), st.text())
+    def test_a_fact_is_one_line_whatever_it_holds(self, model, name):
+        stream = message_start(model=model, usage={name: 1}) + MESSAGE_STOP
+        lines = written(FORMS["summary"](), stream).decode().split("\n")
+        assert lines[0] == "id: msg_1"
+        assert all(": " in line for line in lines[:-1])
+        assert lines[-1] == ""
+
+
+COUNTERS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 10**20))
+
+
+class TestAdded:
+    def test_flags_are_no_numbers_and_nothing_is_no_counter(self):
+        assert meters.added({"flag": True, "n": 1}, {"flag": True, "n": None}) == {"flag": True, "n": 1}
+
+    @given(COUNTERS, COUNTERS)
+    def test_no_token_is_lost(self, one, other):
+        total = meters.added({"inner": one, **one}, {"inner": other, **other})
+        assert sum(total.pop("inner").values()) == sum(total.values()) == sum((*one.values(), *other.values()))
+
+    @given(COUNTERS)
+    def test_nothing_changes_nothing(self, usage):
+        assert meters.added({}, usage) == usage == meters.added(usage, {})

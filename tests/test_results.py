@@ -1,0 +1,546 @@
+"""The files of a batch: the input is right or refused with its line, the output holds its results, each once."""
+
+import io
+import json
+import os
+import re
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamcli.batch import results as batch
+from streamcli.batch.results import Results
+from streamcli.batch.source import Line, Source
+from streamcli.batch.statistics import Figures, Sample
+from streamcli.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    IncompleteStreamError,
+    OutputError,
+    UnexpectedAnswerError,
+    UsageError,
+    status_error,
+)
+
+DEFAULTS = {"model": "m", "max_tokens": 9}
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def source(text, *, checked=True, defaults=DEFAULTS, compose=user, as_prompts=False):
+    data = text if isinstance(text, bytes) else text.encode()
+    made = Source(io.BytesIO(data), "in.jsonl", defaults, compose, as_prompts)
+    if checked:
+        made.check()
+    return made
+
+
+def lines(text, **options):
+    return list(source(text, **options).lines())
+
+
+def params(text, **options):
+    [line] = lines(text, **options)
+    return line.params
+
+
+def refused(text, **options):
+    with pytest.raises(UsageError) as caught:
+        source(text, **options)
+    return str(caught.value).removeprefix("in.jsonl: ")
+
+
+class TestSource:
+    @pytest.mark.parametrize(
+        "text", ['"hi"', '{"prompt": "hi"}', f'{{"params": {{"messages": [{json.dumps(user("hi"))}]}}}}']
+    )
+    def test_the_three_forms_ask_the_same(self, text):
+        assert params(text) == {"model": "m", "max_tokens": 9, "messages": [user("hi")]}
+
+    def test_each_line_is_a_prompt_as_it_stands_where_that_is_asked_for(self):
+        found = lines('  {"prompt": 1} \r\n\n"b"\n', as_prompts=True)
+        assert [line.params["messages"] for line in found] == [[user('  {"prompt": 1} ')], [user('"b"')]]
+
+    def test_params_go_over_the_defaults_key_by_key(self):
+        text = '{"params": {"model": "x", "metadata": {"a": 1}, "stream": false, "messages": ["as it is"]}}'
+        defaults = {"model": "m", "metadata": {"b": 2}, "top_k": 3, "stream": True}
+        assert params(text, defaults=defaults) == {
+            "model": "x",
+            "metadata": {"a": 1},
+            "top_k": 3,
+            "messages": ["as it is"],
+        }
+
+    def test_a_prompt_is_put_into_words_by_the_caller(self):
+        assert params('"b"', compose=lambda text: user(f"a {text} c"))["messages"] == [user("a b c")]
+
+    def test_blank_lines_byte_order_marks_and_carriage_returns_are_no_input(self):
+        found = lines(b'\xef\xbb\xbf\r\n{"custom_id":"a","prompt":"hi"}\r\n \t\n"there"')
+        assert [(line.number, line.params["messages"][0]["content"]) for line in found] == [(2, "hi"), (4, "there")]
+
+    def test_a_mark_before_the_first_line_is_none_of_it(self):
+        assert lines(b"\xef\xbb\xbfhi", as_prompts=True)[0].params["messages"] == [user("hi")]
+
+    def test_only_a_line_feed_ends_a_line(self):
+        assert params('"a\u2028b\x85c"')["messages"] == [user("a\u2028b\x85c")]
+
+    def test_integers_are_sent_as_they_came(self):
+        assert params('{"params": {"messages": [123456789012345678901234567890]}}')["messages"] == [
+            123456789012345678901234567890
+        ]
+
+    def test_it_can_be_read_as_often_as_one_likes(self):
+        made = source('"a"\n"b"\n')
+        assert list(made.lines()) == list(made.lines())
+        assert (made.count, made.last) == (2, 2)
+
+    def test_what_the_file_grows_by_later_is_not_looked_at(self):
+        file = io.BytesIO(b'"a"\n')
+        made = Source(file, "in.jsonl", DEFAULTS, user, False)
+        assert made.check() == 1
+        file.seek(0, os.SEEK_END)
+        file.write(b'"b"\n')
+        assert len(list(made.lines())) == 1
+
+    def test_a_line_is_found_by_its_id(self):
+        made = source('{"custom_id":"a","prompt":"x"}\n\n{"custom_id":"b","prompt":"x"}')
+        assert [made.number(name) for name in ("a", "b", "c")] == [1, 3, 0]
+
+    def test_ids_without_end_are_told_apart(self):
+        made = source("".join(f'{{"custom_id":"id{n}","prompt":"x"}}\n' for n in range(5000)))
+        assert [made.number(f"id{n}") for n in range(5001)] == [*range(1, 5001), 0]
+
+    def test_a_line_without_an_id_gets_one_that_the_api_takes_and_that_stays(self):
+        (one, other), again = lines('"a"\n"a"'), lines('"a"\n"a"')
+        assert [one, other] == again
+        assert one.custom_id != other.custom_id
+        assert all(batch_id.startswith("line-") for batch_id in (one.custom_id, other.custom_id))
+        assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", one.custom_id)
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"text": '"b"'}, {"text": '\n"a"'}, {"defaults": {"model": "n"}}, {"compose": lambda text: user(text + "!")}],
+        ids=["the prompt", "its place", "an option", "what goes with it"],
+    )
+    def test_that_id_is_another_where_anything_is(self, changed):
+        assert lines(**{"text": '"a"'} | changed)[0].custom_id != lines('"a"')[0].custom_id
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("nonsense", "line 1 is no JSON: "),
+            ('"a"\n{"prompt": "b"', "line 2 is no JSON: "),
+            (b'"a"\n\n"\xff"', "line 3 is not UTF-8: byte 2 is 0xff"),
+            ("1", "line 1 is neither a string nor an object with prompt or params"),
+            ('["a"]', "line 1 is neither a string nor an object with prompt or params"),
+            ("null", "line 1 is neither a string nor an object with prompt or params"),
+            ('""', "line 1 has no prompt"),
+            ('" \\n"', "line 1 has no prompt"),
+            ("{}", "line 1 has no prompt"),
+            ('{"custom_id": "a"}', "line 1 has no prompt"),
+            ('{"prompt": null}', "line 1 has a prompt that is no text"),
+            ('{"prompt": ["a"]}', "line 1 has a prompt that is no text"),
+            ('{"prompt": "a", "params": {}}', "line 1 has both prompt and params"),
+            ('{"params": []}', "line 1 has params that are no object"),
+            ('{"params": {}}', "line 1 has no prompt: its params have no messages"),
+            ('{"params": {"messages": []}}', "line 1 has no prompt: its params have no messages"),
+            ('{"params": {"messages": "a"}}', "line 1 has messages that are no list"),
+            ('{"custom_id": 1, "prompt": "a"}', "line 1 has a custom_id that is no text"),
+            ('{"custom_id": "", "prompt": "a"}', "line 1 has a custom_id that is no text"),
+            (
+                '{"prompt": "a", "model": "x"}',
+                "line 1 has an unknown key 'model': fields of the request go into params",
+            ),
+        ],
+    )
+    def test_what_is_no_request_is_refused_with_its_line(self, text, why):
+        assert refused(text).startswith(why)
+
+    def test_json_that_is_none_because_it_is_plain_text_is_told_the_way_out(self):
+        assert refused("hello").endswith("; with --lines each line is a prompt as it stands")
+
+    def test_bytes_that_are_no_text_are_no_prompt_either(self):
+        assert refused(b"a\n\xff", as_prompts=True) == "line 2 is not UTF-8: byte 1 is 0xff"
+
+    def test_an_id_that_comes_twice_is_refused_with_both_lines(self):
+        text = '{"custom_id":"a","prompt":"x"}\n"y"\n{"custom_id":"a","params":{"messages":["z"]}}'
+        assert refused(text) == "line 3 has the custom_id 'a' of line 1"
+
+    def test_an_id_that_was_made_for_another_line_is_refused_too(self):
+        made = lines('"x"')[0].custom_id
+        assert refused(f'"x"\n{{"custom_id":"{made}","prompt":"y"}}').startswith("line 2 has the custom_id")
+
+    def test_a_line_may_be_of_any_length(self):
+        assert params(json.dumps("x" * 20_000_000))["messages"][0]["content"] == "x" * 20_000_000
+
+    def test_a_line_that_is_not_in_work_costs_some_tens_of_bytes(self, tmp_path):
+        path = tmp_path / "in.jsonl"
+        path.write_text("".join(f'{{"custom_id":"request-{n}","prompt":"Say {n}"}}\n' for n in range(20_000)))
+        with path.open("rb") as file:
+            made = Source(file, "in.jsonl", DEFAULTS, user, False)
+            tracemalloc.start()
+            made.check()
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < 20_000 * 60
+
+
+# Results
+
+THREE = "".join(f'{{"custom_id":"{name}","prompt":"{name}"}}\n' for name in "abc")
+
+
+def succeeded(text="hi", stop_reason="end_turn"):
+    return {"type": "succeeded", "message": {"content": [{"type": "text", "text": text}], "stop_reason": stop_reason}}
+
+
+def failed(kind="invalid_request_error"):
+    return {"type": "errored", "error": {"type": "error", "error": {"type": kind, "message": "no"}}}
+
+
+def record(name, outcome=None):
+    return json.dumps({"custom_id": name, "result": outcome or succeeded()}) + "\n"
+
+
+def result(number, outcome=None):
+    return batch.result(Line(number, " abc"[number], {}), outcome or succeeded())
+
+
+def names(path):
+    """The ids in the file, in capitals where they succeeded."""
+    found = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return "".join(
+        line["custom_id"].upper() if line["result"]["type"] == "succeeded" else line["custom_id"] for line in found
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "out.jsonl"
+
+
+def opened(path, text=THREE, *, resume=True, retry_errors=True, **options):
+    return Results(str(path), source(text), resume=resume, retry_errors=retry_errors, **options)
+
+
+def not_opened(path, **options):
+    before = path.read_bytes()
+    with pytest.raises(UsageError) as caught:
+        opened(path, **options)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    return str(caught.value).removeprefix(str(path))
+
+
+class TestResults:
+    def test_what_is_written_is_in_the_file_at_once(self, path):
+        with opened(path, resume=False) as results:
+            results.write([result(1)])
+            assert names(path) == "A"
+            results.write([result(2, failed()), result(3)])
+            assert names(path) == "AbC"
+            assert (results.recorded, results.failed, results.status, results.complete) == (3, 1, 3, True)
+
+    def test_one_that_got_nothing_leaves_no_file(self, path):
+        opened(path).close()
+        assert not path.exists()
+
+    def test_a_file_that_exists_is_refused_unless_it_is_to_be_gone_on_with(self, path):
+        path.write_text(record("a"))
+        assert not_opened(path, resume=False).startswith(" exists already: ")
+
+    def test_a_file_that_is_empty_is_as_good_as_none(self, path):
+        path.touch()
+        opened(path, resume=False).close()
+
+    def test_what_succeeded_is_done_and_what_failed_is_not(self, path):
+        path.write_text(record("b") + record("a", failed()))
+        with opened(path) as results:
+            assert [results.done(number) for number in (1, 2, 3)] == [False, True, False]
+            assert (results.recorded, results.failed, results.status) == (1, 0, 0)
+        assert names(path) == "B"
+
+    def test_what_failed_is_done_too_where_it_is_not_to_be_tried_again(self, path):
+        path.write_text(record("b") + record("a", failed("overloaded_error")))
+        with opened(path, retry_errors=False) as results:
+            assert [results.done(number) for number in (1, 2, 3)] == [True, True, False]
+            assert (results.failed, results.status) == (1, 5)
+        assert names(path) == "Ba"
+
+    def test_a_file_without_failures_is_left_alone(self, path):
+        path.write_text(record("a") + record("b"))
+        before = path.stat()
+        opened(path).close()
+        assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+    @pytest.mark.parametrize("retry_errors", [True, False])
+    def test_of_several_results_of_one_line_a_success_stays(self, path, retry_errors):
+        path.write_text(record("a", failed()) + record("b") + record("a") + record("a", failed()) + record("a"))
+        opened(path, retry_errors=retry_errors).close()
+        assert names(path) == "BA"
+
+    def test_a_torn_tail_is_not_done_and_goes_with_the_next_result(self, path):
+        whole = record("b").encode()
+        for tail in (b"\0" + whole[1:], whole[:-9], whole[:1]):
+            path.write_bytes(record("a").encode() + tail)
+            with opened(path) as results:
+                assert not results.done(2)
+                results.write([result(3)])
+            assert names(path) == "AC"
+
+    def test_a_file_that_is_nothing_but_a_torn_tail_is_begun_anew(self, path):
+        for tail in (b"\0" + record("a").encode()[1:40], b'{"custom_id":"a","resu', b"\0\0\0"):
+            path.write_bytes(tail)
+            with opened(path) as results:
+                results.write([result(2)])
+            assert names(path) == "B"
+
+    def test_a_last_line_without_its_end_is_done(self, path):
+        path.write_text(record("a").rstrip("\n"))
+        with opened(path) as results:
+            assert results.done(1)
+            results.write([result(2)])
+        assert names(path) == "AB"
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            (record("a") + "nonsense\n" + record("b"), 2),
+            (record("a") + '{"custom_id": "b"\n' + record("c"), 2),
+            ("[]\n", 1),
+            ('{"custom_id": "a"}\n', 1),
+            ('{"custom_id": "a", "result": {}}\n', 1),
+            ('{"custom_id": 1, "result": {"type": "succeeded"}}\n', 1),
+            ("Dear diary", 1),
+            ('{"my": "only copy', 1),
+            ("\0\0\0 ftypmp42", 1),
+        ],
+    )
+    def test_a_file_that_holds_anything_else_is_left_alone(self, path, text, line):
+        path.write_text(text)
+        assert not_opened(path) == f": line {line} is no result"
+
+    def test_results_of_another_input_are_left_alone(self, path):
+        path.write_text(record("a") + record("z"))
+        assert not_opened(path).startswith(": line 2 belongs to another input: in.jsonl has no line 'z'")
+
+    def test_results_of_an_input_that_was_edited_since_are_left_alone(self, path):
+        with opened(path, '"one"\n"two"\n', resume=False) as results:
+            [first, _] = source('"one"\n"two"\n').lines()
+            results.write([batch.result(first, succeeded())])
+        assert " belongs to another input: " in not_opened(path, text='"One"\n"two"\n')
+
+    def test_two_runs_never_write_one_file(self, path):
+        with opened(path, resume=False) as results:
+            results.write([result(1)])
+            with pytest.raises(UsageError, match="is being written by another run"):
+                opened(path)
+
+    def test_a_file_in_the_input_s_order_is_left_as_it_is_in_the_end(self, path):
+        with opened(path, resume=False) as results:
+            results.write([result(1), result(2), result(3)])
+            before = path.stat().st_ino
+            results.finish(ordered=True)
+        assert path.stat().st_ino == before
+
+    def test_results_that_came_out_of_order_are_brought_into_it_in_the_end(self, path):
+        path.write_text(record("a", failed()) + record("c", succeeded("caf\u00e9 \u2028")).rstrip("\n"))
+        with opened(path) as results:
+            results.write([result(2, failed())])
+            results.finish(ordered=True)
+            assert names(path) == "Cb"  # not yet: a line is missing
+            results.write([result(1)])
+            results.finish(ordered=True)
+            assert names(path) == "AbC"
+
+    def test_they_stay_as_they_came_where_no_order_is_wanted(self, path):
+        with opened(path, resume=False) as results:
+            results.write([result(3), result(1), result(2)])
+            results.finish(ordered=False)
+        assert names(path) == "CAB"
+
+    def test_a_file_out_of_order_is_ordered_by_the_next_run_though_nothing_is_left_to_ask(self, path):
+        parts = {"c": record("c"), "blank": "\r\n", "a": record("a"), "b": record("b")}
+        whole = "".join(parts.values())
+        torn = record("a")[1:40]
+        for text in (whole, whole + "\0" + torn, "\ufeff" + whole, whole.rstrip(), whole.rstrip() + "\0{" + torn):
+            path.write_text(text)
+            with opened(path) as results:
+                assert results.complete
+                results.finish(ordered=True)
+            assert names(path) == "ABC"
+
+    def test_a_file_that_another_program_changed_is_not_put_in_order(self, path):
+        path.write_text(record("c") + record("a") + record("b"))
+        with opened(path) as results:
+            path.write_text(record("c") + record("a"))
+            with pytest.raises(OutputError, match="another program"):
+                results.finish(ordered=True)
+        assert names(path) == "CA"
+
+    def test_a_disk_that_is_full_leaves_what_was_there(self, path, monkeypatch):
+        def full(fd, data, offset):
+            raise OSError(28, "No space left on device")
+
+        with opened(path, resume=False) as results:
+            results.write([result(1)])
+            monkeypatch.setattr(os, "pwrite", full)
+            with pytest.raises(OutputError, match="no space left on device"):
+                results.write([result(2)])
+            assert (results.done(2), results.recorded) == (False, 1)
+        assert names(path) == "A"
+
+    def test_what_is_there_already_is_judged_too(self, path):
+        path.write_text(record("a", succeeded(stop_reason="max_tokens")) + record("b"))
+        with opened(path, judge=lambda message: 9 * (message["stop_reason"] == "max_tokens")) as results:
+            assert (results.done(1), results.failed, results.status) == (True, 1, 9)
+
+    @settings(max_examples=30)
+    @given(
+        kept=st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=8),
+        order=st.permutations([1, 2, 3]),
+        retry_errors=st.booleans(),
+    )
+    def test_whatever_is_there_already_each_line_has_one_result_in_the_end(
+        self, tmp_path_factory, kept, order, retry_errors
+    ):
+        path = tmp_path_factory.mktemp("results") / "out.jsonl"
+        path.write_text("".join(record(name, succeeded() if well else failed()) for name, well in kept))
+        had = {name for name, well in kept if well}
+        with opened(path, retry_errors=retry_errors) as results:
+            for number in order:
+                if results.done(number):
+                    assert " abc"[number] in (had if retry_errors else {name for name, _ in kept})
+                else:
+                    assert " abc"[number] not in had
+                    results.write([result(number)])
+            results.finish(ordered=True)
+        assert names(path).lower() == "abc"
+        assert {name.lower() for name in names(path) if name.isupper()} >= had
+
+
+# What an outcome means
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(status_error(code, {"error": {"type": kind, "message": "no"}}) for code, kind in [
+            (400, "invalid_request_error"),
+            (401, "authentication_error"),
+            (413, "request_too_large"),
+            (429, "rate_limit_error"),
+            (500, "api_error"),
+            (529, "overloaded_error"),
+        ]),
+        status_error(None, {"error": {"type": "something_new"}}),
+        status_error(404, "not here"),
+        UsageError("no key"),
+        APIConnectionError("refused"),
+        APITimeoutError("idle"),
+        UnexpectedAnswerError("a page"),
+        IncompleteStreamError("cut"),
+    ],
+    ids=lambda error: f"{type(error).__name__}-{error.type}",
+)  # fmt: skip
+def test_an_error_s_status_can_be_told_from_its_record(error):
+    expected = error.exit_code if error.type != "something_new" else 5
+    assert batch.status(batch.errored(error)) == expected
+
+
+def test_an_error_is_recorded_as_the_batches_results_have_it():
+    error = status_error(429, {"error": {"type": "rate_limit_error", "message": "slow down"}}, request_id="req_1")
+    assert batch.errored(error) == {
+        "type": "errored",
+        "error": {
+            "type": "error",
+            "error": {"type": "rate_limit_error", "message": "slow down"},
+            "request_id": "req_1",
+        },
+    }
+    assert batch.errored(IncompleteStreamError("cut"))["error"] == {
+        "type": "error",
+        "error": {"type": "streamcli.incomplete_stream", "message": "cut"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (succeeded(), 0),
+        (succeeded(stop_reason="refusal"), 9),
+        ({"type": "expired"}, 5),
+        ({"type": "canceled"}, 5),
+        ({"type": "errored"}, 5),
+        ({"type": "something_new"}, 1),
+    ],
+)
+def test_every_outcome_has_its_status(outcome, status):
+    assert batch.status(outcome, lambda message: 9 * (message.get("stop_reason") == "refusal")) == status
+
+
+# Figures
+
+
+def test_percentiles_are_those_of_all_figures_as_long_as_they_are_few():
+    sample = Sample()
+    for figure in range(1, 201):
+        sample.add(figure)
+    assert sample.percentiles() == {"p50": 100, "p90": 180, "p99": 198}
+    assert Sample().percentiles() == {}
+
+
+def test_percentiles_of_many_figures_are_near_and_their_number_is_bounded():
+    sample = Sample(most=1000)
+    for figure in range(20_000):
+        sample.add(figure)
+    assert abs(sample.percentiles()["p50"] - 10_000) < 1500
+    assert len(sample._kept) == 1000
+
+
+def test_figures_add_up():
+    figures = Figures(10, before=2)
+    usage = {"input_tokens": 3, "output_tokens": 5, "cache_read_input_tokens": None, "service_tier": "standard"}
+    for stop_reason, grave in (("end_turn", 0), ("max_tokens", 9)):
+        figures.add({"type": "succeeded", "message": {"usage": usage, "stop_reason": stop_reason}}, grave)
+    figures.add(failed(), 3)
+    figures.add({"type": "expired"}, 5)
+    figures.answered(0.25, 0.5)
+    figures.stop()
+    facts = figures.facts()
+    assert (figures.done, facts["succeeded"], facts["errored"], facts["done_before"]) == (6, 2, 2, 2)
+    assert facts["faults"] == {"stop reason max_tokens": 1, "invalid_request_error": 1, "expired": 1}
+    assert facts["usage"] == {"input_tokens": 6, "output_tokens": 10}
+    assert facts["time_to_first_token"]["p50"] == 0.25
+    assert facts["time_to_last_token"]["p99"] == 0.5
+    json.dumps(facts)
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 413, 429, 500, 502, 529])
+def test_a_result_keeps_the_status_of_a_refusal_without_a_type(code):
+    error = status_error(code, "<html>")
+    assert batch.status(batch.errored(error)) == error.exit_code
+
+
+def test_of_several_results_in_one_write_those_that_are_whole_count(path):
+    with opened(path) as results:
+        results.write([result(1), result(2)])
+    whole = path.read_bytes()
+    for length in range(whole.index(b"\n") + 1, len(whole)):
+        path.write_bytes(whole[:length])
+        with opened(path) as results:
+            assert results.recorded == 1 + (length == len(whole) - 1)
+
+
+def test_a_last_line_without_an_end_gets_one(path):
+    with opened(path) as results:
+        results.write([result(1), result(2), result(3)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with opened(path) as results:
+        results.finish(ordered=True)
+    assert path.read_bytes() == whole
