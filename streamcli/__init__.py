@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         StreamcliError,
         StreamError,
         ToolError,
-        UnexpectedAnswerError,
+        UnexpectedResponseError,
         UnprocessableEntityError,
         UsageError,
     )
@@ -81,7 +81,7 @@ __all__ = [
     "StreamError",
     "StreamcliError",
     "ToolError",
-    "UnexpectedAnswerError",
+    "UnexpectedResponseError",
     "UnprocessableEntityError",
     "Usage",
     "UsageError",

@@ -25,7 +25,7 @@ Nothing here reads, writes or imports anything beyond the standard library.
     │   │       ├── ServiceUnavailableError     503
     │   │       ├── GatewayTimeoutError         504 timeout_error
     │   │       └── OverloadedError             529 overloaded_error
-    │   ├── UnexpectedAnswerError           3   an answer that is no event stream
+    │   ├── UnexpectedResponseError           3   an answer that is no event stream
     │   └── StreamError                     8   the stream began and cannot be trusted to its end
     │       ├── IncompleteStreamError           it ended before message_stop
     │       └── ProtocolError                   it broke the rules of the wire
@@ -245,11 +245,11 @@ class OverloadedError(InternalServerError):
     """529: too much load on the API."""
 
 
-class UnexpectedAnswerError(APIError):
+class UnexpectedResponseError(APIError):
     """The answer is no event stream: another content type, another coding, or no HTTP at all."""
 
     exit_code = 3
-    code = "unexpected_answer"
+    code = "unexpected_response"
 
 
 class StreamError(APIError):

@@ -19,7 +19,7 @@ import threading
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
-from server import PATIENCE, Listener, chunk, head, json_answer, read_request, refusal
+from server import PATIENCE, Listener, chunk, error_response, head, json_response, read_request
 
 CUT, CUT_AFTER = object(), object()
 _CREATED = "2026-11-22T10:00:{:02}Z"
@@ -132,10 +132,10 @@ class BatchesServer(Listener):
             or not all(isinstance(each.get("params"), dict) and "stream" not in each["params"] for each in requests)
         )
         if wrong:
-            return [refusal(400, message="requests: bad, or a custom_id twice")]
+            return [error_response(400, message="requests: bad, or a custom_id twice")]
         batch = Batch(f"msgbatch_{len(self.batches) + 1:02}", requests, request.headers)
         self.batches.append(batch)
-        return [json_answer(self.shown(batch))]
+        return [json_response(self.shown(batch))]
 
     def _list(self, request, _):
         asked = dict(parse_qsl(urlsplit(request.path).query))
@@ -149,27 +149,27 @@ class BatchesServer(Listener):
             start = ids.index(asked["after_id"]) + 1 if "after_id" in asked else 0
             page, more = newest_first[start : start + limit], len(ids) > start + limit
         ends = {"first_id": page[0].id, "last_id": page[-1].id} if page else {"first_id": None, "last_id": None}
-        return [json_answer({"data": [self.shown(batch) for batch in page], "has_more": more, **ends})]
+        return [json_response({"data": [self.shown(batch) for batch in page], "has_more": more, **ends})]
 
     def _retrieve(self, _, batch_id):
         batch = self._batch(batch_id)
         if batch is None:
-            return [refusal(404, "not_found_error")]
+            return [error_response(404, "not_found_error")]
         batch.polls += 1
         if batch.status != "ended" and (batch.polls == self.polls or batch.status == "canceling"):
             self.end(batch)
-        return [json_answer(self.shown(batch))]
+        return [json_response(self.shown(batch))]
 
     def _cancel(self, _, batch_id):
         batch = self._batch(batch_id)
         if batch.status == "in_progress":
             batch.status = "canceling"
-        return [json_answer(self.shown(batch))]
+        return [json_response(self.shown(batch))]
 
     def _results(self, request, batch_id):
         batch = self._batch(batch_id)
         if batch.status != "ended" or request.headers["accept"] != "application/binary":
-            return [refusal(400)]
+            return [error_response(400)]
         body = b"".join(json.dumps(result).encode() + b"\n" for result in batch.results)
         length = len(body) if self.framing == "length" else None
         yield head(type="application/x-jsonl", chunked=length is None, length=length)

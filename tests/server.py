@@ -106,12 +106,12 @@ def ok(*parts, framing="chunked"):
     return head(length=len(body) if framing == "length" else None) + body
 
 
-def refusal(status, type_="invalid_request_error", message="no", **headers):
+def error_response(status, type_="invalid_request_error", message="no", **headers):
     body = json.dumps({"type": "error", "error": {"type": type_, "message": message}}).encode()
     return head(status, type="application/json", length=len(body), **headers) + body
 
 
-def json_answer(value, status=200, **headers):
+def json_response(value, status=200, **headers):
     body = json.dumps(value).encode()
     return head(status, type="application/json", length=len(body), **headers) + body
 
@@ -220,7 +220,7 @@ class Server(Listener):
     """Answers each request as `answers` say and keeps what was asked in `requests`."""
 
     def __init__(self, *answers, tls=None, host="127.0.0.1"):
-        self.answers = list(answers)
+        self.responses = list(answers)
         self.requests = []
         # The seconds to wait before each further part of a body is read.
         self.pause = 0
@@ -244,7 +244,7 @@ class Server(Listener):
         return self.request(number).closed.wait(PATIENCE)
 
     def handle(self, connection, number):
-        answer = self.answers[min(number, len(self.answers) - 1)]
+        answer = self.responses[min(number, len(self.responses) - 1)]
         request = None
         if not (isinstance(answer, tuple) and answer[0] is UNREAD):
             request = read_request(connection, lambda: self._closing.wait(self.pause))
@@ -301,16 +301,16 @@ def read_request(connection, pause=lambda: None):
 class Proxy(Listener):
     """An HTTP proxy: tunnels for CONNECT, passes on what names its target in full, or refuses with `refusal`."""
 
-    def __init__(self, refusal=None, tls=None):
-        self.refusal = refusal
+    def __init__(self, error_response=None, tls=None):
+        self.error_response = error_response
         self.requests = []
         super().__init__(tls=tls)
 
     def handle(self, connection, number):
         request = read_request(connection)
         self.requests.append(request)
-        if self.refusal:
-            connection.sendall(self.refusal)
+        if self.error_response:
+            connection.sendall(self.error_response)
             return
         target = request.path.removeprefix("http://")
         authority, _, path = target.partition("/")

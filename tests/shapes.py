@@ -4,7 +4,7 @@ Everything is closed here that is closed there, so that a misspelt or misplaced 
 """
 
 import jsonschema
-from server import Server, ok, refusal, text_stream
+from server import Server, error_response, ok, text_stream
 
 
 def shape(required=(), /, **properties):
@@ -135,7 +135,7 @@ class StrictServer(Server):
         def answered(request):
             wrong = faults(request.json)
             if wrong:
-                return refusal(400, message="; ".join(wrong))
+                return error_response(400, message="; ".join(wrong))
             return answer(request) if callable(answer) else answer
 
         return answered

@@ -69,7 +69,7 @@ def on_terminal(server, *words):
 
 
 def test_on_a_terminal_thoughts_text_and_calls_have_lines_of_their_own(server, tool):
-    server.answers = [calling(), ok(text_stream("It is there."))]
+    server.responses = [calling(), ok(text_stream("It is there."))]
     child = on_terminal(server, "-T", tool("echo 7"), "--thinking", "adaptive", "--show-thinking")
     child.expect(pexpect.EOF)
     assert child.before.split("\r\n") == [
@@ -79,7 +79,7 @@ def test_on_a_terminal_thoughts_text_and_calls_have_lines_of_their_own(server, t
 
 def test_a_declared_call_follows_the_text_on_a_line_of_its_own(server, tmp_path):
     (tmp_path / "tools.json").write_text('[{"name":"look","input_schema":{"type":"object"}}]')
-    server.answers = [calling()]
+    server.responses = [calling()]
     child = on_terminal(server, "--tools", str(tmp_path / "tools.json"))
     child.expect(pexpect.EOF)
     assert child.before.split("\r\n") == ["Let me look", "streamcli: look({})", ""]
@@ -95,7 +95,7 @@ def alive(pid):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_tool_with_its_children_and_then_the_command(number, server, tool, tmp_path):
     pids = tmp_path / "pids"
-    server.answers = [calling()]
+    server.responses = [calling()]
     program = tool(f"sleep 60 & echo $$ $! > {pids}.new; mv {pids}.new {pids}; wait")
     with Running("-I", "-T", program, "hi", env={"ANTHROPIC_BASE_URL": server.url}) as running:
         deadline = time.monotonic() + 10
@@ -111,21 +111,21 @@ def test_a_signal_ends_the_tool_with_its_children_and_then_the_command(number, s
 def test_a_turn_that_broke_off_before_anything_of_it_was_written_is_repeated(server, tool):
     """What an earlier turn wrote does not count: nothing of this one would be there twice."""
     refused = head(529, type="application/json", length=2) + b"{}"
-    server.answers = [calling(), refused, ok(text_stream("It is there."))]
+    server.responses = [calling(), refused, ok(text_stream("It is there."))]
     with Running("-I", "-q", "-T", tool("echo 7"), "hi", env={"ANTHROPIC_BASE_URL": server.url}) as running:
         assert running.end() == (0, b"Let me look\nIt is there.", "")
     assert len(server.requests) == 3
 
 
 def test_an_error_event_in_a_later_turn_comes_after_output(server, tool):
-    server.answers = [calling(), ok(opening("It"), b'event: error\ndata: {"type":"error","error":{"type":"x"}}\n\n')]
+    server.responses = [calling(), ok(opening("It"), b'event: error\ndata: {"type":"error","error":{"type":"x"}}\n\n')]
     with Running("-I", "-q", "-T", tool("echo 7"), "hi", env={"ANTHROPIC_BASE_URL": server.url}) as running:
         status, out, _ = running.end()
     assert (status, out) == (8, b"Let me look\nIt")
 
 
 def test_text_with_a_pace_comes_in_pieces(server):
-    server.answers = [ok(*text_events("One. Two. Three."))]
+    server.responses = [ok(*text_events("One. Two. Three."))]
     argv = ["-I", "--pace", "0.2", "hi"]
     with Running(*argv, env={"ANTHROPIC_BASE_URL": server.url}) as running:
         pieces = [os.read(running.process.stdout.fileno(), 100) for _ in range(3)]
@@ -135,7 +135,7 @@ def test_text_with_a_pace_comes_in_pieces(server):
 
 def test_a_signal_releases_the_text_that_was_held(server):
     held = [head(chunked=True), chunk(opening("One. Tw")), HANG]
-    server.answers = [held]
+    server.responses = [held]
     with Running("-I", "--buffer", "80", "hi", env={"ANTHROPIC_BASE_URL": server.url}) as running:
         assert os.read(running.process.stdout.fileno(), 100) == b"One. "
         running.process.send_signal(signal.SIGTERM)

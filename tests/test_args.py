@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcli.cli.args import FORMS, OPTIONS, Args, parse
+from streamcli.cli.args import OPTIONS, OUTPUT_FORMATS, Args, parse
 
 WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 
@@ -36,18 +36,18 @@ class TestPrompt:
         assert parse([]).prompt == ()
 
 
-class TestForms:
+class TestOutputFormats:
     def test_without_one_it_is_text(self):
-        assert parse(["hi"]).form == "text"
+        assert parse(["hi"]).output_format == "text"
 
-    @pytest.mark.parametrize("form", FORMS)
-    def test_each_has_its_option(self, form):
-        assert parse([f"--{form}", "hi"]).form == form
+    @pytest.mark.parametrize("output_format", OUTPUT_FORMATS)
+    def test_each_has_its_option(self, output_format):
+        assert parse([f"--{output_format}", "hi"]).output_format == output_format
 
     def test_json_is_message(self):
-        assert parse(["--json"]).form == parse(["--json", "--message"]).form == "message"
+        assert parse(["--json"]).output_format == parse(["--json", "--message"]).output_format == "message"
 
-    @pytest.mark.parametrize("pair", list(itertools.combinations(FORMS, 2)), ids=" ".join)
+    @pytest.mark.parametrize("pair", list(itertools.combinations(OUTPUT_FORMATS, 2)), ids=" ".join)
     def test_two_exclude_each_other_in_any_order(self, pair):
         for one, other in itertools.permutations(pair):
             assert refused(f"--{one}", f"--{other}") == f"--{pair[0]} and --{pair[1]} exclude each other"

@@ -4,7 +4,7 @@ A case begins with `== ` and a sentence. Its lines are
 
     $ COMMAND          a line of the shell's script, which runs in an empty directory; `streamcli` is the command
     file NAME: TEXT    a file there; `stdin: TEXT` is what the script reads, nothing if it is left out
-    answer: PYTHON     what the server says to a connection, in the words of tests/server.py; the last one repeats
+    response: PYTHON   what the server says to a connection, in the words of tests/server.py; the last one repeats
     stream: TEXT       the event stream it says; with neither it is a whole message that holds no text
     stdout: TEXT       what the script wrote, nothing if it is left out; so `stderr`; `status: N`, 0 if left out
     requests: N        how many the server saw; left out, none where the status is 2 or 10, else one
@@ -31,7 +31,7 @@ import pytest
 import server
 
 FIELD = re.compile(
-    r"(file|stdin|answer|stream|stdout|stderr|status|requests|prompt|body|header)(?: (\S+?))?([:|])( .*)?"
+    r"(file|stdin|response|stream|stdout|stderr|status|requests|prompt|body|header)(?: (\S+?))?([:|])( .*)?"
 )
 NO_TEXT = server.ok(*server.text_events())
 
@@ -40,7 +40,7 @@ class Case:
     def __init__(self, subject, sentence):
         self.id = f"{subject}:" + "-".join(re.findall(r"[\w.]+", sentence))
         self.script, self.stdin, self.stream = "", "", ""
-        self.files, self.answers = {}, []
+        self.files, self.responses = {}, []
         self.expected = {"stdout": "", "stderr": "", "status": 0}
 
     def add(self, line):
@@ -55,8 +55,8 @@ class Case:
             setattr(self, key, getattr(self, key) + text)
         elif key == "file":
             self.files[name] = self.files.get(name, "") + text
-        elif key == "answer":
-            self.answers.append(eval(text, vars(server)))
+        elif key == "response":
+            self.responses.append(eval(text, vars(server)))
         elif key in {"stdout", "stderr"}:
             self.expected[key] += text
         else:
@@ -77,7 +77,7 @@ def run(case, folder, path):
     """What is expected of the case, and what it did, in the same terms."""
     for name, text in case.files.items():
         (folder / name).write_bytes(text.encode())
-    with server.Server(*(case.answers or [server.ok(case.stream.encode()) if case.stream else NO_TEXT])) as endpoint:
+    with server.Server(*(case.responses or [server.ok(case.stream.encode()) if case.stream else NO_TEXT])) as endpoint:
         environment = {"PATH": path, "HOME": str(folder), "ANTHROPIC_BASE_URL": endpoint.url}
         shell = subprocess.run(
             ["sh", "-c", case.script], input=case.stdin.encode(), cwd=folder, env=environment, capture_output=True,

@@ -14,7 +14,7 @@ import time
 
 import pytest
 from faults_command import COMMAND, Running, Terminal, environment, shell, small_pipe, streamcli, until, until_full
-from server import HANG, PATIENCE, Server, ok, refusal, text_events
+from server import HANG, PATIENCE, Server, error_response, ok, text_events
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is done here to the command is done with Linux")
 
@@ -173,7 +173,7 @@ def test_an_output_that_is_no_file_gets_the_results_too(server, file):
 
 def test_results_come_as_they_end_where_no_order_is_wanted(server, file):
     last = threading.Event()
-    server.answers = [lambda request: (last, echo(request)) if prompt(request) == "a" else echo(request)]
+    server.responses = [lambda request: (last, echo(request)) if prompt(request) == "a" else echo(request)]
     with Running(*words(server, file(*named("a", "b")), "--unordered")) as running:
         running.until_out(b'{"custom_id":"b"')
         last.set()
@@ -181,7 +181,7 @@ def test_results_come_as_they_end_where_no_order_is_wanted(server, file):
 
 
 def test_all_streams_share_one_trust(tls_server, file, ca_file):
-    tls_server.answers = [echo]
+    tls_server.responses = [echo]
     ended = run(tls_server, file(*named(*"abcdef")), "--ca-file", ca_file, "-j", 3)
     assert (ended.status, results(ended.out)) == (0, list("ABCDEF"))
     assert run(tls_server, file(*named("a"))).status == 6
@@ -195,7 +195,7 @@ def test_the_streams_go_through_the_proxy_that_is_named(server, proxy, file):
 
 def test_more_may_run_at_once_than_the_shell_lets_a_process_open_files(server, file):
     together = threading.Barrier(100)
-    server.answers = [lambda request: (together.wait(PATIENCE), echo(request))[1]]
+    server.responses = [lambda request: (together.wait(PATIENCE), echo(request))[1]]
     ended = run(server, file(*named(*map(str, range(100)))), "-j", "100", prefix=shell("ulimit -Sn 64"))
     assert (ended.status, ended.err) == (0, "")
 
@@ -204,12 +204,12 @@ def test_more_may_run_at_once_than_the_shell_lets_a_process_open_files(server, f
 
 
 def fails(*names, status=400, kind="invalid_request_error"):
-    return lambda request: refusal(status, kind) if prompt(request) in names else echo(request)
+    return lambda request: error_response(status, kind) if prompt(request) in names else echo(request)
 
 
 def test_the_gravest_line_gives_the_status_and_one_line_says_how_many_failed(server, file, out):
-    server.answers = [
-        lambda request: refusal(401, "authentication_error") if prompt(request) == "d" else fails("b")(request)
+    server.responses = [
+        lambda request: error_response(401, "authentication_error") if prompt(request) == "d" else fails("b")(request)
     ]
     ended = run(server, file(*named("a", "b", "c", "d")), "-o", out)
     assert ended.status == 4
@@ -220,20 +220,20 @@ def test_the_gravest_line_gives_the_status_and_one_line_says_how_many_failed(ser
 
 
 def test_a_wait_that_nobody_waits_is_said(server, file):
-    server.answers = [refusal(429, "rate_limit_error", retry_after="3600")]
+    server.responses = [error_response(429, "rate_limit_error", retry_after="3600")]
     ended = run(server, file(*named("a")))
     assert (ended.status, ended.error) == (5, "1 of 1 lines failed: 1 rate_limit_error; the server asks to wait 3600 s")
 
 
 def test_a_script_is_told_of_failures_in_json(server, file):
-    server.answers = [fails("a")]
+    server.responses = [fails("a")]
     ended = run(server, file(*named("a")), "--error-format", "json")
     told = json.loads(ended.err)
     assert (told["type"], told["exit_code"], ended.status) == ("streamcli.failed_lines", 3, 3)
 
 
 def test_stop_reasons_of_fail_on_give_9(server, file):
-    server.answers = [ok(*text_events("a", stop_reason="max_tokens"))]
+    server.responses = [ok(*text_events("a", stop_reason="max_tokens"))]
     ended = run(server, file(*named("a")), "--fail-on", "max_tokens")
     assert (ended.status, results(ended.out)) == (9, ["A"])
     assert ended.error == "1 of 1 lines failed: 1 stop reason max_tokens"
@@ -261,7 +261,7 @@ def test_a_low_limit_of_open_files_lowers_how_many_run_at_once(server, file):
 
 
 def test_a_complete_message_that_was_not_wanted_is_not_asked_for_again(server, file, out):
-    server.answers = [ok(*text_events("a", stop_reason="max_tokens"))]
+    server.responses = [ok(*text_events("a", stop_reason="max_tokens"))]
     for more in (), ("--resume",):
         ended = run(server, file(*named("a")), "--fail-on", "max_tokens", "-o", out, *more)
         assert (ended.status, "resume" in ended.error) == (9, False)
@@ -269,17 +269,17 @@ def test_a_complete_message_that_was_not_wanted_is_not_asked_for_again(server, f
 
 
 def test_retries_are_only_spoken_of_where_that_is_asked_for(server, file):
-    busy = refusal(503, "api_error", retry_after_ms="1")
+    busy = error_response(503, "api_error", retry_after_ms="1")
     for option, said in ((), ""), (("-v",), "line 1: another attempt in 0.0 s after: status 503 api_error: no"):
-        server.answers = [*[busy] * (server.connections + 1), echo]
+        server.responses = [*[busy] * (server.connections + 1), echo]
         ended = run(server, file(*named("a")), *option)
         assert ended.status == 0
         assert ended.err.startswith(f"streamcli: {said}" if said else "")
         assert bool(ended.err) == bool(said)
 
 
-def test_the_figures_are_to_be_had_as_json(server, file, tmp_path):
-    server.answers = [fails("b")]
+def test_the_statistics_are_to_be_had_as_json(server, file, tmp_path):
+    server.responses = [fails("b")]
     assert run(server, file(*named("a", "b", "c")), "--usage-to", tmp_path / "usage").status == 3
     facts = json.loads((tmp_path / "usage").read_text())
     assert (facts["lines"], facts["succeeded"], facts["errored"]) == (3, 2, 1)
@@ -301,12 +301,12 @@ def test_a_file_that_exists_is_refused_and_stays_as_it_was(server, file, out):
 
 def test_failed_lines_are_asked_again_and_succeeded_ones_are_not(server, file, out):
     path = file(*named("a", "b", "c"))
-    server.answers = [fails("b")]
+    server.responses = [fails("b")]
     assert run(server, path, "-o", out).status == 3
     ended = run(server, path, "-o", out, "--resume", "--no-retry-errors")
     assert (ended.status, ended.error) == (3, "1 of 3 lines failed; --resume asks them again")
     assert asked(server) == ["a", "b", "c"]
-    server.answers = [echo]
+    server.responses = [echo]
     assert run(server, path, "-o", out, "--resume") == (0, b"", "")
     assert asked(server) == ["a", "b", "b", "c"]
     assert results(out.read_bytes()) == ["A", "B", "C"]
@@ -326,7 +326,7 @@ def test_results_of_an_edited_input_are_not_mixed_up(server, file, out):
 
 def test_two_runs_never_write_one_output(server, file, out):
     path = file(*named("a"))
-    server.answers = [[HANG]]
+    server.responses = [[HANG]]
     with Running(*words(server, path, "-o", out)) as running:
         server.request(0)
         ended = run(server, path, "-o", out, "--resume")
@@ -340,7 +340,7 @@ def test_two_runs_never_write_one_output(server, file, out):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_which_another_one_goes_on_with(server, file, out, number):
-    server.answers = [lambda request: [HANG] if prompt(request) in "adf" else echo(request)]
+    server.responses = [lambda request: [HANG] if prompt(request) in "adf" else echo(request)]
     path = file(*named(*"abcdef"))
     with Running(*words(server, path, "-o", out, "-j", 3)) as running:
         until(lambda: set("abcdef") == set(map(prompt, server.requests)))
@@ -349,7 +349,7 @@ def test_a_signal_ends_the_run_which_another_one_goes_on_with(server, file, out,
     assert ended.status == -number
     assert ended.err == "streamcli: stopped after 3 of 6: run again with --resume\n"
     assert results(out.read_bytes()) == ["B", "C", "E"]
-    server.answers = [echo]
+    server.responses = [echo]
     assert run(server, path, "-o", out, "--resume", "--usage-to", os.devnull) == (0, b"", "")
     assert asked(server) == ["a", "a", "b", "c", "d", "d", "e", "f", "f"]
     assert results(out.read_bytes()) == ["A", "B", "C", "D", "E", "F"]
@@ -357,7 +357,7 @@ def test_a_signal_ends_the_run_which_another_one_goes_on_with(server, file, out,
 
 def test_a_signal_that_is_ignored_from_outside_changes_nothing(server, file):
     goes_on = threading.Event()
-    server.answers = [lambda request: (goes_on, echo(request))]
+    server.responses = [lambda request: (goes_on, echo(request))]
     with Running(*words(server, file(*named("a"))), prefix=shell("trap '' HUP")) as running:
         server.request(0)
         running.signal(signal.SIGHUP)
@@ -376,7 +376,7 @@ def test_a_signal_ends_the_wait_for_the_input(server):
 
 
 def test_the_tick_that_wakes_a_single_answer_does_no_harm(server, file):
-    server.answers = [lambda request: (1.3, echo(request))]
+    server.responses = [lambda request: (1.3, echo(request))]
     assert run(server, file(*named("a", "b"))).status == 0
 
 
@@ -395,7 +395,7 @@ def test_a_second_signal_ends_it_at_once_though_nobody_reads(server, file):
 
 
 def test_a_reader_that_is_gone_ends_the_run(server, file):
-    server.answers = [lambda request: [HANG] if prompt(request) == "b" else echo(request)]
+    server.responses = [lambda request: [HANG] if prompt(request) == "b" else echo(request)]
     with Running(*words(server, file(*named("a", "b")), "-j", 1)) as running:
         running.process.stdout.close()
         server.request(0)
@@ -431,9 +431,9 @@ def test_a_disk_without_room_loses_nothing(server, file, out):
 # Terminals
 
 
-def test_a_terminal_shows_how_it_goes_and_then_only_the_figures(server, file, out):
+def test_a_terminal_shows_how_it_goes_and_then_only_the_statistics(server, file, out):
     last = threading.Event()
-    server.answers = [lambda request: (last, echo(request)) if prompt(request) == "b" else fails("c")(request)]
+    server.responses = [lambda request: (last, echo(request)) if prompt(request) == "b" else fails("c")(request)]
     path = file(*named("a", "b", "c"))
     with Terminal(*words(server, path, "-o", out)) as terminal:
         terminal.until_shown(b"2/3  1 failed")
@@ -445,7 +445,7 @@ def test_a_terminal_shows_how_it_goes_and_then_only_the_figures(server, file, ou
     assert b"\n" not in drawn
     lines = rest.decode().splitlines()
     assert lines[0] == "lines   2 succeeded, 1 failed (1 invalid_request_error)"
-    assert re.fullmatch(r"time    0:0\d, 0 retries, 0 refused", lines[1])
+    assert re.fullmatch(r"time    0:0\d, 0 retries, 0 rate limited, 0 overloaded", lines[1])
     assert re.fullmatch(r"tokens  6 in, 14 out, [0-9.]+ a second", lines[2])
     assert re.fullmatch(r"first token   p50 \d\.\d\d s  p90 \d\.\d\d s  p99 \d\.\d\d s", lines[3])
     assert re.fullmatch(r"whole answer  p50 \d\.\d\d s  p90 \d\.\d\d s  p99 \d\.\d\d s", lines[4])
@@ -453,7 +453,7 @@ def test_a_terminal_shows_how_it_goes_and_then_only_the_figures(server, file, ou
 
 
 def test_a_line_is_drawn_at_most_five_times_a_second(server, file, out):
-    server.answers = [lambda request: (0.5, echo(request))]
+    server.responses = [lambda request: (0.5, echo(request))]
     begin = time.monotonic()
     with Terminal(*words(server, file(*named(*"abcd")), "-j", 2, "-o", out)) as terminal:
         ended = terminal.end()
@@ -461,7 +461,7 @@ def test_a_line_is_drawn_at_most_five_times_a_second(server, file, out):
 
 
 def test_results_on_the_terminal_are_not_written_into_the_line(server, file):
-    server.answers = [lambda request: (random.random() / 2, ok(*text_events("\u202e\x9b31mred")))]
+    server.responses = [lambda request: (random.random() / 2, ok(*text_events("\u202e\x9b31mred")))]
     with Terminal(*words(server, file(*named(*"abcdef")), "-j", 2, "--unordered")) as terminal:
         ended = terminal.end()
     assert ended.status == 0
@@ -479,7 +479,7 @@ def test_quiet_shows_nothing_even_there(server, file, out):
 
 
 def test_a_run_on_a_terminal_is_interrupted_and_resumed(server, file, out):
-    server.answers = [lambda request: [HANG] if prompt(request) == "c" else echo(request)]
+    server.responses = [lambda request: [HANG] if prompt(request) == "c" else echo(request)]
     path = file(*named("a", "b", "c"))
     with Terminal(*words(server, path, "-o", out)) as terminal:
         terminal.until_shown(b"2/3")
@@ -489,7 +489,7 @@ def test_a_run_on_a_terminal_is_interrupted_and_resumed(server, file, out):
     assert ended.out.rpartition(ERASED)[2].splitlines()[-1] == (
         b"streamcli: stopped after 2 of 3: run again with --resume"
     )
-    server.answers = [echo]
+    server.responses = [echo]
     with Terminal(*words(server, path, "-o", out, "--resume")) as terminal:
         ended = terminal.end()
     assert ended.status == 0
@@ -542,7 +542,7 @@ class Crashes:
             self._seen[request.headers["x-run"]][prompt(request)] += 1
             self._came.notify_all()
         if self._chance.random() < 0.125:
-            return refusal(400)
+            return error_response(400)
         return (self._chance.random() * 0.02, echo(request))
 
     def batch(self, server, number):
@@ -554,7 +554,7 @@ class Crashes:
         recorded = set()
         while len(recorded) < self._lines:
             recorded = self._killed(words(server, path, "-o", out, "--resume", "-j", 8, *options), out, recorded)
-        server.answers = [echo]
+        server.responses = [echo]
         assert run(server, path, "-o", out, "--resume").status == 0
         for before, seen in self._checks:
             assert not before & seen.keys(), f"asked again {before & seen.keys()}"
@@ -563,7 +563,7 @@ class Crashes:
         found = [json.loads(line) for line in out.read_bytes().splitlines()]
         assert [line["custom_id"] for line in found] == names
         assert all(line["result"]["message"]["content"][0]["text"] == line["custom_id"] for line in found)
-        server.answers = [self.answer]
+        server.responses = [self.answer]
         server.forget()
 
     def _killed(self, argv, out, before):

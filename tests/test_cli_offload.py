@@ -13,7 +13,7 @@ import threading
 import pytest
 from batches import CUT_AFTER, BatchesServer, errored, said
 from faults_command import Running, Terminal, environment, shell, streamcli
-from server import PATIENCE, Server, refusal
+from server import PATIENCE, Server, error_response
 
 from streamcli.network import local
 
@@ -102,7 +102,7 @@ def test_lines_that_failed_are_counted_and_the_gravest_is_the_status(asking, api
 
 
 def test_a_server_without_batches_is_named(source, output, state):
-    with Server(refusal(404, "not_found_error", "File Not Found")) as server:
+    with Server(error_response(404, "not_found_error", "File Not Found")) as server:
         ended = streamcli("--base-url", server.url, "--batch", str(source), "-o", str(output), "--offload")
     assert ended.status == 3
     assert ended.error == (
@@ -190,14 +190,14 @@ def test_ctrl_c_on_a_terminal_leaves_no_trace_of_the_counts(asking, api):
 
 
 def test_an_error_says_it_too(asking, api):
-    api.faults["retrieve"] = [refusal(401, "authentication_error")]
+    api.faults["retrieve"] = [error_response(401, "authentication_error")]
     ended = streamcli(*asking)
     assert ended.status == 4
     assert f"streamcli: {GO_ON}" in ended.err.splitlines()
 
 
 def test_a_submission_that_broke_off_may_go_on_too(asking, api):
-    api.faults = {"create": [CUT_AFTER], "list": [None, refusal(401, "authentication_error")]}
+    api.faults = {"create": [CUT_AFTER], "list": [None, error_response(401, "authentication_error")]}
     notes = streamcli(*asking).err.splitlines()
     assert notes[0].startswith("streamcli: perhaps a batch goes on there: the same command")
     ended = streamcli(*asking)
@@ -215,7 +215,7 @@ def test_a_full_disk_loses_nothing(asking, api, output):
 
 
 def test_without_resume_nothing_is_submitted_again(asking, api):
-    api.faults["retrieve"] = [refusal(401, "authentication_error")]
+    api.faults["retrieve"] = [error_response(401, "authentication_error")]
     streamcli(*asking)
     assert streamcli(*asking).status == 0
     assert api.accepted == IDS

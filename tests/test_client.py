@@ -30,14 +30,14 @@ from server import (
     chunk,
     cuts,
     delta,
+    error_response,
     event,
     head,
-    json_answer,
+    json_response,
     message_delta,
     message_start,
     ok,
     opening,
-    refusal,
     text_delta,
     text_events,
     text_stream,
@@ -62,7 +62,7 @@ from streamcli import (
     ProtocolError,
     RateLimitError,
     StreamError,
-    UnexpectedAnswerError,
+    UnexpectedResponseError,
     UsageError,
 )
 
@@ -98,7 +98,7 @@ class TestUses:
 
     def test_print_text_as_it_comes(self, driver, server):
         said_a, said_b = threading.Event(), threading.Event()
-        server.answers = [
+        server.responses = [
             (head(chunked=True), chunk(opening("a")), said_a, chunk(text_delta("b")), said_b)
             + (chunk(block_stop() + message_delta() + MESSAGE_STOP), LAST_CHUNK)
         ]
@@ -111,7 +111,7 @@ class TestUses:
             assert list(texts) == []
 
     def test_the_final_message_with_usage_and_stop_reason(self, driver, server):
-        server.answers = said("Hello", " there")
+        server.responses = said("Hello", " there")
         with driver.client(server).messages.stream(**ASK) as stream:
             message = stream.get_final_message()
         assert (message.id, message.role, message.model) == ("msg_1", "assistant", "m")
@@ -120,7 +120,9 @@ class TestUses:
         assert message.stop_reason == "end_turn"
 
     def test_every_event_by_type(self, driver, server):
-        server.answers = [ok(message_start(), event("ping"), *text_events("a")[1:-1], event("new", x=1), MESSAGE_STOP)]
+        server.responses = [
+            ok(message_start(), event("ping"), *text_events("a")[1:-1], event("new", x=1), MESSAGE_STOP)
+        ]
         seen = {}
         with driver.client(server).messages.stream(**ASK) as stream:
             for received in stream:
@@ -146,7 +148,7 @@ class TestUses:
         assert seen["message_stop"].message.content[0].text == "a"
 
     def test_tool_use_with_its_fragments_and_the_parsed_input_after(self, driver, server):
-        server.answers = [ok(*TOOL_STREAM)]
+        server.responses = [ok(*TOOL_STREAM)]
         fragments, inputs = [], []
         with driver.client(server).messages.stream(**ASK, tools=[{"name": "weather"}]) as stream:
             for received in stream:
@@ -163,7 +165,7 @@ class TestUses:
 
     def test_tokens_counted_live(self, driver, server):
         counts = [message_delta(None, tokens) for tokens in (2, 5, 9)]
-        server.answers = [ok(*text_events("a")[:-2], *counts, MESSAGE_STOP)]
+        server.responses = [ok(*text_events("a")[:-2], *counts, MESSAGE_STOP)]
         with driver.client(server).messages.stream(**ASK) as stream:
             live = [received.usage.output_tokens for received in stream if received.type == "message_delta"]
             assert live == [2, 5, 9]
@@ -171,7 +173,7 @@ class TestUses:
 
     def test_a_buffered_display(self, driver, server):
         words = ["One ", "two ", "three ", "four ", "five."]
-        server.answers = said(*words)
+        server.responses = said(*words)
         shown, buffer = [], ""
         with driver.client(server).messages.stream(**ASK) as stream:
             for text in stream.text_stream:
@@ -182,7 +184,7 @@ class TestUses:
         assert [*shown, buffer] == ["One two ", "three four ", "five."]
 
     def test_a_snapshot_in_mid_stream(self, driver, server):
-        server.answers = said("a", "b", "c")
+        server.responses = said("a", "b", "c")
         with driver.client(server).messages.stream(**ASK) as stream:
             texts = iter(stream.text_stream)
             assert [next(texts), next(texts)] == ["a", "b"]
@@ -195,7 +197,10 @@ class TestUses:
 
     def test_errors_are_caught_before_the_stream_and_in_it(self, driver, server):
         overloaded = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
-        server.answers = [refusal(401, "authentication_error", "invalid x-api-key"), ok(opening("a"), overloaded)]
+        server.responses = [
+            error_response(401, "authentication_error", "invalid x-api-key"),
+            ok(opening("a"), overloaded),
+        ]
         messages, caught = driver.client(server).messages, []
         for _ in range(2):
             try:
@@ -209,7 +214,7 @@ class TestUses:
         assert caught[1][3]["content"] == [{"type": "text", "text": "a"}]
 
     def test_timeouts_are_caught_before_the_stream_and_in_it(self, driver, server):
-        server.answers = [(HANG,), (head(), opening("a"), HANG)]
+        server.responses = [(HANG,), (head(), opening("a"), HANG)]
         messages = driver.client(server, timeout=SHORT, max_retries=0).messages
         before = caught(lambda: messages.stream(**ASK).__enter__(), APITimeoutError)
         assert "within the idle limit of 0.3 s" in str(before)
@@ -221,7 +226,7 @@ class TestUses:
         assert server.hung_up(1)
 
     def test_a_conversation(self, driver, server):
-        server.answers = [ok(*TOOL_STREAM), ok(*text_events("Sunny."))]
+        server.responses = [ok(*TOOL_STREAM), ok(*text_events("Sunny."))]
         client = driver.client(server)
         messages = [{"role": "user", "content": "Weather in Paris?"}]
         with client.messages.stream(**ASK | {"messages": messages}) as stream:
@@ -239,20 +244,20 @@ class TestUses:
         }
 
     def test_a_system_prompt(self, driver, server):
-        server.answers = said("a")
+        server.responses = said("a")
         with driver.client(server).messages.stream(**ASK, system="Be brief.") as stream:
             stream.until_done()
         assert server.requests[0].json == {**ASK, "system": "Be brief.", "stream": True}
 
     def test_temperature(self, driver, server):
-        server.answers = said("a")
+        server.responses = said("a")
         with driver.client(server).messages.stream(**ASK, temperature=0.2) as stream:
             stream.until_done()
         assert server.requests[0].json["temperature"] == 0.2
         assert server.requests[0].headers["anthropic-version"] == "2023-06-01"
 
     def test_extended_thinking_through_beta(self, driver, server):
-        server.answers = [ok(*THINKING_STREAM)]
+        server.responses = [ok(*THINKING_STREAM)]
         thinking = {"type": "enabled", "budget_tokens": 1024}
         thoughts = []
         with driver.client(server).beta.messages.stream(**ASK, thinking=thinking, betas=["b1", "b2"]) as stream:
@@ -269,13 +274,13 @@ class TestUses:
         assert "betas" not in server.requests[0].json
 
     def test_the_request_id_from_the_headers(self, driver, server):
-        server.answers = said("a")
+        server.responses = said("a")
         with driver.client(server).messages.stream(**ASK) as stream:
             assert stream.response.headers["request-id"] == stream.request_id == "req_1"
             assert stream.response.status_code == 200
 
     def test_a_stream_driven_by_hand(self, driver, server):
-        server.answers = said("a", "b")
+        server.responses = said("a", "b")
         manager = driver.client(server).messages.stream(**ASK)
         assert server.requests == []
         stream = manager.__enter__()
@@ -287,7 +292,7 @@ class TestUses:
 
     @pytest.mark.parametrize("timeout", [httpx.Timeout(120.0), 120, 120.0, None])
     def test_timeouts_of_every_kind(self, driver, server, timeout):
-        server.answers = said("a")
+        server.responses = said("a")
         with driver.client(server, timeout=timeout).messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "a"
         with driver.client(server).messages.stream(**ASK, timeout=timeout) as stream:
@@ -295,7 +300,7 @@ class TestUses:
         assert "timeout" not in server.requests[1].json
 
     def test_a_timeout_of_one_call(self, driver, server):
-        server.answers = [(HANG,)]
+        server.responses = [(HANG,)]
         client = driver.client(server, timeout=60, max_retries=0)
         for call in (
             client.messages.stream(**ASK, timeout=0.02).__enter__,
@@ -338,7 +343,7 @@ class TestCtrlC:
         """Run the script, send SIGINT once it has shown text; its status and what it left on stderr."""
 
         def interrupted(ending, how):
-            server.answers = [(head(), opening("a"), HANG)]
+            server.responses = [(head(), opening("a"), HANG)]
             program = [sys.executable, "-Werror", "-c", SCRIPTS[request.param] + ending, server.url, how]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             with subprocess.Popen(program, **pipes) as process:
@@ -366,7 +371,7 @@ class TestCtrlC:
         assert interrupted("main()\n", "handler") == (3, "")
 
     def test_raised_by_the_caller_s_own_code_closes_the_connection(self, driver, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
         manager = driver.client(server).messages.stream(**ASK)
 
         def interrupted():
@@ -424,7 +429,7 @@ FAULTS = {
 class TestFaultsInMidStream:
     @pytest.mark.parametrize(("steps", "cls", "exit_code"), FAULTS.values(), ids=FAULTS)
     def test_come_after_the_text_before_them_with_all_that_is_known(self, driver, server, steps, cls, exit_code):
-        server.answers = [(head(chunked=True), chunk(opening("a")), *steps)]
+        server.responses = [(head(chunked=True), chunk(opening("a")), *steps)]
         texts = []
         client = driver.client(server, timeout=SHORT if steps == (HANG,) else 9)
         with client.messages.stream(**ASK) as stream:
@@ -441,19 +446,19 @@ class TestFaultsInMidStream:
 
     @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
     def test_a_stream_without_message_stop_is_incomplete_however_it_is_framed(self, driver, server, framing):
-        server.answers = [ok(*text_events("a")[:-1], framing=framing)]
+        server.responses = [ok(*text_events("a")[:-1], framing=framing)]
         with driver.client(server).messages.stream(**ASK) as stream:
             error = caught(stream.get_final_message, IncompleteStreamError)
         assert error.partial["stop_reason"] == "end_turn"
 
     def test_a_length_that_is_not_reached_is_incomplete(self, driver, server):
-        server.answers = [head(length=9999) + opening("a")]
+        server.responses = [head(length=9999) + opening("a")]
         with driver.client(server).messages.stream(**ASK) as stream:
             error = caught(stream.get_final_text, IncompleteStreamError)
         assert f"{server.host}:{server.port} broke off in mid-stream" in str(error)
 
     def test_an_error_before_message_start_has_no_partial(self, driver, server):
-        server.answers = [ok(event_error("overloaded_error")), ok()]
+        server.responses = [ok(event_error("overloaded_error")), ok()]
         with driver.client(server).messages.stream(**ASK) as stream:
             assert caught(stream.until_done, OverloadedError).partial is None
         with driver.client(server).messages.stream(**ASK) as stream:
@@ -463,7 +468,7 @@ class TestFaultsInMidStream:
 
     def test_the_total_limit_ends_a_stream_that_drips(self, driver, server):
         drip = [step for _ in range(500) for step in (chunk(event("ping")), 0.01)]
-        server.answers = [(head(chunked=True), chunk(opening("a")), *drip)]
+        server.responses = [(head(chunked=True), chunk(opening("a")), *drip)]
         with driver.client(server, total_timeout=0.5).messages.stream(**ASK) as stream:
             error = caught(stream.until_done, APITimeoutError)
         assert error.message == "the total limit of 0.5 s passed"
@@ -473,12 +478,12 @@ class TestFaultsInMidStream:
     def test_pings_reset_the_idle_limit(self, driver, server):
         pings = [step for _ in range(20) for step in (chunk(event("ping")), 0.05)]
         rest = chunk(block_stop() + message_delta() + MESSAGE_STOP)
-        server.answers = [(head(chunked=True), chunk(opening("a")), *pings, rest, HANG)]
+        server.responses = [(head(chunked=True), chunk(opening("a")), *pings, rest, HANG)]
         with driver.client(server, timeout=0.5).messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "a"
 
     def test_after_an_error_there_is_nothing_more_and_no_message(self, driver, server):
-        server.answers = [ok(opening("a"), event_error("overloaded_error"), *text_events("b"))]
+        server.responses = [ok(opening("a"), event_error("overloaded_error"), *text_events("b"))]
         with driver.client(server).messages.stream(**ASK) as stream:
             caught(stream.until_done, OverloadedError)
             assert list(stream) == []
@@ -489,7 +494,7 @@ class TestFaultsInMidStream:
 class TestTheEnd:
     @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
     def test_is_message_stop_however_the_body_is_framed(self, driver, server, framing):
-        server.answers = [ok(*text_events("a", "b"), framing=framing)]
+        server.responses = [ok(*text_events("a", "b"), framing=framing)]
         with driver.client(server).messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "ab"
 
@@ -500,7 +505,7 @@ class TestTheEnd:
     )
     def test_is_message_stop_whatever_comes_after_it(self, driver, server, rest):
         stopped = threading.Event()
-        server.answers = [(head(chunked=True), chunk(text_stream("a")), *rest)]
+        server.responses = [(head(chunked=True), chunk(text_stream("a")), *rest)]
         with driver.client(server).messages.stream(**ASK) as stream:
             types = [received.type for received in stream]
             stopped.set()
@@ -510,12 +515,12 @@ class TestTheEnd:
             assert server.hung_up()
 
     def test_a_message_may_be_complete_though_the_length_promised_more(self, driver, server):
-        server.answers = [head(length=9999) + text_stream("a")]
+        server.responses = [head(length=9999) + text_stream("a")]
         with driver.client(server).messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "a"
 
     def test_may_be_asked_for_again(self, driver, server):
-        server.answers = said("a", "b")
+        server.responses = said("a", "b")
         with driver.client(server).messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "ab"
             assert list(stream) == []
@@ -525,7 +530,7 @@ class TestTheEnd:
         assert stream.get_final_message().content[0].text == "ab"
 
     def test_events_and_text_draw_on_the_same_stream(self, driver, server):
-        server.answers = said("a", "b", "c")
+        server.responses = said("a", "b", "c")
         with driver.client(server).messages.stream(**ASK) as stream:
             for received in stream:
                 if received.type == "text":
@@ -542,23 +547,23 @@ class TestOddStreams:
     def test_events_without_a_type_are_what_their_names_say(self, driver, server):
         bare = re.sub(rb'data: {"type": "\w+"(, )?', b"data: {", text_stream("a", "b"))
         assert bare.endswith(b"event: message_stop\ndata: {}\n\n")
-        server.answers = [ok(bare)]
+        server.responses = [ok(bare)]
         with driver.client(server).messages.stream(**ASK) as stream:
             assert "".join(stream.text_stream) == "ab"
             assert stream.get_final_text() == "ab"
 
     def test_bad_characters_become_the_replacement_character(self, driver, server):
-        server.answers = [ok(*text_events("a?b")[:2], text_delta("a?b").replace(b"?", b"\xff"), *text_events()[2:])]
+        server.responses = [ok(*text_events("a?b")[:2], text_delta("a?b").replace(b"?", b"\xff"), *text_events()[2:])]
         with driver.client(server).messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "a\ufffdb"
 
     def test_a_mark_at_the_start_and_other_line_ends_are_nothing_special(self, driver, server):
-        server.answers = [ok(b"\xef\xbb\xbf" + text_stream("a").replace(b"\n", b"\r\n"))]
+        server.responses = [ok(b"\xef\xbb\xbf" + text_stream("a").replace(b"\n", b"\r\n"))]
         with driver.client(server).messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "a"
 
     def test_a_head_with_strange_bytes_is_read(self, driver, server):
-        server.answers = [head(x="\xff\x1b[31m", request_id=None, **{"Request-Id": "r\xe9"}) + text_stream("a")]
+        server.responses = [head(x="\xff\x1b[31m", request_id=None, **{"Request-Id": "r\xe9"}) + text_stream("a")]
         with driver.client(server).messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "a"
             assert stream.request_id == "r\xe9"
@@ -581,11 +586,11 @@ class TestCuts:
 
     @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
     def test_over_a_socket_byte_by_byte(self, driver, server, framing):
-        server.answers = [ok(STREAM, framing=framing), tuple(bytewise(ok(STREAM, framing=framing)))]
+        server.responses = [ok(STREAM, framing=framing), tuple(bytewise(ok(STREAM, framing=framing)))]
         assert self.final(driver, server) == self.final(driver, server)
 
     def test_with_each_byte_in_a_chunk_of_its_own(self, driver, server):
-        server.answers = [ok(STREAM), ok(*bytewise(STREAM))]
+        server.responses = [ok(STREAM), ok(*bytewise(STREAM))]
         assert self.final(driver, server) == self.final(driver, server)
 
     def test_a_stream_that_ends_at_any_byte_is_incomplete_and_its_text_is_kept(self, driver):
@@ -603,35 +608,45 @@ class TestCuts:
 
 # What may happen instead of a stream: what the server does, the error, its exit status, how often it is tried.
 REFUSALS = {
-    "400": (refusal(400), BadRequestError, 3, 1),
-    "401": (refusal(401), AuthenticationError, 4, 1),
-    "403": (refusal(403), PermissionDeniedError, 4, 1),
-    "404": (refusal(404), NotFoundError, 3, 1),
-    "413": (refusal(413), ContentTooLargeError, 3, 1),
-    "408": (refusal(408), APIStatusError, 5, 3),
-    "409": (refusal(409), APIStatusError, 5, 3),
-    "429": (refusal(429), RateLimitError, 5, 3),
-    "500": (refusal(500), InternalServerError, 5, 3),
-    "503": (refusal(503), InternalServerError, 5, 3),
-    "529": (refusal(529), OverloadedError, 5, 3),
-    "529, do not retry": (refusal(529, x_should_retry="false"), OverloadedError, 5, 1),
-    "400, do retry": (refusal(400, x_should_retry="true"), BadRequestError, 3, 3),
-    "429, come back tomorrow": (refusal(429, retry_after="86400"), RateLimitError, 5, 1),
+    "400": (error_response(400), BadRequestError, 3, 1),
+    "401": (error_response(401), AuthenticationError, 4, 1),
+    "403": (error_response(403), PermissionDeniedError, 4, 1),
+    "404": (error_response(404), NotFoundError, 3, 1),
+    "413": (error_response(413), ContentTooLargeError, 3, 1),
+    "408": (error_response(408), APIStatusError, 5, 3),
+    "409": (error_response(409), APIStatusError, 5, 3),
+    "429": (error_response(429), RateLimitError, 5, 3),
+    "500": (error_response(500), InternalServerError, 5, 3),
+    "503": (error_response(503), InternalServerError, 5, 3),
+    "529": (error_response(529), OverloadedError, 5, 3),
+    "529, do not retry": (error_response(529, x_should_retry="false"), OverloadedError, 5, 1),
+    "400, do retry": (error_response(400, x_should_retry="true"), BadRequestError, 3, 3),
+    "429, come back tomorrow": (error_response(429, retry_after="86400"), RateLimitError, 5, 1),
     "a redirect": (head(307, length=0, location="https://evil.example/"), APIStatusError, 3, 1),
     "an HTML body": (head(502, type="text/html", length=7) + b"<h1>No!", InternalServerError, 5, 3),
     "a body that is cut": (head(400, type="application/json", length=99) + b'{"type"', BadRequestError, 3, 1),
     "a body that is reset": ((head(400, length=99) + b"x", RESET), BadRequestError, 3, 1),
-    "a page": (head(type="text/html") + b"<p>Please log in", UnexpectedAnswerError, 3, 1),
-    "a whole message": (json_answer({"type": "message"}), UnexpectedAnswerError, 3, 1),
-    "an error in JSON with 200": (json_answer(json.loads(refusal(400).split(b"\r\n\r\n")[1])), BadRequestError, 3, 1),
-    "a coding that was not asked for": (head(content_encoding="gzip") + b"\x1f\x8b", UnexpectedAnswerError, 3, 1),
+    "a page": (head(type="text/html") + b"<p>Please log in", UnexpectedResponseError, 3, 1),
+    "a whole message": (json_response({"type": "message"}), UnexpectedResponseError, 3, 1),
+    "an error in JSON with 200": (
+        json_response(json.loads(error_response(400).split(b"\r\n\r\n")[1])),
+        BadRequestError,
+        3,
+        1,
+    ),
+    "a coding that was not asked for": (head(content_encoding="gzip") + b"\x1f\x8b", UnexpectedResponseError, 3, 1),
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", IncompleteStreamError, 8, 1),
-    "101": (b"HTTP/1.1 101 Switching\r\nupgrade: x\r\n\r\n", UnexpectedAnswerError, 3, 1),
-    "a garbage status line": (b"SSH-2.0-OpenSSH\r\n\r\n", UnexpectedAnswerError, 3, 1),
-    "TLS": (b"\x15\x03\x01\x00\x02\x02\x16", UnexpectedAnswerError, 3, 1),
-    "HTTP/0.9": (b"<p>hi", UnexpectedAnswerError, 3, 1),
-    "two lengths": (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", UnexpectedAnswerError, 3, 1),
-    "a head without end": (b"HTTP/1.1 200 OK\r\nx: " + b"x" * 200_000, UnexpectedAnswerError, 3, 1),
+    "101": (b"HTTP/1.1 101 Switching\r\nupgrade: x\r\n\r\n", UnexpectedResponseError, 3, 1),
+    "a garbage status line": (b"SSH-2.0-OpenSSH\r\n\r\n", UnexpectedResponseError, 3, 1),
+    "TLS": (b"\x15\x03\x01\x00\x02\x02\x16", UnexpectedResponseError, 3, 1),
+    "HTTP/0.9": (b"<p>hi", UnexpectedResponseError, 3, 1),
+    "two lengths": (
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        UnexpectedResponseError,
+        3,
+        1,
+    ),
+    "a head without end": (b"HTTP/1.1 200 OK\r\nx: " + b"x" * 200_000, UnexpectedResponseError, 3, 1),
     "half a head": (head()[:-9], APIConnectionError, 6, 1),
     "closed before the head": (b"", APIConnectionError, 6, 3),
     "reset before the head": ((RESET,), APIConnectionError, 6, 3),
@@ -642,7 +657,7 @@ REFUSALS = {
 class TestRefusals:
     @pytest.mark.parametrize(("answer", "cls", "exit_code", "attempts"), REFUSALS.values(), ids=REFUSALS)
     def test_are_errors_that_say_what_happened(self, driver, server, answer, cls, exit_code, attempts):
-        server.answers = [answer]
+        server.responses = [answer]
         error = caught(driver.client(server).messages.stream(**ASK).__enter__)
         assert isinstance(error, cls)
         assert error.exit_code == exit_code
@@ -653,7 +668,7 @@ class TestRefusals:
         assert "\n" not in str(error)
 
     def test_carry_the_request_id_and_the_headers(self, driver, server):
-        server.answers = [refusal(429, retry_after="99")]
+        server.responses = [error_response(429, retry_after="99")]
         error = caught(driver.client(server).messages.stream(**ASK).__enter__, RateLimitError)
         assert (error.request_id, error.headers["Retry-After"]) == ("req_1", "99")
         assert (error.status_code, error.type) == (429, "invalid_request_error")
@@ -661,25 +676,25 @@ class TestRefusals:
     @pytest.mark.parametrize("status", [200, 302, 401])
     def test_do_not_say_the_key_back(self, driver, server, status):
         said_back = event_error("authentication_error", "no such key: sk-secret") if status == 200 else b"sk-secret"
-        server.answers = [head(status, location="http://x/?sk-secret") + said_back]
+        server.responses = [head(status, location="http://x/?sk-secret") + said_back]
         with pytest.raises(APIStatusError) as caught, driver.client(server).messages.stream(**ASK) as stream:
             stream.until_done()
         assert "***" in str(caught.value)
         assert "sk-secret" not in str(caught.value) + repr(caught.value)
 
     def test_of_a_body_without_end_are_cut_short(self, driver, server):
-        server.answers = [lambda request: endless()]
+        server.responses = [lambda request: endless()]
         error = caught(driver.client(server).messages.stream(**ASK).__enter__, NotFoundError)
         assert len(str(error)) < 300
         assert server.hung_up()
 
     def test_interim_answers_are_skipped(self, driver, server):
-        server.answers = [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + said("a")[0]]
+        server.responses = [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + said("a")[0]]
         with driver.client(server).messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "a"
 
     def test_interim_answers_for_ever_end_with_the_total_limit(self, driver, server):
-        server.answers = [[b"HTTP/1.1 102 Processing\r\n\r\n", 0.01] * 500]
+        server.responses = [[b"HTTP/1.1 102 Processing\r\n\r\n", 0.01] * 500]
         manager = driver.client(server, total_timeout=0.2).messages.stream(**ASK)
         assert "total limit of 0.2 s" in str(caught(manager.__enter__, APITimeoutError))
 
@@ -692,7 +707,7 @@ def endless():
 
 class TestRetries:
     def test_end_with_the_first_answer(self, driver, server):
-        server.answers = [refusal(529), (RESET,), *said("a")]
+        server.responses = [error_response(529), (RESET,), *said("a")]
         told = []
         client = driver.client(server, on_retry=lambda error, wait: told.append((type(error), wait)))
         with client.messages.stream(**ASK) as stream:
@@ -703,20 +718,24 @@ class TestRetries:
         assert 0.75 <= driver.waits[1] <= 1
 
     def test_wait_as_long_as_the_server_asks(self, driver, server):
-        server.answers = [refusal(429, retry_after="7"), refusal(429, retry_after_ms="1500"), *said("a")]
+        server.responses = [
+            error_response(429, retry_after="7"),
+            error_response(429, retry_after_ms="1500"),
+            *said("a"),
+        ]
         with driver.client(server).messages.stream(**ASK) as stream:
             stream.until_done()
         assert driver.waits == [7, 1.5]
 
     @pytest.mark.parametrize("retries", [0, 1, 4])
     def test_are_as_many_as_are_asked_for(self, driver, server, retries):
-        server.answers = [refusal(503)]
+        server.responses = [error_response(503)]
         caught(driver.client(server, max_retries=retries).messages.stream(**ASK).__enter__, InternalServerError)
         assert len(server.requests) == retries + 1
         assert len({request.body for request in server.requests}) == 1
 
     def test_stop_where_the_total_limit_would_pass(self, driver, server):
-        server.answers = [refusal(429, retry_after="30")]
+        server.responses = [error_response(429, retry_after="30")]
         manager = driver.client(server, total_timeout=5).messages.stream(**ASK)
         assert "would pass while waiting" in str(caught(manager.__enter__, APITimeoutError))
         assert len(server.requests) == 1
@@ -729,7 +748,7 @@ class TestRetries:
         assert len(driver.waits) == 2
 
     def test_by_hand_begin_the_stream_anew(self, driver, server):
-        server.answers = [ok(event_error("overloaded_error")), *said("a")]
+        server.responses = [ok(event_error("overloaded_error")), *said("a")]
         with driver.client(server).messages.stream(**ASK) as stream:
             error = caught(stream.until_done, OverloadedError)
             stream.retry(error)
@@ -739,7 +758,10 @@ class TestRetries:
 
 class TestTheRestOfTheAPI:
     def test_create_returns_the_whole_message(self, driver, server):
-        server.answers = [refusal(529), json_answer({"type": "message", "content": [{"type": "text", "text": "a"}]})]
+        server.responses = [
+            error_response(529),
+            json_response({"type": "message", "content": [{"type": "text", "text": "a"}]}),
+        ]
         message = driver.client(server).messages.create(**ASK, betas=["b"], extra_headers={"x-a": "1"})
         assert message.content[0].text == "a"
         request = server.requests[1]
@@ -759,14 +781,14 @@ class TestTheRestOfTheAPI:
         assert patience == [600, 3, 7, 90]
 
     def test_count_tokens(self, driver, server):
-        server.answers = [json_answer({"input_tokens": 12})]
+        server.responses = [json_response({"input_tokens": 12})]
         assert driver.client(server).messages.count_tokens(model="m", messages=[]).input_tokens == 12
         assert server.requests[0].path == "/v1/messages/count_tokens"
         assert server.requests[0].json == {"model": "m", "messages": []}
 
     def test_models_are_listed_page_after_page(self, driver, server):
         pages = [{"data": [{"id": "a"}, {"id": "b"}], "has_more": True, "last_id": "b"}, {"data": [{"id": "c"}]}]
-        server.answers = [json_answer(page) for page in pages]
+        server.responses = [json_response(page) for page in pages]
         assert [model.id for model in driver.client(server).models.list()] == ["a", "b", "c"]
         paths = [(request.method, request.path) for request in server.requests]
         assert paths == [("GET", "/v1/models?limit=1000"), ("GET", "/v1/models?limit=1000&after_id=b")]
@@ -774,9 +796,9 @@ class TestTheRestOfTheAPI:
     @pytest.mark.parametrize(
         ("answer", "cls"),
         [
-            (refusal(404), NotFoundError),
-            (head(type="text/html") + b"<p>", UnexpectedAnswerError),
-            (json_answer([1]), UnexpectedAnswerError),
+            (error_response(404), NotFoundError),
+            (head(type="text/html") + b"<p>", UnexpectedResponseError),
+            (json_response([1]), UnexpectedResponseError),
             (head(type="application/json", length=99) + b"{", IncompleteStreamError),
             (head(429, type="application/json", length=99, x_should_retry="false") + b"{", RateLimitError),
             ((head(type="application/json"), b"{", HANG), APITimeoutError),
@@ -784,7 +806,7 @@ class TestTheRestOfTheAPI:
         ids=["404", "a page", "a list", "cut", "a refusal that is cut", "silence"],
     )
     def test_faults_are_errors_too_and_nothing_stays_open(self, driver, server, answer, cls):
-        server.answers = [answer]
+        server.responses = [answer]
         client = driver.client(server, timeout=SHORT)
         for call in (client.messages.create, client.messages.count_tokens):
             error = caught(lambda call=call: call(**ASK), cls)
@@ -793,7 +815,7 @@ class TestTheRestOfTheAPI:
 
 class TestWhatIsAsked:
     def test_goes_out_as_it_is_known_or_not(self, driver, server):
-        server.answers = said("a")
+        server.responses = said("a")
         fields = {"top_k": 3, "metadata": {"user_id": "u"}, "new_field": [1, {"a": None}]}
         extra = {"max_tokens": 5, "x": 1}
         with driver.client(server).messages.stream(**ASK, **fields, extra_body=extra, extra_headers={"X-A": "é"}) as s:
@@ -803,7 +825,7 @@ class TestWhatIsAsked:
         assert (server.requests[0].method, server.requests[0].path) == ("POST", "/v1/messages")
 
     def test_carries_the_client_s_headers_version_and_credential(self, driver, server):
-        server.answers = said("a")
+        server.responses = said("a")
         settings = {"default_headers": {"X-A": "1"}, "api_version": "2030-01-01", "api_key": None, "auth_token": "tok"}
         with driver.client(server, **settings).messages.stream(**ASK) as stream:
             stream.until_done()
@@ -814,7 +836,7 @@ class TestWhatIsAsked:
         assert headers["accept-encoding"] == "identity"
 
     def test_comes_from_the_environment(self, driver, server, monkeypatch):
-        server.answers = said("a")
+        server.responses = said("a")
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
         monkeypatch.setenv("ANTHROPIC_API_KEY", " sk-env\n")
         monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-B: 2")
@@ -846,13 +868,13 @@ class TestWhatIsAsked:
 
 class TestClosing:
     def test_leaving_the_stream_early_closes_the_connection(self, driver, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
         with driver.client(server).messages.stream(**ASK) as stream:
             assert next(iter(stream.text_stream)) == "a"
         assert server.hung_up()
 
     def test_a_closed_stream_says_so(self, driver, server):
-        server.answers = [ok(*text_events("a", "b"))]
+        server.responses = [ok(*text_events("a", "b"))]
         with driver.client(server).messages.stream(**ASK) as stream:
             assert next(iter(stream.text_stream)) == "a"
             stream.close()
@@ -863,7 +885,7 @@ class TestClosing:
                 assert error.partial["content"][0]["text"] == "a"
 
     def test_a_manager_sends_when_it_is_entered_and_each_time_anew(self, driver, server):
-        server.answers = [*said("a"), *said("b")]
+        server.responses = [*said("a"), *said("b")]
         manager = driver.client(server).messages.stream(**ASK)
         assert server.connections == 0
         texts = []
@@ -878,19 +900,19 @@ class TestClosing:
         assert server.connections == 0
 
     def test_a_manager_that_failed_to_enter_can_be_left(self, driver, server):
-        server.answers = [refusal(400)]
+        server.responses = [error_response(400)]
         manager = driver.client(server).messages.stream(**ASK)
         caught(manager.__enter__, BadRequestError)
         manager.__exit__(None, None, None)
 
     def test_a_stream_is_a_context_manager_too(self, driver, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
         with driver.client(server).messages.stream(**ASK).__enter__() as stream:
             next(stream)
         assert server.hung_up()
 
     def test_an_exception_of_the_caller_passes_through_and_closes(self, driver, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
         manager = driver.client(server).messages.stream(**ASK)
 
         def failing():
@@ -916,7 +938,7 @@ class TestClosing:
 
 class TestDropped:
     def test_a_stream_nobody_holds_is_closed(self, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
         client = Client(api_key="k", base_url=server.url)
         stream = client.messages.stream(**ASK).__enter__()
         assert next(iter(stream.text_stream)) == "a"
@@ -924,7 +946,7 @@ class TestDropped:
         assert server.hung_up()
 
     def test_an_asynchronous_stream_nobody_holds_is_closed(self, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
 
         async def drop():
             client = AsyncClient(api_key="k", base_url=server.url)
@@ -936,7 +958,7 @@ class TestDropped:
         asyncio.run(drop())
 
     def test_a_generator_that_is_abandoned_closes_its_stream(self, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
         client = Client(api_key="k", base_url=server.url)
 
         def texts():
@@ -949,7 +971,7 @@ class TestDropped:
         assert server.hung_up()
 
     def test_an_asynchronous_generator_that_is_abandoned_closes_its_stream(self, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
 
         async def texts(client):
             async with client.messages.stream(**ASK) as stream:
@@ -965,7 +987,7 @@ class TestDropped:
         asyncio.run(drop())
 
     def test_a_stream_that_outlives_its_loop_is_still_hung_up(self, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
 
         async def leave():
             stream = await AsyncClient(api_key="k", base_url=server.url).messages.stream(**ASK).__aenter__()
@@ -979,7 +1001,7 @@ class TestDropped:
             gc.collect()
 
     def test_nothing_keeps_a_finished_stream_alive(self, driver, server):
-        server.answers = said("a")
+        server.responses = said("a")
         with driver.client(server).messages.stream(**ASK) as stream:
             stream.until_done()
         alive = weakref.ref(getattr(stream, "_it", stream))
@@ -1013,13 +1035,13 @@ class TestTogether:
             assert asyncio.all_tasks() == {asyncio.current_task()}
             return texts
 
-        server.answers = [answer]
+        server.responses = [answer]
         assert asyncio.run(ask_all()) == [f"{number} ends" for number in range(200)]
         gc.collect()
         assert len(began) == 200
 
     def test_threads_share_a_client(self, server):
-        server.answers = said("a", "b")
+        server.responses = said("a", "b")
         client, texts = Client(api_key="k", base_url=server.url), []
 
         def ask():
@@ -1034,7 +1056,7 @@ class TestTogether:
         assert texts == ["ab"] * 20
 
     def test_a_stream_can_be_closed_from_another_thread_while_one_waits_in_it(self, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
         with Client(api_key="k", base_url=server.url).messages.stream(**ASK) as stream:
             texts = iter(stream.text_stream)
             assert next(texts) == "a"
@@ -1045,7 +1067,7 @@ class TestTogether:
         assert server.hung_up()
 
     def test_a_stream_can_be_closed_by_another_task_while_one_waits_in_it(self, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
 
         async def main():
             async with AsyncClient(api_key="k", base_url=server.url).messages.stream(**ASK) as stream:
@@ -1071,15 +1093,15 @@ class TestTogether:
         ids=["before the head", "in a refusal's body", "after the head", "in mid-stream"],
     )
     def test_a_cancelled_stream_closes_its_connection(self, server, monkeypatch, answer, reached):
-        server.answers = [answer]
-        refusal_body = streamcli.client.client.async_refusal_body
+        server.responses = [answer]
+        error_body = streamcli.client.client.async_error_body
 
         async def ask(client, told):
             async def body_of(response):
                 told["it is refused"].set()
-                return await refusal_body(response)
+                return await error_body(response)
 
-            monkeypatch.setattr(streamcli.client.client, "async_refusal_body", body_of)
+            monkeypatch.setattr(streamcli.client.client, "async_error_body", body_of)
             async with client.messages.stream(**ASK) as stream:
                 told["it is accepted"].set()
                 async for _ in stream:
@@ -1100,7 +1122,7 @@ class TestTogether:
         asyncio.run(main())
 
     def test_a_limit_of_asyncio_s_own_can_be_put_around_a_stream(self, server):
-        server.answers = [(head(), opening("a"), HANG)]
+        server.responses = [(head(), opening("a"), HANG)]
 
         async def main():
             client = AsyncClient(api_key="k", base_url=server.url)
@@ -1168,7 +1190,7 @@ class TestAClientGivenToUs:
         assert error.__cause__ is fault
 
     def test_its_tls_faults_are_not_tried_again(self, driver, tls_server):
-        tls_server.answers = [(HANG,)]
+        tls_server.responses = [(HANG,)]
         client = driver.client(tls_server, http_client=driver.http_client(None))
         assert "CERTIFICATE_VERIFY_FAILED" in str(caught(client.messages.stream(**ASK).__enter__, APIConnectionError))
         assert tls_server.connections == 1
@@ -1202,7 +1224,7 @@ class TestAClientGivenToUs:
             caught(stream.until_done, APITimeoutError)
 
     def test_may_be_a_real_one(self, driver, server):
-        server.answers = [*said("a", "b"), (head(), opening("c"), HANG), (head(), opening("d"), RESET)]
+        server.responses = [*said("a", "b"), (head(), opening("c"), HANG), (head(), opening("d"), RESET)]
         http_client = driver.http_client(None)
         client = driver.client(server, http_client=http_client, timeout=SHORT)
         with client.messages.stream(**ASK) as stream:
@@ -1216,7 +1238,7 @@ class TestAClientGivenToUs:
 class TestWhatIsHandedOut:
     def test_serialises_as_it_was_sent(self, driver, server):
         start = event("message_start", message={"id": "m", "content": [], "usage": {"n": 1}, "later": {"a": [1]}}, x=2)
-        server.answers = [ok(start, *text_events("a")[1:])]
+        server.responses = [ok(start, *text_events("a")[1:])]
         with driver.client(server).messages.stream(**ASK) as stream:
             first = next(stream)
             message = stream.get_final_message()
@@ -1228,13 +1250,13 @@ class TestWhatIsHandedOut:
             _ = message.stop_detail
 
     def test_keeps_no_long_text_if_told_so(self, driver, server):
-        server.answers = said("a", "b" * (5 << 20))
+        server.responses = said("a", "b" * (5 << 20))
         with driver.client(server, keep_text=False).messages.stream(**ASK) as stream:
             assert [len(text) for text in stream.text_stream] == [1, 5 << 20]
             assert stream.get_final_message().content[0].text == ""
 
     def test_reads_give_the_bytes_to_who_passes_them_on(self, driver, server):
-        server.answers = said("a", "b")
+        server.responses = said("a", "b")
         with driver.client(server).messages.stream(**ASK) as stream:
             passed = b""
             for data in stream.reads():
@@ -1302,7 +1324,7 @@ class TestArbitraryBytes:
     @given(body=BODIES, framing=st.sampled_from(["chunked", "length", "close", "raw"]))
     def test_over_a_socket_raise_nothing_but_api_errors(self, driver, server, body, framing):
         answer = head(chunked=True) + body if framing == "raw" else ok(body, framing=framing)
-        server.answers = [answer]
+        server.responses = [answer]
         with driver.client(server).messages.stream(**ASK) as stream:
             self.read(stream)
 
@@ -1312,7 +1334,7 @@ class TestArbitraryBytes:
         | st.lists(PIECES | st.binary(max_size=8)).map(lambda p: b"HTTP/1.1 " + b"".join(p))
     )
     def test_instead_of_an_answer_raise_nothing_but_api_errors(self, driver, server, answer):
-        server.answers = [answer]
+        server.responses = [answer]
         caught(driver.client(server, max_retries=0, timeout=5).messages.stream(**ASK).__enter__)
 
 
@@ -1321,7 +1343,7 @@ class TestFailed:
         "answer", [ok(opening("a"))[:-5], ok(opening("a"))[:-5] + b"zz\r\n"], ids=["cut", "framing"]
     )
     def test_a_stream_that_failed_is_freed_with_all_it_held(self, server, answer):
-        server.answers = [answer]
+        server.responses = [answer]
         with Client(base_url=server.url) as client:
             with client.messages.stream(**ASK) as stream, pytest.raises(APIError):
                 stream.until_done()

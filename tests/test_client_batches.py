@@ -10,7 +10,7 @@ import pytest
 from batches import CUT, CUT_AFTER, BatchesServer, said
 from hypothesis import given
 from hypothesis import strategies as st
-from server import bytewise, cut_at, head, json_answer, refusal
+from server import bytewise, cut_at, error_response, head, json_response
 
 from streamcli import (
     APIConnectionError,
@@ -20,7 +20,7 @@ from streamcli import (
     NotFoundError,
     OverloadedError,
     ProtocolError,
-    UnexpectedAnswerError,
+    UnexpectedResponseError,
     UsageError,
 )
 from streamcli.protocol.request import API_VERSION, SAMPLING_API_VERSION
@@ -76,7 +76,7 @@ class TestCreate:
 
     @pytest.mark.parametrize("status", [408, 409, 429, 529])
     def test_after_a_refusal_it_is_tried_again(self, driver, batches, api, status):
-        api.faults["create"] = [refusal(status, retry_after="3")]
+        api.faults["create"] = [error_response(status, retry_after="3")]
         batches.create(requests=requests("a"))
         assert (api.asked, driver.waits, len(api.batches)) == (["create", "create"], [3.0], 1)
 
@@ -87,10 +87,10 @@ class TestCreate:
             (CUT_AFTER, APIConnectionError, 1),
             (b"", APIConnectionError, 0),
             (b"HTTP/1.1 2", APIConnectionError, 0),
-            (refusal(500), InternalServerError, 0),
-            (refusal(504, x_should_retry="true"), InternalServerError, 0),
+            (error_response(500), InternalServerError, 0),
+            (error_response(504, x_should_retry="true"), InternalServerError, 0),
             (head(type="application/json", length=100) + b"{", IncompleteStreamError, 0),
-            (head(type="text/html", length=2) + b"hi", UnexpectedAnswerError, 0),
+            (head(type="text/html", length=2) + b"hi", UnexpectedResponseError, 0),
         ],
     )
     def test_what_may_have_been_done_is_never_done_again(self, driver, batches, api, fault, error, made):
@@ -100,7 +100,7 @@ class TestCreate:
         assert (api.asked, driver.waits, len(api.batches)) == (["create"], [], made)
 
     def test_refusals_come_to_an_end(self, batches, api):
-        api.faults["create"] = [refusal(529, "overloaded_error")] * 3
+        api.faults["create"] = [error_response(529, "overloaded_error")] * 3
         with pytest.raises(OverloadedError):
             batches.create(requests=requests("a"))
         assert api.asked == ["create"] * 3
@@ -121,7 +121,7 @@ class TestRetrieveListCancel:
 
     def test_a_lost_connection_is_no_obstacle(self, driver, batches, api):
         batch = batches.create(requests=requests("a"))
-        api.faults["retrieve"] = [CUT, refusal(503)]
+        api.faults["retrieve"] = [CUT, error_response(503)]
         assert batches.retrieve(batch.id).id == batch.id
         assert len(driver.waits) == 2
 
@@ -130,7 +130,7 @@ class TestRetrieveListCancel:
             batches.retrieve("msgbatch_99")
 
     def test_an_id_goes_no_further_than_its_place_in_the_path(self, batches, server, driver):
-        server.answers = [json_answer({"id": "x"})]
+        server.responses = [json_response({"id": "x"})]
         driver.client(server).messages.batches.retrieve("../models?a=b")
         assert server.request().path == "/v1/messages/batches/..%2Fmodels%3Fa%3Db"
         with pytest.raises(UsageError, match="empty"):
@@ -152,7 +152,7 @@ class TestRetrieveListCancel:
 
     def test_a_server_that_has_always_more_of_the_same_is_asked_twice(self, driver, server):
         page = {"data": [{"id": "a"}], "has_more": True, "first_id": "a", "last_id": "a"}
-        server.answers = [json_answer(page)]
+        server.responses = [json_response(page)]
         assert len(list(driver.client(server).messages.batches.list())) == 2
 
     def test_no_batches_at_all(self, batches):
@@ -205,7 +205,7 @@ class TestResults:
 
     def test_long_after_it_there_are_none_any_more(self, driver, server):
         batch = {"id": "x", "processing_status": "ended", "archived_at": "2026-12-24T00:00:00Z", "results_url": None}
-        server.answers = [json_answer(batch)]
+        server.responses = [json_response(batch)]
         with pytest.raises(UsageError, match="batch x has no results to read: it is archived"):
             driver.client(server).messages.batches.results("x")
 
@@ -217,20 +217,20 @@ class TestResults:
 
     def test_a_lost_connection_before_the_first_byte_is_no_obstacle(self, driver, batches, api):
         batch_id = ended(batches, api, "a")
-        api.faults["results"] = [CUT, refusal(500)]
+        api.faults["results"] = [CUT, error_response(500)]
         assert len(list(batches.results(batch_id))) == 1
         assert len(driver.waits) == 2
 
     def test_a_refusal_is_the_error_that_it_is(self, batches, api):
         batch_id = ended(batches, api, "a")
-        api.faults["results"] = [refusal(401, "authentication_error")]
+        api.faults["results"] = [error_response(401, "authentication_error")]
         with pytest.raises(AuthenticationError):
             batches.results(batch_id)
 
     def test_a_coding_that_nobody_asked_for_is_refused(self, batches, api):
         batch_id = ended(batches, api, "a")
         api.faults["results"] = [head(type="application/binary", content_encoding="gzip", length=2) + b"\x1f\x8b"]
-        with pytest.raises(UnexpectedAnswerError, match=r"no list of results but .* in coding gzip"):
+        with pytest.raises(UnexpectedResponseError, match=r"no list of results but .* in coding gzip"):
             batches.results(batch_id)
 
     def test_a_page_for_people_is_no_result(self, batches, api):

@@ -31,7 +31,7 @@ def test_what_needs_no_server_loads_nothing_for_one(argv):
 
 
 def test_a_run_loads_no_asyncio(server):
-    server.answers = [ok(text_stream("Hello."))]
+    server.responses = [ok(text_stream("Hello."))]
     timed = [sys.executable, "-X", "importtime", *COMMAND[1:], "--base-url", server.url, "hi"]
     ended = subprocess.run(timed, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, check=True)
     assert ended.stdout == b"Hello."
@@ -50,13 +50,13 @@ def test_the_script_and_the_module_are_the_same_command():
 # When each byte comes
 
 
-FORMS = [[], ["--events"], ["--snapshots"], ["--sse"], ["--events-to", "/dev/fd/1", "-o", "/dev/null"]]
+OUTPUT_FORMATS = [[], ["--events"], ["--snapshots"], ["--sse"], ["--events-to", "/dev/fd/1", "-o", "/dev/null"]]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: " ".join(form) or "text")
+@pytest.mark.parametrize("form", OUTPUT_FORMATS, ids=lambda form: " ".join(form) or "text")
 def test_a_delta_is_out_before_the_next_one_is_sent(server, form):
     read = threading.Event()
-    server.answers = [[head(), opening("first"), read, text_delta("second"), CLOSING]]
+    server.responses = [[head(), opening("first"), read, text_delta("second"), CLOSING]]
     with Running("--base-url", server.url, *form, "hi") as running:
         running.until_out(b"first")
         assert b"second" not in running.out
@@ -67,7 +67,7 @@ def test_a_delta_is_out_before_the_next_one_is_sent(server, form):
 
 def test_events_beside_the_text_are_out_before_the_next_one_is_sent(server):
     read = threading.Event()
-    server.answers = [[head(), opening("first"), read, text_delta("second"), CLOSING]]
+    server.responses = [[head(), opening("first"), read, text_delta("second"), CLOSING]]
     with Running("--base-url", server.url, "--events-to", "/dev/fd/2", "hi") as running:
         running.until_out(b"first")
         running.until_err('"text": "first"')
@@ -88,7 +88,7 @@ def test_what_one_read_brings_goes_out_in_one_write(server, form, expected):
     """Standard output is a socket that keeps the bounds of each write."""
     first, second = threading.Event(), threading.Event()
     rest = text_delta(" four") + CLOSING
-    server.answers = [[head() + opening("one", " two"), first, text_delta(" three"), second, rest]]
+    server.responses = [[head() + opening("one", " two"), first, text_delta(" three"), second, rest]]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, Running("--base-url", server.url, *form, "hi", stdout=theirs):
         theirs.close()
@@ -101,7 +101,7 @@ def test_what_one_read_brings_goes_out_in_one_write(server, form, expected):
 
 
 def test_reading_ends_at_message_stop_though_the_connection_stays_open(server):
-    server.answers = [[head(), text_stream("Hello."), HANG]]
+    server.responses = [[head(), text_stream("Hello."), HANG]]
     with Running("--base-url", server.url, "hi") as running:
         assert running.end()[:2] == (0, b"Hello.")
     assert server.hung_up()
@@ -113,7 +113,7 @@ def test_reading_ends_at_message_stop_though_the_connection_stays_open(server):
     ids=" ".join,
 )
 def test_a_reader_that_is_gone_ends_it_by_sigpipe_and_without_a_word(server, argv):
-    server.answers = [ok(text_stream("Hello."))]
+    server.responses = [ok(text_stream("Hello."))]
     reader, writer = os.pipe()
     os.close(reader)
     with Running(*argv, env={"ANTHROPIC_BASE_URL": server.url}, stdout=writer) as running:
@@ -134,7 +134,7 @@ LOCALES = {
 
 @pytest.mark.parametrize("locale", LOCALES.values(), ids=LOCALES)
 def test_words_files_and_answers_are_utf_8(server, tmp_path, locale):
-    server.answers = [ok(text_stream("été ✓", "🌍"))]
+    server.responses = [ok(text_stream("été ✓", "🌍"))]
     (tmp_path / "naïve").write_text("à")
     env = {"ANTHROPIC_BASE_URL": server.url, "STREAMCLI_SYSTEM": "ça", **locale}
     with Running("-f", "naïve", "ÉTÉ ✓", "🌍", env=env, cwd=tmp_path) as running:
@@ -164,7 +164,7 @@ def test_errors_are_utf_8(tmp_path, locale):
     ],
 )
 def test_a_terminal_shows_controls_and_gets_its_line_end(server, texts, shown):
-    server.answers = [ok(text_stream(*texts))]
+    server.responses = [ok(text_stream(*texts))]
     with Terminal("--base-url", server.url, "hi") as terminal:
         ended = terminal.end()
     assert ended[:2] == (0, shown)
@@ -172,7 +172,7 @@ def test_a_terminal_shows_controls_and_gets_its_line_end(server, texts, shown):
 
 def test_a_terminal_shows_a_delta_before_the_next_one_is_sent(server):
     read = threading.Event()
-    server.answers = [[head(), opening("first"), read, text_delta("second"), CLOSING]]
+    server.responses = [[head(), opening("first"), read, text_delta("second"), CLOSING]]
     with Terminal("--base-url", server.url, "hi") as terminal:
         terminal.until_shown(b"first")
         assert b"second" not in terminal.shown
@@ -181,7 +181,7 @@ def test_a_terminal_shows_a_delta_before_the_next_one_is_sent(server):
 
 
 def test_an_error_begins_a_line_of_its_own_on_a_terminal(server):
-    server.answers = [[head(), opening("Hel")]]
+    server.responses = [[head(), opening("Hel")]]
     with Terminal("--base-url", server.url, "hi") as terminal:
         ended = terminal.end()
     assert ended.status == 8
@@ -189,20 +189,20 @@ def test_an_error_begins_a_line_of_its_own_on_a_terminal(server):
 
 
 def test_a_file_gets_the_bytes_as_they_are_also_from_a_terminal(server, tmp_path):
-    server.answers = [ok(text_stream("a\x1b[31m"))]
+    server.responses = [ok(text_stream("a\x1b[31m"))]
     with Terminal("--base-url", server.url, "-o", tmp_path / "out", "hi") as terminal:
         assert terminal.end()[:2] == (0, b"")
     assert (tmp_path / "out").read_bytes() == b"a\x1b[31m"
 
 
 def test_a_pipe_beside_a_terminal_gets_the_bytes_as_they_are(server):
-    server.answers = [ok(text_stream("a\x1b[31m"))]
+    server.responses = [ok(text_stream("a\x1b[31m"))]
     with Terminal("--base-url", server.url, "hi", stdout=subprocess.PIPE) as terminal:
         assert terminal.end()[:2] == (0, b"a\x1b[31m")
 
 
 def test_words_on_a_terminal_wait_for_no_input(server):
-    server.answers = [ok(text_stream("Hello."))]
+    server.responses = [ok(text_stream("Hello."))]
     with Terminal("--base-url", server.url, "hi") as terminal:
         terminal.end()
     assert server.request().json["messages"] == [{"role": "user", "content": "hi"}]
@@ -219,7 +219,7 @@ def test_no_prompt_on_a_terminal_is_a_usage_error_at_once(server, argv):
 
 @pytest.mark.parametrize(("argv", "prompt"), [(["-"], "typed\n"), (["-", "hi"], "typed\n\nhi")], ids=" ".join)
 def test_a_dash_reads_the_terminal(server, argv, prompt):
-    server.answers = [ok(text_stream("Hello."))]
+    server.responses = [ok(text_stream("Hello."))]
     with Terminal("--base-url", server.url, *argv) as terminal:
         terminal.type(b"typed\n\x04")
         assert terminal.end().status == 0
@@ -232,7 +232,7 @@ def test_a_dash_reads_the_terminal(server, argv, prompt):
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 @pytest.mark.parametrize("variable", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"])
 def test_what_as_curl_prints_sends_the_same_request(server, variable):
-    server.answers = [ok(text_stream("Hello."))]
+    server.responses = [ok(text_stream("Hello."))]
     env = {"ANTHROPIC_BASE_URL": server.url, variable: "sk-$1 '2'"}
     words = ["-H", "X-Note: it's $HOME `date`", "--temperature", "1", "--", "it's\n", 'a "test"\\\nJSON\n', "é"]
     with Running(*words, env=env) as running:

@@ -22,11 +22,11 @@ from server import (
     Server,
     bytewise,
     chunk,
+    error_response,
     event,
     head,
     ok,
     opening,
-    refusal,
     text_events,
     text_stream,
 )
@@ -101,7 +101,7 @@ class TestConnecting:
         looking_up.join()
 
     def test_goes_on_to_the_next_address(self, driver, server, names):
-        server.answers = [ok(*text_events("a"))]
+        server.responses = [ok(*text_events("a"))]
         names("127.0.0.2", "127.0.0.1")  # nobody listens on the first
         assert text(driver.client(base_url=f"http://localhost:{server.port}")) == "a"
 
@@ -146,7 +146,7 @@ class TestConnecting:
 
 class TestSilence:
     def test_before_the_head_names_the_idle_limit_and_is_final(self, driver, server):
-        server.answers = [(HANG,)]
+        server.responses = [(HANG,)]
         error = failure(driver.client(server, timeout=httpx.Timeout(9, read=0.05)), APITimeoutError)
         assert str(error) == f"nothing came from 127.0.0.1:{server.port} within the idle limit of 0.05 s"
         assert len(server.requests) == 1
@@ -158,14 +158,14 @@ class TestSilence:
         assert str(error) == f"127.0.0.1:{server.port} took nothing within the idle limit of 0.1 s"
 
     def test_in_a_refusal_s_body_does_not_hide_the_refusal(self, driver, server, monkeypatch):
-        monkeypatch.setattr("streamcli.network.transport.REFUSAL_TIMEOUT", 0.3)
-        server.answers = [(head(413, length=99), b"too much", HANG)]
+        monkeypatch.setattr("streamcli.network.transport.ERROR_BODY_TIMEOUT", 0.3)
+        server.responses = [(head(413, length=99), b"too much", HANG)]
         assert str(failure(driver.client(server), ContentTooLargeError)).startswith("status 413: too much")
 
     def test_of_a_page_that_does_not_end_is_not_waited_out(self, driver, server, monkeypatch):
-        monkeypatch.setattr("streamcli.network.transport.REFUSAL_TIMEOUT", 0.3)
+        monkeypatch.setattr("streamcli.network.transport.ERROR_BODY_TIMEOUT", 0.3)
         drip = [step for _ in range(500) for step in (b"x", 0.01)]
-        server.answers = [(head(type="text/html"), *drip)]
+        server.responses = [(head(type="text/html"), *drip)]
         with pytest.raises(Exception, match="the answer is no event stream but text/html: xx"):
             driver.client(server).messages.stream(**ASK).__enter__()
         assert server.hung_up()
@@ -175,19 +175,19 @@ class TestALongRequest:
     LONG = ASK | {"messages": [{"role": "user", "content": "é" * 10_000_000}]}
 
     def test_arrives_whole(self, driver, server):
-        server.answers = [ok(*text_events("a"))]
+        server.responses = [ok(*text_events("a"))]
         with driver.client(server).messages.stream(**self.LONG) as stream:
             stream.until_done()
         assert server.requests[0].json["messages"] == self.LONG["messages"]
 
     def test_that_is_refused_before_it_was_read_is_a_refusal(self, driver, server):
-        server.answers = [(UNREAD, refusal(413, "request_too_large", "too large"), 0.1)]
+        server.responses = [(UNREAD, error_response(413, "request_too_large", "too large"), 0.1)]
         with pytest.raises(ContentTooLargeError, match="too large"):
             driver.client(server).messages.stream(**self.LONG).__enter__()
 
     def test_of_which_the_server_takes_little_at_a_time_is_not_cut_off(self, driver, server):
         server.pause = 0.05  # all of it takes longer than the idle limit, no part of it does
-        server.answers = [ok(*text_events("a"))]
+        server.responses = [ok(*text_events("a"))]
         with driver.client(server, timeout=0.8).messages.stream(**self.LONG) as stream:
             assert stream.get_final_text() == "a"
 
@@ -195,18 +195,18 @@ class TestALongRequest:
 class TestTLS:
     def test_carries_a_stream(self, driver, tls_server, ca_file):
         stream = text_stream("a", "é" * 100_000, "c")
-        tls_server.answers = [ok(stream), tuple(bytewise(ok(text_stream("a", "b"))))]
+        tls_server.responses = [ok(stream), tuple(bytewise(ok(text_stream("a", "b"))))]
         client = driver.routed(tls_server, ca_file=ca_file)
         assert text(client) == "a" + "é" * 100_000 + "c"
         assert text(client) == "ab"
 
     def test_takes_its_trust_from_the_environment(self, driver, tls_server, ca_file, monkeypatch):
         monkeypatch.setenv("SSL_CERT_FILE", ca_file)
-        tls_server.answers = [ok(*text_events("a"))]
+        tls_server.responses = [ok(*text_events("a"))]
         assert text(driver.client(tls_server)) == "a"
 
     def test_with_somebody_unknown_is_refused_and_not_tried_again(self, driver, tls_server):
-        tls_server.answers = [(HANG,)]
+        tls_server.responses = [(HANG,)]
         error = failure(driver.client(tls_server))
         words = "certificate verify failed: unable to get local issuer certificate"
         assert str(error) == f"no TLS with 127.0.0.1:{tls_server.port}: {words}"
@@ -225,33 +225,33 @@ class TestTLS:
         assert "certificate verify failed: certificate has expired" in str(error)
 
     def test_with_a_server_that_speaks_none_is_refused(self, driver, server):
-        server.answers = [(UNREAD, b"HTTP/1.1 400 Bad Request\r\n\r\n")]
+        server.responses = [(UNREAD, b"HTTP/1.1 400 Bad Request\r\n\r\n")]
         error = failure(driver.client(base_url=server.url.replace("http", "https")))
         assert str(error) == f"no TLS with 127.0.0.1:{server.port}: wrong version number"
         assert server.connections == 1
 
     def test_that_does_not_begin_ends_with_the_connect_limit(self, driver, server):
         silence = threading.Event()
-        server.answers = [(UNREAD, silence)]
+        server.responses = [(UNREAD, silence)]
         client = driver.client(base_url=server.url.replace("http", "https"), timeout=0.3, max_retries=0)
         error = failure(client, APITimeoutError)
         assert str(error) == f"no TLS with 127.0.0.1:{server.port} within the connect limit of 0.3 s"
 
     def test_that_is_hung_up_on_is_refused(self, driver, server):
-        server.answers = [(UNREAD,)]
+        server.responses = [(UNREAD,)]
         error = failure(driver.client(base_url=server.url.replace("http", "https")))
         assert str(error).startswith(f"no TLS with 127.0.0.1:{server.port}: ")
 
     @pytest.mark.parametrize("end", [(), (RESET,)], ids=["closed", "reset"])
     def test_that_ends_in_mid_stream_is_incomplete(self, driver, tls_server, ca_file, end):
-        tls_server.answers = [(head(chunked=True) + chunk(opening("a")), *end)]
+        tls_server.responses = [(head(chunked=True) + chunk(opening("a")), *end)]
         manager = driver.routed(tls_server, ca_file=ca_file).messages.stream(**ASK)
         with manager as stream, pytest.raises(IncompleteStreamError) as caught:
             stream.until_done()
         assert caught.value.partial.content[0].text == "a"
 
     def test_is_closed_with_the_stream(self, driver, tls_server, ca_file):
-        tls_server.answers = [(head(), opening("a"), HANG)]
+        tls_server.responses = [(head(), opening("a"), HANG)]
         with driver.routed(tls_server, ca_file=ca_file).messages.stream(**ASK) as stream:
             next(stream)
         assert tls_server.hung_up()
@@ -281,13 +281,13 @@ def certified(authority: trustme.CA, name, **options):
 class TestProxies:
     def test_pass_on_plain_http(self, driver, server, proxy, monkeypatch):
         monkeypatch.setenv("http_proxy", proxy.url)
-        server.answers = [ok(*text_events("a"))]
+        server.responses = [ok(*text_events("a"))]
         assert text(driver.client(server)) == "a"
         assert [(request.method, request.path) for request in proxy.requests] == [("POST", f"{server.url}/v1/messages")]
 
     def test_tunnel_https_and_see_nothing_of_it(self, driver, tls_server, proxy, ca_file, monkeypatch):
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        tls_server.answers = [ok(*text_events("a")), (head(), opening("b"), HANG)]
+        tls_server.responses = [ok(*text_events("a")), (head(), opening("b"), HANG)]
         client = driver.routed(tls_server, ca_file=ca_file)
         assert text(client) == "a"
         [request] = proxy.requests
@@ -299,19 +299,19 @@ class TestProxies:
 
     def test_are_told_their_password_and_the_server_is_not(self, driver, server, proxy, monkeypatch):
         monkeypatch.setenv("ALL_PROXY", proxy.url.replace("//", "//us%20er:p%C3%A4ss@"))
-        server.answers = [ok(*text_events("a"))]
+        server.responses = [ok(*text_events("a"))]
         assert text(driver.client(server)) == "a"
         assert proxy.requests[0].headers["proxy-authorization"] == "Basic dXMgZXI6cMOkc3M="
 
     def test_spoken_to_by_https_are_trusted_as_servers_are(self, driver, server, tls, ca_file):
-        server.answers = [ok(*text_events("a"))]
+        server.responses = [ok(*text_events("a"))]
         with Proxy(tls=tls) as proxy:
             named = transport.Proxy(proxy.url, "--proxy").checked()
             assert text(driver.routed(server, proxy=named, ca_file=ca_file)) == "a"
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
     def test_that_refuse_are_called_so(self, driver, server, scheme, monkeypatch):
-        with Proxy(refusal=b"HTTP/1.1 407 Who are you\r\ncontent-length: 0\r\n\r\n") as proxy:
+        with Proxy(error_response=b"HTTP/1.1 407 Who are you\r\ncontent-length: 0\r\n\r\n") as proxy:
             monkeypatch.setenv("all_proxy", proxy.url)
             error = failure(driver.client(base_url=f"{scheme}://127.0.0.1:{server.port}"))
         assert str(error).startswith("the proxy refused: 407")
@@ -326,7 +326,7 @@ class TestProxies:
 
     def test_do_not_take_the_blame_for_the_server_s_certificate(self, driver, tls_server, proxy, monkeypatch):
         monkeypatch.setenv("https_proxy", proxy.url)
-        tls_server.answers = [(HANG,)]
+        tls_server.responses = [(HANG,)]
         error = failure(driver.client(base_url=tls_server.url.replace("127.0.0.1", "localhost")))
         words = f"no TLS with localhost through the proxy 127.0.0.1:{proxy.port}: certificate verify failed"
         assert str(error).startswith(words)
@@ -334,7 +334,7 @@ class TestProxies:
     def test_are_passed_by_where_the_environment_says_so(self, driver, server, monkeypatch):
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
         monkeypatch.setenv("NO_PROXY", "example.com,127.0.0.1")
-        server.answers = [ok(*text_events("a"))]
+        server.responses = [ok(*text_events("a"))]
         assert text(driver.client(server)) == "a"
 
     def test_that_cannot_be_used_are_a_usage_error(self, driver, server, monkeypatch):
@@ -371,7 +371,7 @@ class TestAHandshakeThatFails:
     LATE = Limits(1, 0.0)
 
     def test_closes_the_connection(self, server, tls):
-        server.answers = [(HANG,)]
+        server.responses = [(HANG,)]
         connection = Backend(Limits()).connect_tcp(server.host, server.port)
         connection.peer.limits = self.LATE
         with pytest.raises(APITimeoutError):
@@ -379,7 +379,7 @@ class TestAHandshakeThatFails:
         assert connection.get_extra_info("socket").fileno() == -1
 
     def test_closes_the_asynchronous_connection(self, server, tls):
-        server.answers = [(HANG,)]
+        server.responses = [(HANG,)]
 
         async def main():
             connection = await AsyncBackend(Limits()).connect_tcp(server.host, server.port)
@@ -417,7 +417,7 @@ class TestAsyncio:
                     if received.type in {"message_start", "ping"}:
                         reads.release()  # the server says more only once this was read
 
-        server.answers, timers = [answer], []
+        server.responses, timers = [answer], []
         asyncio.run(main())
         assert timers.count("_look") == 1
 

@@ -72,7 +72,7 @@ WITH_TOOLS = [
 ]
 
 
-def refusal(messages):
+def error_response(messages):
     """Why the API would refuse these messages (protocol.md section 3), or None."""
     groups = [
         (role, [block for message in group for block in blocks_of(message)])
@@ -197,7 +197,7 @@ class TestUserMessage:
         with conversation(path) as talk:
             message = talk.user_message("a")
             assert [block.get("tool_use_id") for block in message["content"]] == ["1", None]
-            assert refusal([*talk.messages, message]) is None
+            assert error_response([*talk.messages, message]) is None
 
     def test_a_call_that_somebody_broke_is_no_crash(self, path):
         path.write_bytes(lines(user("a"), assistant({"type": "tool_use", "id": []}, {"type": "tool_use"})))
@@ -374,7 +374,7 @@ class TestCutShort:
                 assert len(talk.notes) == torn
                 assert path.read_bytes() == cut
                 turn = [talk.user_message("go on"), assistant(text("well"))]
-                assert refusal(talk.messages + turn) is None
+                assert error_response(talk.messages + turn) is None
                 assert talk.append(turn)
             with conversation(path) as talk:
                 assert (talk.messages, talk.notes) == (expected + turn, [])
@@ -490,7 +490,7 @@ class TestRealProcesses:
         assert [process.returncode for process in processes] == [0, 0]
         assert sum(waits) > 0
         messages = messages_in(path)
-        assert refusal(messages) is None
+        assert error_response(messages) is None
         prompts = [message["content"].split() for message in messages if isinstance(message["content"], str)]
         assert [int(seen) for _, _, seen in prompts] == list(range(2 * count))
         for name in names:

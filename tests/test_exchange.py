@@ -16,7 +16,7 @@ from streamcli.errors import (
     OverloadedError,
     ProtocolError,
     RateLimitError,
-    UnexpectedAnswerError,
+    UnexpectedResponseError,
 )
 from streamcli.protocol.exchange import Exchange
 from streamcli.protocol.request import Request
@@ -86,15 +86,22 @@ class TestRefusal:
             (407, {}, b"", APIConnectionError, 6, "proxy"),
             (204, {}, b"", IncompleteStreamError, 8, "empty"),
             (200, STREAM, b"", IncompleteStreamError, 8, "empty"),
-            (200, {"content-type": "text/html"}, b"<p>Hi</p>", UnexpectedAnswerError, 3, "text/html: <p>Hi</p>"),
-            (200, {}, b"hi", UnexpectedAnswerError, 3, "of no content type: hi"),
-            (200, {**STREAM, "content-encoding": "br"}, b"\x01", UnexpectedAnswerError, 3, "event-stream in coding br"),
-            (200, AS_JSON, b'{"type":"message"}', UnexpectedAnswerError, 3, "application/json"),
-            (201, STREAM, b"data: 1", UnexpectedAnswerError, 3, "data: 1"),
+            (200, {"content-type": "text/html"}, b"<p>Hi</p>", UnexpectedResponseError, 3, "text/html: <p>Hi</p>"),
+            (200, {}, b"hi", UnexpectedResponseError, 3, "of no content type: hi"),
+            (
+                200,
+                {**STREAM, "content-encoding": "br"},
+                b"\x01",
+                UnexpectedResponseError,
+                3,
+                "event-stream in coding br",
+            ),
+            (200, AS_JSON, b'{"type":"message"}', UnexpectedResponseError, 3, "application/json"),
+            (201, STREAM, b"data: 1", UnexpectedResponseError, 3, "data: 1"),
         ],
     )
     def test_is_the_error_that_the_answer_is(self, status, headers, body, cls, exit_code, words):
-        error = exchange().refusal(status, headers, body)
+        error = exchange().error_response(status, headers, body)
         assert isinstance(error, cls)
         assert error.exit_code == exit_code
         assert words in str(error)
@@ -102,20 +109,20 @@ class TestRefusal:
 
     def test_carries_the_request_id_of_the_head_or_else_of_the_body(self):
         body = json.dumps({"type": "error", "error": {}, "request_id": "req_body"}).encode()
-        assert exchange().refusal(400, {"request-id": "req_head"}, body).request_id == "req_head"
-        assert exchange().refusal(400, {}, body).request_id == "req_body"
-        assert exchange().refusal(302, {"request-id": "req_head"}, b"").request_id == "req_head"
+        assert exchange().error_response(400, {"request-id": "req_head"}, body).request_id == "req_head"
+        assert exchange().error_response(400, {}, body).request_id == "req_body"
+        assert exchange().error_response(302, {"request-id": "req_head"}, b"").request_id == "req_head"
 
 
 class TestAnswer:
     def test_is_the_object_of_the_body(self):
-        assert exchange().answer(200, {}, b'{"input_tokens":3}') == {"input_tokens": 3}
+        assert exchange().json_object(200, {}, b'{"input_tokens":3}') == {"input_tokens": 3}
 
     @pytest.mark.parametrize(
         ("status", "body", "cls"),
         [
-            (200, b"[1]", UnexpectedAnswerError),
-            (200, b"<p>", UnexpectedAnswerError),
+            (200, b"[1]", UnexpectedResponseError),
+            (200, b"<p>", UnexpectedResponseError),
             (200, error_body("overloaded_error"), OverloadedError),
             (400, b'{"input_tokens":3}', BadRequestError),
             (200, b"", IncompleteStreamError),
@@ -123,7 +130,7 @@ class TestAnswer:
     )
     def test_that_is_none_is_an_error(self, status, body, cls):
         with pytest.raises(cls):
-            exchange().answer(status, {}, body)
+            exchange().json_object(status, {}, body)
 
 
 class TestFailedAttempts:

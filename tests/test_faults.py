@@ -55,14 +55,14 @@ from server import (
     bytewise,
     chunk,
     delta,
+    error_response,
     event,
     head,
-    json_answer,
+    json_response,
     message_delta,
     message_start,
     ok,
     opening,
-    refusal,
     text_delta,
     text_events,
     text_stream,
@@ -77,7 +77,7 @@ HELLO = ok(*text_events("Hello", " world"))
 PROMPTLY = 2
 # Another machine, as far as anybody can tell; it does not exist.
 ELSEWHERE = "https://elsewhere.invalid"
-BUSY = refusal(529, "overloaded_error", "busy", retry_after_ms="1")
+BUSY = error_response(529, "overloaded_error", "busy", retry_after_ms="1")
 
 
 def tool_answer(*fragments, stop_reason="tool_use", whole=True):
@@ -164,7 +164,7 @@ def test_a_file_size_limit_is_status_10_and_no_signal(tmp_path):
 
 def test_a_full_non_blocking_pipe_loses_nothing(server):
     text = "0123456789" * 50_000
-    server.answers = [ok(*text_events(text))]
+    server.responses = [ok(*text_events(text))]
     with small_pipe() as (reads, writes):
         os.set_blocking(writes.fileno(), False)
         with asking(server, stdout=writes) as running:
@@ -222,7 +222,7 @@ def test_a_redirect_is_never_followed(status, /):
 
 
 def test_a_redirect_to_itself_is_one_request(server):
-    server.answers = [head(302, length=0, location="/v1/messages")]
+    server.responses = [head(302, length=0, location="/v1/messages")]
     assert streamcli("--base-url", server.url, "hello").status == 3
     assert server.connections == 1
 
@@ -244,7 +244,7 @@ def test_a_key_that_no_header_can_carry_is_refused_and_never_shown(argv, env, /)
 
 
 def test_blanks_around_a_key_are_no_part_of_it(server, tmp_path):
-    server.answers = [HELLO]
+    server.responses = [HELLO]
     (tmp_path / "key").write_text(f" \t{KEY}\r\n")
     assert ask(server, "--api-key-file", str(tmp_path / "key")).status == 0
     assert ask(server, env={"ANTHROPIC_API_KEY": f"\n{KEY} \n"}).status == 0
@@ -341,8 +341,8 @@ def test_control_sequences_are_shown_on_a_terminal_and_not_obeyed(form, /):
 
 
 @each(
-    an_error=refusal(400, "a\x1b[31m", HOSTILE),
-    a_request_id=refusal(400, request_id="req\x1b]0;t\x07\x9b"),
+    an_error=error_response(400, "a\x1b[31m", HOSTILE),
+    a_request_id=error_response(400, request_id="req\x1b]0;t\x07\x9b"),
     a_content_type=head(type="text/\x1b[31mplain", length=1) + b"x",
     a_body=head(400, type="text/html", length=len(HOSTILE.encode())) + HOSTILE.encode(),
     a_location=head(302, length=0, location="http://x/\x1b[31m"),
@@ -453,14 +453,14 @@ def for_ever(data, first=b""):
 
 
 def test_a_flood_of_interim_answers_ends_at_the_total_limit(server):
-    server.answers = [for_ever(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000)]
+    server.responses = [for_ever(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000)]
     ended = ask(server, "--timeout", "0.5", prefix=LITTLE_MEMORY)
     assert ended.status == 7
     assert ended.error.startswith("the total limit of 0.5 s passed")
 
 
 def test_pings_are_a_sign_of_life(server):
-    server.answers = [[head() + opening("Hel"), *[event("ping"), 0.1] * 9]]
+    server.responses = [[head() + opening("Hel"), *[event("ping"), 0.1] * 9]]
     ended = ask(server, "--idle-timeout", "0.7")
     assert (ended.status, ended.out) == (8, b"Hel")
     assert "the stream ended before message_stop" in ended.error
@@ -498,7 +498,7 @@ def test_an_event_of_thousands_of_lines_is_one_event():
     milliseconds_before_seconds={"retry_after_ms": "10", "retry_after": "70"},
 )
 def test_a_wait_that_the_server_asks_for_is_kept_and_said(headers, /):
-    with Server(refusal(429, "rate_limit_error", "slow", **headers), HELLO) as server:
+    with Server(error_response(429, "rate_limit_error", "slow", **headers), HELLO) as server:
         ended = streamcli("--base-url", server.url, "hello")
     assert (ended.status, ended.out) == (0, b"Hello world")
     assert ended.err == "streamcli: retrying in 0.0 s after: status 429 rate_limit_error: slow (request_id req_1)\n"
@@ -506,7 +506,7 @@ def test_a_wait_that_the_server_asks_for_is_kept_and_said(headers, /):
 
 @each("61", "9" * 30, "Wed, 21 Oct 2999 07:28:00 GMT")
 def test_too_long_a_wait_fails_at_once_and_is_said(asked, /):
-    with Server(refusal(429, "rate_limit_error", "slow", retry_after=asked)) as server:
+    with Server(error_response(429, "rate_limit_error", "slow", retry_after=asked)) as server:
         ended = streamcli("--base-url", server.url, "hello")
     assert (ended.status, server.connections) == (5, 1)
     assert re.search(r"slow; the server asks to wait \d+ s", ended.error)
@@ -514,14 +514,14 @@ def test_too_long_a_wait_fails_at_once_and_is_said(asked, /):
 
 @each("inf", "nan", "-5", "5, 7", "", "Wed, 21 Oct 2015 07:28:00 GMT")
 def test_nonsense_and_the_past_are_no_wait(asked, /):
-    with Server(refusal(429, "rate_limit_error", "slow", retry_after=asked), HELLO) as server:
+    with Server(error_response(429, "rate_limit_error", "slow", retry_after=asked), HELLO) as server:
         with Running("--base-url", server.url, "hello") as running:
             running.until_err("\n")
         assert re.match(r"streamcli: retrying in 0\.[45] s after: status 429", running.err)
 
 
 def test_a_wait_beyond_the_total_limit_fails_at_once(server):
-    server.answers = [refusal(429, "rate_limit_error", "slow", retry_after="50")]
+    server.responses = [error_response(429, "rate_limit_error", "slow", retry_after="50")]
     ended = streamcli("--base-url", server.url, "--timeout", "20", "hello")
     assert ended.status == 7
     assert ended.error.startswith("the total limit of 20 s would pass while waiting for another attempt after: status")
@@ -540,14 +540,14 @@ def test_thousands_of_blocks_are_no_trouble():
 
 
 def test_a_long_prompt_meets_the_servers_refusal(server):
-    server.answers = [(UNREAD, refusal(413, "request_too_large", "too large"))]
+    server.responses = [(UNREAD, error_response(413, "request_too_large", "too large"))]
     ended = streamcli("--base-url", server.url, stdin=b"word " * 5_000_000)
     assert (ended.status, ended.out) == (3, b"")
     assert ended.error == "status 413 request_too_large: too large (request_id req_1)"
 
 
 def test_a_long_prompt_arrives_whole(server):
-    server.answers = [HELLO]
+    server.responses = [HELLO]
     prompt = "wörd\n" * 1_000_000
     assert streamcli("--base-url", server.url, stdin=prompt.encode()).status == 0
     assert server.requests[0].json["messages"] == [{"role": "user", "content": prompt}]
@@ -570,7 +570,7 @@ def test_a_slow_reader_is_waited_for_and_nothing_is_collected(server):
             sent.append(65536)
         yield block_stop() + message_delta() + MESSAGE_STOP
 
-    server.answers = [answer]
+    server.responses = [answer]
     with small_pipe() as (reads, writes):
         running = asking(server, "--idle-timeout", "0.3", stdout=writes, prefix=LITTLE_MEMORY)
         with running:
@@ -634,7 +634,7 @@ def test_a_certificate_that_does_not_hold_is_status_6_and_said(name, options, re
 
 
 def test_an_unknown_authority_is_status_6_and_a_known_one_is_trusted(tls_server, ca_file):
-    tls_server.answers = [HELLO]
+    tls_server.responses = [HELLO]
     ended = streamcli("--base-url", tls_server.url, "hello", env=WITH_KEY)
     assert ended.status == 6
     assert "certificate verify failed: " in ended.error
@@ -644,7 +644,7 @@ def test_an_unknown_authority_is_status_6_and_a_known_one_is_trusted(tls_server,
 
 
 def test_plain_http_on_a_tls_port_and_the_reverse_are_said(server, tls_server):
-    server.answers = tls_server.answers = [(UNREAD, HELLO)]
+    server.responses = tls_server.responses = [(UNREAD, HELLO)]
     ended = streamcli("--base-url", f"https://127.0.0.1:{server.port}", "hello", env=WITH_KEY)
     assert ended.status == 6
     assert ended.error.startswith(f"no TLS with 127.0.0.1:{server.port}: ")
@@ -701,7 +701,7 @@ def test_a_cut_stream_is_status_8_and_keeps_its_text(part, /):
 
 
 def test_a_cut_stream_inside_tls_is_status_8_too(tls_server, ca_file):
-    tls_server.answers = [head() + text_stream("Hello"), head() + opening("Hel"), [head() + opening("Hel"), RESET]]
+    tls_server.responses = [head() + text_stream("Hello"), head() + opening("Hel"), [head() + opening("Hel"), RESET]]
     options = {"env": WITH_KEY | {"SSL_CERT_FILE": ca_file}}
     assert ask(tls_server, **options) == (0, b"Hello", "")
     for _ in range(2):
@@ -747,9 +747,9 @@ def test_an_answer_without_content_is_no_success(answer, status, /):
 
 
 @each(
-    an_error=(json_answer({"type": "error", "error": {"type": "not_found_error", "message": "no x"}}), 3, "no x"),
-    a_key_error=(json_answer({"type": "error", "error": {"type": "authentication_error", "message": "x"}}), 4, "x"),
-    a_message=(json_answer({"type": "message", "content": []}), 3, "no event stream but application/json"),
+    an_error=(json_response({"type": "error", "error": {"type": "not_found_error", "message": "no x"}}), 3, "no x"),
+    a_key_error=(json_response({"type": "error", "error": {"type": "authentication_error", "message": "x"}}), 4, "x"),
+    a_message=(json_response({"type": "message", "content": []}), 3, "no event stream but application/json"),
     html=(head(type="text/html", length=13) + b"<h1>Login\n</h", 3, "but text/html: <h1>Login </h"),
     no_type=(head(type=None, length=2) + b"hi", 3, "of no content type"),
     a_stream_of_another_type=(head(type="text/plain") + text_stream("Hello"), 3, "no event stream but text/plain"),
@@ -774,7 +774,7 @@ def test_an_event_stream_is_utf8_however_its_type_is_spelt(kind, /):
     (413, "request_too_large", 3),
 )
 def test_a_refusal_says_kind_message_and_request_id_and_is_final(code, kind, status, /):
-    with Server(refusal(code, kind, "that is why")) as server:
+    with Server(error_response(code, kind, "that is why")) as server:
         ended = streamcli("--base-url", server.url, "hello")
     assert (ended.status, ended.out) == (status, b"")
     assert ended.error == f"status {code} {kind}: that is why (request_id req_1)"
@@ -783,7 +783,7 @@ def test_a_refusal_says_kind_message_and_request_id_and_is_final(code, kind, sta
 
 @each(408, 409, 429, 500, 503, 529)
 def test_a_passing_refusal_is_tried_again_and_then_status_5(code, /):
-    with Server(refusal(code, "api_error", "busy", retry_after_ms="1")) as server:
+    with Server(error_response(code, "api_error", "busy", retry_after_ms="1")) as server:
         ended = streamcli("--base-url", server.url, "hello")
     assert (ended.status, ended.out) == (5, b"")
     *retries, last = ended.err.splitlines()
@@ -794,7 +794,7 @@ def test_a_passing_refusal_is_tried_again_and_then_status_5(code, /):
 
 @each((500, "false", 1), (429, "false", 1), (400, "true", 3))
 def test_the_servers_advice_on_trying_again_is_taken(code, advice, connections, /):
-    with Server(refusal(code, x_should_retry=advice, retry_after_ms="1")) as server:
+    with Server(error_response(code, x_should_retry=advice, retry_after_ms="1")) as server:
         assert streamcli("--base-url", server.url, "hello").status == (3 if code == 400 else 5)
     assert server.connections == connections
 
@@ -813,8 +813,8 @@ def test_retries_n_is_n_further_attempts():
     cut=([head(400, length=900) + b'{"type": "error", "err', RESET], '{"type": "error", "err'),
     stalled=([head(400, length=9) + b"half", HANG], "half"),
     dripping=([head(400) + b"half", *[b" ", 0.02] * 500], "half"),
-    a_list=(json_answer([1], 400), "[1]"),
-    an_error_of_no_use=(json_answer({"error": 7}, 400), "the server gave no reason"),
+    a_list=(json_response([1], 400), "[1]"),
+    an_error_of_no_use=(json_response({"error": 7}, 400), "the server gave no reason"),
 )
 def test_the_status_wins_whatever_the_body_is(answer, words, /):
     ended = ask(answer, "--idle-timeout", "0.3", "--timeout", "2", prefix=LITTLE_MEMORY)
@@ -838,7 +838,7 @@ def test_another_attempt_is_another_connection_so_no_idle_one_can_be_lost():
 def test_an_address_that_refuses_is_passed_over_for_the_next(server, tmp_path):
     (tmp_path / "hosts").write_text("::1 dual.localhost\n127.0.0.1 dual.localhost\n")
     prefix = bound({"/etc/hosts": tmp_path / "hosts"})
-    server.answers = [HELLO]
+    server.responses = [HELLO]
     url = f"http://dual.localhost:{server.port}"
     assert ask(server, "--base-url", url, prefix=prefix) == (0, b"Hello world", "")
 
@@ -956,7 +956,7 @@ def test_the_unknown_is_passed_over_and_passed_on():
 
 
 def test_a_reader_that_goes_away_ends_the_run_by_sigpipe_and_the_connection_with_it(server):
-    server.answers = [[head() + opening("Hel"), go := threading.Event(), text_delta("lo"), HANG]]
+    server.responses = [[head() + opening("Hel"), go := threading.Event(), text_delta("lo"), HANG]]
     with asking(server) as running:
         running.until_out(b"Hel")
         running.process.stdout.close()
@@ -967,7 +967,7 @@ def test_a_reader_that_goes_away_ends_the_run_by_sigpipe_and_the_connection_with
 
 
 def test_in_a_pipeline_a_reader_that_goes_away_is_141(server):
-    server.answers = [[head() + opening("Hel\n"), *[text_delta("lo\n"), 0.01] * 999]]
+    server.responses = [[head() + opening("Hel\n"), *[text_delta("lo\n"), 0.01] * 999]]
     script = f"{' '.join(COMMAND)} --base-url {server.url} hello | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (141, b"Hel\n", b"")
@@ -1024,7 +1024,7 @@ def reading():
 
 @contextlib.contextmanager
 def about_to_retry():
-    with Server(refusal(500, retry_after="30")) as server:
+    with Server(error_response(500, retry_after="30")) as server:
         yield Stage(["--base-url", server.url, "hello"], lambda running: running.until_err("retrying in 30"))
 
 
@@ -1042,7 +1042,7 @@ def writing_events():
 
 @contextlib.contextmanager
 def complaining():
-    with Server(refusal(400)) as server, small_pipe() as (_, writes):
+    with Server(error_response(400)) as server, small_pipe() as (_, writes):
         writes.write(b"x" * 4096)
         argv = ["--base-url", server.url, "hello"]
         yield Stage(argv, Running.until_stuck, options={"stderr": writes})
@@ -1091,7 +1091,7 @@ def test_a_signal_ends_a_name_lookup_at_once(tmp_path):
 
 
 def test_an_interrupt_from_the_keyboard_ends_the_line_and_says_nothing(server):
-    server.answers = [[head() + opening("Hel"), HANG]]
+    server.responses = [[head() + opening("Hel"), HANG]]
     with Terminal("--base-url", server.url, "-I", "hello") as terminal:
         terminal.until_shown(b"Hel")
         terminal.type(b"\x03")
@@ -1101,7 +1101,9 @@ def test_an_interrupt_from_the_keyboard_ends_the_line_and_says_nothing(server):
 
 
 def test_an_ignored_hangup_stays_ignored(server):
-    server.answers = [[head() + opening("Hel"), go := threading.Event(), block_stop() + message_delta() + MESSAGE_STOP]]
+    server.responses = [
+        [head() + opening("Hel"), go := threading.Event(), block_stop() + message_delta() + MESSAGE_STOP]
+    ]
     with asking(server, prefix=shell("trap '' HUP")) as running:
         running.until_out(b"Hel")
         running.signal(signal.SIGHUP)
@@ -1165,7 +1167,7 @@ def test_a_lost_stderr_changes_neither_status_nor_stdout(how, /):
     {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
 )
 def test_text_is_utf8_whatever_the_locale(env, /):
-    with Server(ok(*text_events("é\u20ac\U0001f600")), refusal(400, message="é")) as server:
+    with Server(ok(*text_events("é\u20ac\U0001f600")), error_response(400, message="é")) as server:
         argv = ["--base-url", server.url, "-s", "ü", "naïve ☕"]
         assert streamcli(*argv, stdin="ö".encode(), env=env) == (0, "é\u20ac\U0001f600".encode(), "")
         assert server.requests[0].json["messages"][0]["content"] == "ö\n\nnaïve ☕"
@@ -1208,7 +1210,7 @@ def test_nothing_to_ask_is_a_usage_error_before_anything_is_sent(stdin, argv, /)
 def test_every_delta_is_written_when_it_comes_and_no_line_end_is_added(server):
     texts = ["one", " two", " é", "\n three"]
     gates = [threading.Event() for _ in texts]
-    server.answers = [[head(), message_start() + block_start(), *steps(texts, gates), block_stop() + MESSAGE_STOP]]
+    server.responses = [[head(), message_start() + block_start(), *steps(texts, gates), block_stop() + MESSAGE_STOP]]
     with asking(server) as running:
         written = ""
         for text, gate in zip(texts, gates, strict=True):
@@ -1229,7 +1231,7 @@ def test_one_network_read_makes_one_write(server):
     gates = [threading.Event() for _ in texts]
     burst = b"".join(map(text_delta, "abcdefghij"))
     last = [final := threading.Event(), burst + block_stop() + message_delta() + MESSAGE_STOP]
-    server.answers = [[head() + message_start() + block_start(), *steps(texts, gates), *last]]
+    server.responses = [[head() + message_start() + block_start(), *steps(texts, gates), *last]]
     with small_pipe(os.O_DIRECT) as (reads, writes), asking(server, stdout=writes) as running:
         writes.close()
         for text, gate in zip(texts, gates, strict=True):
@@ -1244,7 +1246,7 @@ def test_one_network_read_makes_one_write(server):
 def test_the_kernel_sees_a_write_after_each_read_that_held_text(server, tmp_path):
     texts = [f"{number} " for number in range(20)]
     gates = [threading.Event() for _ in texts]
-    server.answers = [[head() + message_start() + block_start(), *steps(texts, gates), block_stop() + MESSAGE_STOP]]
+    server.responses = [[head() + message_start() + block_start(), *steps(texts, gates), block_stop() + MESSAGE_STOP]]
     trace = tmp_path / "trace"
     prefix = allowed(["strace", "-o", str(trace), "-e", "trace=recvfrom,read,write"])
     with asking(server, prefix=prefix) as running:
@@ -1258,7 +1260,7 @@ def test_the_kernel_sees_a_write_after_each_read_that_held_text(server, tmp_path
 
 
 def test_a_window_that_is_closed_ends_the_run_by_the_hangup(server):
-    server.answers = [[head() + opening("Hel"), HANG]]
+    server.responses = [[head() + opening("Hel"), HANG]]
     with Terminal("--base-url", server.url, "-I", "hello") as terminal:
         terminal.until_shown(b"Hel")
         terminal.hang_up()
@@ -1267,7 +1269,7 @@ def test_a_window_that_is_closed_ends_the_run_by_the_hangup(server):
 
 
 def test_a_terminal_that_is_gone_and_was_not_ours_is_status_10(server):
-    server.answers = [[head() + opening("Hel"), go := threading.Event(), text_delta("lo"), HANG]]
+    server.responses = [[head() + opening("Hel"), go := threading.Event(), text_delta("lo"), HANG]]
     master, slave = pty.openpty()
     with asking(server, stdout=slave) as running:
         os.close(slave)
@@ -1279,7 +1281,7 @@ def test_a_terminal_that_is_gone_and_was_not_ours_is_status_10(server):
 
 
 def test_a_clock_that_is_wrong_and_jumps_changes_nothing(server):
-    server.answers = [HELLO, [HANG], refusal(529, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"), HELLO]
+    server.responses = [HELLO, [HANG], error_response(529, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"), HELLO]
     jump = "import itertools, runpy, time; time.time = itertools.cycle([0.0, 4e9]).__next__"
     command = [sys.executable, "-c", f"{jump}; runpy.run_module('streamcli', run_name='__main__', alter_sys=True)"]
     summary = ask(server, "--summary", "--timeout", "60", command=command)
@@ -1319,7 +1321,7 @@ def test_stdin_that_stays_silent_is_mentioned_after_3_s(argv, late, /):
 
 
 def test_a_slow_producer_is_not_lost(server):
-    server.answers = [HELLO]
+    server.responses = [HELLO]
     with Running("--base-url", server.url, "--stdin-timeout", "0.5", "hello", stdin=subprocess.PIPE) as running:
         running.process.stdin.write(b"one ")
         until(running.has_taken)
@@ -1346,7 +1348,7 @@ def test_a_stdin_that_is_none_is_not_waited_for(argv, env, stdin, prefix, /):
 
 
 def test_in_a_while_read_loop_every_line_is_asked(server):
-    server.answers = [ok(*text_events("."))]
+    server.responses = [ok(*text_events("."))]
     loop = f'while read -r line; do {" ".join(COMMAND)} --base-url {server.url} -I "$line"; done'
     done = subprocess.run(["sh", "-c", loop], input=b"one\ntwo\nthree\n", capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"...", b"")
@@ -1355,11 +1357,11 @@ def test_in_a_while_read_loop_every_line_is_asked(server):
 
 ENDINGS = {
     "complete": (HELLO, None),
-    "refusal": (refusal(400), "invalid_request_error"),
+    "refusal": (error_response(400), "invalid_request_error"),
     "refusal_without_a_kind": (head(400, length=0), "streamcli.status_error"),
     "redirect": (head(302, length=0, location="http://x/"), "streamcli.status_error"),
-    "no_event_stream": (json_answer({}), "streamcli.unexpected_answer"),
-    "no_http": (b"\0\r\n\r\n", "streamcli.unexpected_answer"),
+    "no_event_stream": (json_response({}), "streamcli.unexpected_response"),
+    "no_http": (b"\0\r\n\r\n", "streamcli.unexpected_response"),
     "close_before_the_head": ([], "streamcli.connection_error"),
     "empty": (ok(), "streamcli.incomplete_stream"),
     "cut": (ok(opening("Hel")), "streamcli.incomplete_stream"),
@@ -1383,7 +1385,7 @@ def test_the_last_line_of_events_says_how_it_ended(answer, kind, /, tmp_path):
 
 
 def test_the_last_line_of_events_beside_another_form_says_the_same(server, tmp_path):
-    server.answers = [refusal(400), ok(opening("Hel"))]
+    server.responses = [error_response(400), ok(opening("Hel"))]
     for kind in "invalid_request_error", "streamcli.incomplete_stream":
         assert ask(server, "--events-to", str(tmp_path / "events")).status
         assert last_line((tmp_path / "events").read_bytes())["error"]["type"] == kind
@@ -1409,7 +1411,7 @@ def test_the_last_line_of_events_names_the_signal(number, /, tmp_path):
 
 
 def test_the_last_line_beside_a_reader_that_goes_away_says_so(server, tmp_path):
-    server.answers = [[head() + opening("Hel"), go := threading.Event(), text_delta("lo"), HANG]]
+    server.responses = [[head() + opening("Hel"), go := threading.Event(), text_delta("lo"), HANG]]
     with asking(server, "--events-to", str(tmp_path / "events")) as running:
         running.until_out(b"Hel")
         running.process.stdout.close()
@@ -1419,7 +1421,7 @@ def test_the_last_line_beside_a_reader_that_goes_away_says_so(server, tmp_path):
 
 
 def test_a_line_that_a_signal_broke_off_is_finished_before_the_last_one(server):
-    server.answers = [[head() + opening("x" * 20_000), HANG]]
+    server.responses = [[head() + opening("x" * 20_000), HANG]]
     with small_pipe() as (reads, writes), asking(server, "--events", stdout=writes) as running:
         writes.close()
         running.until_stuck()
@@ -1435,7 +1437,9 @@ def test_output_appears_only_when_it_is_whole(server, tmp_path):
     file, partial = tmp_path / "answer", tmp_path / "answer.partial"
     file.write_text("old")
     gate = threading.Event()
-    server.answers = [[head() + opening("Hel"), gate, text_delta("lo") + block_stop() + message_delta() + MESSAGE_STOP]]
+    server.responses = [
+        [head() + opening("Hel"), gate, text_delta("lo") + block_stop() + message_delta() + MESSAGE_STOP]
+    ]
     with asking(server, "-o", str(file)) as running:
         until(lambda: partial.exists() and partial.read_text() == "Hel")
         assert file.read_text() == "old"
@@ -1472,8 +1476,8 @@ def test_a_full_device_beside_the_answer_is_status_10_and_one_line(option, /, tm
 
 @each(
     complete=(HELLO, ["--fail-on", "end_turn"], 9),
-    refusal=(refusal(400), [], 3),
-    key=(refusal(401), [], 4),
+    error_response=(error_response(400), [], 3),
+    key=(error_response(401), [], 4),
     error_event=(ok(error_event()), [], 5),
     close=([], [], 6),
     silence=([head() + opening("Hel"), HANG], ["--idle-timeout", "0.3"], 7),
@@ -1492,14 +1496,14 @@ def test_an_error_as_json_says_the_truth_in_one_line(answer, argv, status, /):
 
 
 def test_an_error_as_json_is_json_whatever_the_server_says(server):
-    server.answers = [refusal(400, "a\x9b", message := f"{HOSTILE}  two blanks \x85")]
+    server.responses = [error_response(400, "a\x9b", message := f"{HOSTILE}  two blanks \x85")]
     ended = ask(server, "--error-format", "json")
     assert not ACTIVE.search(ended.err)
     assert json.loads(ended.err)["message"] == message
 
 
 def test_a_stop_reason_of_fail_on_is_status_9_with_the_whole_answer(server):
-    server.answers = [ok(*text_events("Hello", stop_reason="refusal"))]
+    server.responses = [ok(*text_events("Hello", stop_reason="refusal"))]
     ended = ask(server, "--fail-on", "max_tokens, refusal")
     assert (ended.status, ended.out) == (9, b"Hello")
     assert ended.error == "stop reason refusal is one of --fail-on"
@@ -1511,9 +1515,9 @@ ECHO = f"no such key: {KEY}"
 
 @each(
     complete=HELLO,
-    a_refusal=refusal(401, "authentication_error", ECHO, request_id=KEY),
+    a_refusal=error_response(401, "authentication_error", ECHO, request_id=KEY),
     a_refusal_in_text=head(401, length=len(ECHO)) + ECHO.encode(),
-    a_passing_refusal=refusal(500, "api_error", ECHO, retry_after_ms="1"),
+    a_passing_refusal=error_response(500, "api_error", ECHO, retry_after_ms="1"),
     a_redirect=head(302, length=0, location=f"http://x/?key={KEY}"),
     an_error_event=ok(error_event("api_error", ECHO)),
     no_event_stream=head(type="text/plain", length=len(ECHO)) + ECHO.encode(),

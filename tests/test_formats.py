@@ -28,12 +28,12 @@ from streamcli.protocol.exchange import Exchange
 from streamcli.protocol.request import Request
 
 HEADERS = {"content-type": "text/event-stream", "request-id": "req_1"}
-FORMS = {
+OUTPUT_FORMATS = {
     "text": formats.Text,
     "events": formats.Events,
-    "sse": formats.Raw,
+    "sse": formats.RawStream,
     "snapshots": formats.Snapshots,
-    "message": formats.Final,
+    "message": formats.FinalMessage,
     "summary": lambda: formats.Summary(meters.Meter(clock=itertools.count().__next__)),
     "smooth text": lambda: formats.SmoothText(4),
     "thoughts": formats.Thoughts,
@@ -74,17 +74,17 @@ def written(form, *reads, error=None):
     return b"".join(writes(form, *reads, error=error))
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", OUTPUT_FORMATS)
 @given(st.data())
 def test_reads_cut_anywhere_make_the_same_output(name, data):
     stream = text_stream("a\r", "\n é\x1b[m\u202e 🌍")
     cuts = data.draw(st.lists(st.integers(0, len(stream))))
-    assert written(FORMS[name](), *cut_at(stream, cuts)) == written(FORMS[name](), stream)
+    assert written(OUTPUT_FORMATS[name](), *cut_at(stream, cuts)) == written(OUTPUT_FORMATS[name](), stream)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", OUTPUT_FORMATS)
 def test_nothing_is_left_behind_from_an_attempt_that_failed(name):
-    form = FORMS[name]()
+    form = OUTPUT_FORMATS[name]()
     form.begin(exchange())
     current = exchange()
     form.begin(current)
@@ -111,7 +111,7 @@ class TestOnTerminal:
 
     def test_a_character_cut_in_two_reads_is_shown_whole(self):
         first, second = opening("é").replace(rb"\u00e9", "é".encode()).split(b"\xa9")
-        form = formats.OnTerminal(formats.Raw())
+        form = formats.OnTerminal(formats.RawStream())
         shown = writes(form, first, b"\xa9" + second)
         assert shown[0].endswith(b'"text": "')
         assert shown[1].startswith("é".encode())
@@ -161,7 +161,9 @@ class TestEvents:
 class TestSnapshots:
     def test_the_last_equals_the_message(self):
         stream = text_stream("a", "b")
-        assert written(formats.Snapshots(), stream).splitlines(keepends=True)[-1] == written(formats.Final(), stream)
+        assert written(formats.Snapshots(), stream).splitlines(keepends=True)[-1] == written(
+            formats.FinalMessage(), stream
+        )
 
     def test_there_is_one_for_every_event_that_builds_the_message(self):
         stream = message_start() + event("ping") + event("unknown", a=1) + message_delta() + MESSAGE_STOP
@@ -273,7 +275,7 @@ class TestTurns:
         assert self.two(formats.Extract(), [], "```\na", "b\n```") == b"ab\n"
         assert self.two(formats.Extract(), [RESULT], "```\na\n```", "b") == b""
 
-    def test_the_facts_add_up(self):
+    def test_the_summary_adds_up(self):
         meter = meters.Meter(clock=itertools.count().__next__)
         meter.turn({"input_tokens": 2, "output_tokens": 5, "server_tool_use": {"n": 1}, "service_tier": "a"})
         current = exchange()
@@ -281,7 +283,7 @@ class TestTurns:
         for _ in current.receive(start):
             pass
         meter.stop()
-        known = meters.facts(current, meter)
+        known = meters.summary(current, meter)
         assert known["input_tokens"] == 5
         assert known["output_tokens"] == 5
         assert known["server_tool_use"] == {"n": 3, "m": 1}
@@ -290,30 +292,30 @@ class TestTurns:
 
 class TestFinal:
     def test_nothing_is_written_of_an_answer_that_failed(self):
-        assert written(formats.Final(), opening("a"), error=IncompleteStreamError("cut")) == b""
+        assert written(formats.FinalMessage(), opening("a"), error=IncompleteStreamError("cut")) == b""
 
 
-class TestFacts:
-    def facts(self, stream, *times):
+class TestSummary:
+    def summary(self, stream, *times):
         meter = meters.Meter(clock=iter(times).__next__)
         current = exchange()
         for received in current.receive(stream):
             if meter.first_token is None:
                 meter.seen(received)
         meter.stop()
-        return meters.facts(current, meter)
+        return meters.summary(current, meter)
 
     def test_times_are_seconds_since_the_request(self):
-        known = self.facts(text_stream("a", "b"), 100.0, 100.25, 102.0)
+        known = self.summary(text_stream("a", "b"), 100.0, 100.25, 102.0)
         assert (known["time_to_first_token"], known["duration"], known["output_tokens_per_second"]) == (0.25, 2.0, 3.5)
 
     def test_what_is_not_known_is_left_out(self):
-        assert self.facts(opening(), 1.0, 1.0) == {
+        assert self.summary(opening(), 1.0, 1.0) == {
             "id": "msg_1", "model": "m", "request_id": "req_1", "input_tokens": 3, "output_tokens": 1, "duration": 0.0
         }  # fmt: skip
 
     def test_no_message_has_only_its_request_and_its_time(self):
-        assert self.facts(b"", 1.0, 3.0) == {"request_id": "req_1", "duration": 2.0}
+        assert self.summary(b"", 1.0, 3.0) == {"request_id": "req_1", "duration": 2.0}
 
     def test_counters_keep_the_names_of_the_api(self):
         usage = {
@@ -322,19 +324,19 @@ class TestFacts:
             "server_tool_use": {"web_search_requests": 2},
             "x": None,
         }
-        lines = dict(meters.fact_lines(self.facts(message_start(usage=usage), 0.0, 1.0)))
+        lines = dict(meters.summary_lines(self.summary(message_start(usage=usage), 0.0, 1.0)))
         assert lines["cache_read_input_tokens"] == "0"
         assert lines["server_tool_use.web_search_requests"] == "2"
         assert "x" not in lines
 
     def test_a_counter_that_is_no_number_gives_no_rate(self):
-        known = self.facts(message_start(usage={"output_tokens": "many"}), 0.0, 1.0)
+        known = self.summary(message_start(usage={"output_tokens": "many"}), 0.0, 1.0)
         assert "output_tokens_per_second" not in known
 
     @given(st.text(), st.text())
     def test_a_fact_is_one_line_whatever_it_holds(self, model, name):
         stream = message_start(model=model, usage={name: 1}) + MESSAGE_STOP
-        lines = written(FORMS["summary"](), stream).decode().split("\n")
+        lines = written(OUTPUT_FORMATS["summary"](), stream).decode().split("\n")
         assert lines[0] == "id: msg_1"
         assert all(": " in line for line in lines[:-1])
         assert lines[-1] == ""

@@ -45,13 +45,13 @@ class TestDescriptor:
     def test_a_reader_that_is_gone_is_no_error_but_the_end(self):
         with small_pipe() as (reading, writing):
             reading.close()
-            with pytest.raises(io.ReaderGone):
+            with pytest.raises(io.ReaderClosedPipe):
                 io.Descriptor(writing.fileno(), "the pipe").write(b"a")
 
     def test_a_reader_that_goes_in_the_middle_is_noticed(self):
         with small_pipe(blocking=False) as (reading, writing):
             writer = in_thread(lambda: (reading.read(10), reading.close()))
-            with pytest.raises(io.ReaderGone):
+            with pytest.raises(io.ReaderClosedPipe):
                 io.Descriptor(writing.fileno(), "the pipe").write(LONG)
             writer.join()
 
@@ -243,30 +243,30 @@ class TestReadStdin:
 
 class TestVoice:
     def test_a_note_is_a_line_and_an_error_is_another(self, capfd):
-        voice = io.Voice()
-        voice.note("one")
-        voice.error("two")
+        diagnostics = io.Diagnostics()
+        diagnostics.note("one")
+        diagnostics.error("two")
         assert capfd.readouterr() == ("", "streamcli: one\nstreamcli: error: two\n")
 
     def test_quiet_leaves_only_errors(self, capfd):
-        voice = io.Voice(quiet=True)
-        voice.note("one")
-        voice.error("two")
+        diagnostics = io.Diagnostics(quiet=True)
+        diagnostics.note("one")
+        diagnostics.error("two")
         assert capfd.readouterr().err == "streamcli: error: two\n"
 
     def test_nothing_in_a_line_can_end_it_or_be_obeyed(self, capfd):
-        io.Voice().error("a\nb\x1b[31m\udcff")
+        io.Diagnostics().error("a\nb\x1b[31m\udcff")
         assert capfd.readouterr().err == "streamcli: error: a b^[[31m\ufffd\n"
 
     def test_a_secret_is_never_shown(self, capfd):
-        voice = io.Voice()
-        voice.secrets.add("sk-1")
-        voice.error("invalid key sk-1, sk-1")
+        diagnostics = io.Diagnostics()
+        diagnostics.secrets.add("sk-1")
+        diagnostics.error("invalid key sk-1, sk-1")
         assert capfd.readouterr().err == "streamcli: error: invalid key ***, ***\n"
 
     def test_a_fault_as_json_is_one_line_with_what_a_script_needs(self, capfd):
         error = status_error(400, {"error": {"type": "invalid_request_error", "message": "a\nb \x9b"}}, request_id="r")
-        io.Voice(as_json=True).fault(error)
+        io.Diagnostics(as_json=True).fault(error)
         line = capfd.readouterr().err
         assert line.count("\n") == 1
         assert json.loads(line) == {
@@ -275,9 +275,9 @@ class TestVoice:
         }  # fmt: skip
 
     def test_a_fault_as_json_may_name_a_file_whose_name_is_no_utf_8(self, capfd):
-        io.Voice(as_json=True).fault(UsageError("cannot read caf\udce9"))
+        io.Diagnostics(as_json=True).fault(UsageError("cannot read caf\udce9"))
         assert json.loads(capfd.readouterr().err)["message"] == "cannot read caf\udce9"
 
     def test_nobody_to_hear_it_changes_nothing(self, monkeypatch):
         monkeypatch.setattr(io, "STDERR", 999_999)
-        io.Voice().error("lost")
+        io.Diagnostics().error("lost")

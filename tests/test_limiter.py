@@ -1,4 +1,4 @@
-"""streamcli.batch.limiter: how many requests may run, whatever is answered and refused; time is a number here."""
+"""streamcli.batch.limiter: how many requests may run, whatever the server says; time is a number here."""
 
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ def started(limiter, now=0.0):
 
 
 def refuse(limiter, permit, now=0.0, wait=None, chance=0.0):
-    return limiter.refused(permit, now, wait=wait, chance=chance)
+    return limiter.throttled(permit, now, wait=wait, chance=chance)
 
 
 def at(seconds):
@@ -117,7 +117,7 @@ def test_a_refusal_counts_against_a_request_only_where_it_ran_alone():
 
 def test_a_server_with_room_for_ten_is_left_with_about_as_many():
     limiter = Limiter(100)
-    now, refusals, most = 0.0, 0, []
+    now, throttled, most = 0.0, 0, []
     for _ in range(200):
         now = max(now, now + limiter.held(now))
         permits = started(limiter, now)
@@ -125,11 +125,11 @@ def test_a_server_with_room_for_ten_is_left_with_about_as_many():
             if place < 10:
                 limiter.succeeded(permit)
             else:
-                refusals += 1
+                throttled += 1
                 assert not refuse(limiter, permit, now)
         most.append(len(permits))
     assert max(most[10:]) == 11
-    assert refusals < 200
+    assert throttled < 200
 
 
 def test_no_hold_is_longer_than_a_minute():

@@ -60,7 +60,7 @@ def examples_of_the_page():
 
 @pytest.fixture
 def tape(server, tmp_path):
-    server.answers = [ok(*text_events("Paris."))]
+    server.responses = [ok(*text_events("Paris."))]
     path = tmp_path / "answer.tape"
     ask = [sys.executable, "-m", "streamcli", "-I", "--base-url", server.url, "--record", str(path), "hi"]
     subprocess.run(ask, check=True, capture_output=True)

@@ -8,7 +8,7 @@ import stat
 
 import pytest
 from batches import CANCELED, CUT, CUT_AFTER, EXPIRED, Batch, BatchesServer, errored, said
-from server import head, json_answer, refusal
+from server import error_response, head, json_response
 
 from streamcli import (
     APIConnectionError,
@@ -19,14 +19,14 @@ from streamcli import (
     NotFoundError,
     OverloadedError,
     ProtocolError,
-    UnexpectedAnswerError,
+    UnexpectedResponseError,
     UsageError,
 )
 from streamcli.batch import offload
 from streamcli.batch.offload import Counts, Offload, State
 from streamcli.batch.results import Results
 from streamcli.batch.source import Source
-from streamcli.batch.statistics import Figures
+from streamcli.batch.statistics import Statistics
 from streamcli.protocol.request import SAMPLING_API_VERSION
 
 DEFAULTS = {"model": "m", "max_tokens": 16}
@@ -80,8 +80,8 @@ class Case:
             Results(str(self.output), source, resume=resume, retry_errors=retry_errors) as results,
             State(str(self.state), client.endpoint.base_url) as state,
         ):
-            self.figures = Figures(source.count, results.recorded)
-            do(Offload(client, source, results, figures=self.figures, state=state, watch=self, **options))
+            self.statistics = Statistics(source.count, results.recorded)
+            do(Offload(client, source, results, statistics=self.statistics, state=state, watch=self, **options))
             return results.status
 
     def resume(self, do=Offload.run, **options):
@@ -205,9 +205,9 @@ class TestOutcomes:
         self.outcomes["b"] = errored(kind)
         assert case.work() == status
 
-    def test_the_figures_tell(self, case):
+    def test_the_statistics_tell(self, case):
         case.work()
-        facts = case.figures.facts()
+        facts = case.statistics.fields()
         assert (facts["succeeded"], facts["errored"], facts["faults"]) == (
             1,
             3,
@@ -234,13 +234,13 @@ class TestOutcomes:
 
 
 ABSENT = [
-    refusal(404, "not_found_error"),
-    refusal(405),
-    refusal(501),
+    error_response(404, "not_found_error"),
+    error_response(405),
+    error_response(501),
     head(404, type="text/html", length=4) + b"nope",
     head(type="text/html", length=4) + b"nope",
-    json_answer({"data": [{"id": "m", "type": "model"}]}),
-    json_answer({"data": "nope"}),
+    json_response({"data": [{"id": "m", "type": "model"}]}),
+    json_response({"data": "nope"}),
 ]
 
 
@@ -248,7 +248,7 @@ class TestSubmitting:
     @pytest.mark.parametrize("fault", ABSENT)
     def test_a_server_without_batches_is_told_by_its_list(self, case, api, fault):
         api.faults["list"] = [fault] * 3
-        with pytest.raises(UnexpectedAnswerError, match=r"has no Message Batches API \(.*\): leave out") as caught:
+        with pytest.raises(UnexpectedResponseError, match=r"has no Message Batches API \(.*\): leave out") as caught:
             case.work()
         assert caught.value.exit_code == 3
         assert set(api.asked) == {"list"}
@@ -256,17 +256,19 @@ class TestSubmitting:
         assert not case.output.exists()
 
     @pytest.mark.parametrize(
-        "answer", [refusal(404), refusal(405), json_answer({"ok": True}), json_answer({"id": "x"})]
+        "answer", [error_response(404), error_response(405), json_response({"ok": True}), json_response({"id": "x"})]
     )
     def test_or_by_its_answer_to_a_batch(self, case, api, answer):
-        api.faults["list"] = [json_answer({"ok": True})]
+        api.faults["list"] = [json_response({"ok": True})]
         api.faults["create"] = [answer]
-        with pytest.raises(UnexpectedAnswerError, match="has no Message Batches API"):
+        with pytest.raises(UnexpectedResponseError, match="has no Message Batches API"):
             case.work()
         assert api.asked == ["list", "create"]
         assert case.resume() == 0
 
-    @pytest.mark.parametrize("fault", [refusal(401, "authentication_error"), refusal(403, "permission_error")])
+    @pytest.mark.parametrize(
+        "fault", [error_response(401, "authentication_error"), error_response(403, "permission_error")]
+    )
     def test_a_key_that_may_not_is_no_missing_api(self, case, api, fault):
         api.faults["list"] = [fault]
         with pytest.raises(Exception, match="error: no") as caught:
@@ -274,7 +276,7 @@ class TestSubmitting:
         assert caught.value.exit_code == 4
 
     def test_a_refused_part_leaves_its_lines_as_they_were(self, case, api):
-        api.faults["create"] = [None, refusal(400)]
+        api.faults["create"] = [None, error_response(400)]
         with pytest.raises(BadRequestError):
             case.work()
         assert [batch.ids for batch in api.batches] == [list("abc")]
@@ -287,7 +289,7 @@ class TestSubmitting:
         assert api.accepted == list("abcdefgh")
         assert case.results == succeeded(*"abcdefgh")
 
-    @pytest.mark.parametrize("fault", [CUT, refusal(500), refusal(529), refusal(503)])
+    @pytest.mark.parametrize("fault", [CUT, error_response(500), error_response(529), error_response(503)])
     def test_a_submission_that_came_to_nothing_is_made_again(self, case, api, fault):
         api.faults["create"] = [None, fault]
         assert case.work() == 0
@@ -302,7 +304,7 @@ class TestSubmitting:
         assert api.accepted == list("abcdefgh")
 
     def test_an_overloaded_server_is_believed(self, case, api):
-        api.faults["create"] = [refusal(529, "overloaded_error")] * 3
+        api.faults["create"] = [error_response(529, "overloaded_error")] * 3
         with pytest.raises(OverloadedError):
             case.work()
         assert api.asked.count("list") == 1
@@ -319,7 +321,7 @@ class TestAfterASubmissionThatBrokeOff:
 
     def broken_off(self, case, api, fault=CUT_AFTER):
         """A first part, and a second one whose end is not known."""
-        api.faults = {"create": [None, fault], "list": [None, None, refusal(401, "authentication_error")]}
+        api.faults = {"create": [None, fault], "list": [None, None, error_response(401, "authentication_error")]}
         with pytest.raises(AuthenticationError):
             case.work()
         assert "id" not in case.journal[-1]
@@ -350,14 +352,14 @@ class TestAfterASubmissionThatBrokeOff:
 
     def test_it_may_be_listed_late(self, case, api):
         self.broken_off(case, api)
-        late = json_answer({"data": [api.shown(api.batches[0])], "has_more": False})
+        late = json_response({"data": [api.shown(api.batches[0])], "has_more": False})
         api.faults["list"] = [late]
         assert case.resume() == 0
         assert api.accepted == list("abcdefgh")
 
     def test_where_the_batch_before_is_gone_nobody_can_tell(self, case, api):
         self.broken_off(case, api)
-        api.faults["list"] = [json_answer({"data": [], "has_more": False})]
+        api.faults["list"] = [json_response({"data": [], "has_more": False})]
         with pytest.raises(UsageError, match=r"part 2 .* because batch msgbatch_01 is not listed any more"):
             case.resume()
         assert case.resume() == 0
@@ -398,7 +400,9 @@ class TestAfterASubmissionThatBrokeOff:
 
 
 class TestWaiting:
-    @pytest.mark.parametrize("fault", [CUT, refusal(500), refusal(429, "rate_limit_error"), head(length=9) + b"{"])
+    @pytest.mark.parametrize(
+        "fault", [CUT, error_response(500), error_response(429, "rate_limit_error"), head(length=9) + b"{"]
+    )
     def test_a_look_that_fails_is_repeated(self, case, api, fault):
         api.faults["retrieve"] = [fault] * 4  # more than one call's own attempts
         assert case.work() == 0
@@ -407,7 +411,7 @@ class TestWaiting:
 
     def test_but_not_for_ever_and_what_waits_is_known_to_the_next_run(self, case, api, monkeypatch):
         monkeypatch.setattr(offload, "MAX_FAULTS", 4)
-        api.faults["retrieve"] = [refusal(500)] * 15
+        api.faults["retrieve"] = [error_response(500)] * 15
         with pytest.raises(InternalServerError):
             case.work()
         assert api.asked.count("retrieve") == 15
@@ -426,7 +430,7 @@ class TestWaiting:
         assert waits[-1] == 60
 
     def test_a_batch_that_is_gone_is_said_with_the_cure(self, case, api):
-        api.faults["retrieve"] = [refusal(404, "not_found_error", "no such batch")]
+        api.faults["retrieve"] = [error_response(404, "not_found_error", "no such batch")]
         with pytest.raises(NotFoundError, match="no such batch; add the line") as caught:
             case.work()
         assert caught.value.message.endswith(
@@ -438,7 +442,7 @@ class TestWaiting:
         assert [batch.ids for batch in api.batches] == [list("abc"), list("def"), list("gh"), list("abc")]
 
     def test_an_answer_that_is_no_batch_ends_it(self, case, api):
-        api.faults["retrieve"] = [json_answer({"id": "msgbatch_01"})]
+        api.faults["retrieve"] = [json_response({"id": "msgbatch_01"})]
         with pytest.raises(ProtocolError, match="no batch: msgbatch_01 was asked for"):
             case.work()
         assert case.resume() == 0
@@ -499,7 +503,7 @@ class TestState:
     def _waits(self, case, api):
         """Two batches were submitted, and nobody could be asked about them."""
         case.lines = prompts(*"abcde")
-        api.faults["retrieve"] = [refusal(401, "authentication_error")]
+        api.faults["retrieve"] = [error_response(401, "authentication_error")]
         with pytest.raises(AuthenticationError):
             case.work()
 
@@ -565,7 +569,7 @@ class TestState:
 
 class TestCancel:
     def test_every_batch_that_has_not_ended_is_cancelled(self, case, api):
-        api.faults["retrieve"] = [refusal(401, "authentication_error")]
+        api.faults["retrieve"] = [error_response(401, "authentication_error")]
         api.polls = 0
         with pytest.raises(AuthenticationError):
             case.work()
@@ -583,7 +587,7 @@ class TestCancel:
         assert kinds == ["canceled"] * 3 + ["succeeded"] * 3 + ["canceled"] * 2
 
     def test_one_whose_answer_was_lost_is_found_and_cancelled(self, case, api):
-        api.faults = {"create": [CUT_AFTER], "list": [None, refusal(401, "authentication_error")]}
+        api.faults = {"create": [CUT_AFTER], "list": [None, error_response(401, "authentication_error")]}
         api.polls = 0
         with pytest.raises(AuthenticationError):
             case.work()

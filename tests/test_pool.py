@@ -8,13 +8,13 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from server import HANG, PATIENCE, RESET, head, message_start, ok, opening, refusal, text_events
+from server import HANG, PATIENCE, RESET, error_response, head, message_start, ok, opening, text_events
 
 from streamcli import AsyncClient
 from streamcli.batch import pool
 from streamcli.batch.pool import Pool, Settings
 from streamcli.batch.source import Source
-from streamcli.batch.statistics import Figures
+from streamcli.batch.statistics import Statistics
 from streamcli.errors import OutputError, UsageError
 
 SOON = {"retry_after_ms": "5"}
@@ -46,7 +46,7 @@ class Run:
     def __init__(self, server, prompts, *, write=None, drawn=None, idle=None, total=None, **settings):
         self.results = []
         self.pool = None
-        self.figures = None
+        self.statistics = None
         self._server = server
         self._source = Source(
             io.BytesIO("".join(f"{text}\n" for text in prompts).encode()),
@@ -70,9 +70,9 @@ class Run:
             yield line
 
     async def ask(self, beside=None, done=lambda number: False):
-        self.figures = Figures(self._source.check())
+        self.statistics = Statistics(self._source.check())
         async with AsyncClient(base_url=self._server.url, api_key="k", max_retries=0, **self._limits) as client:
-            self.pool = Pool(client, self.write, self.figures, self._settings)
+            self.pool = Pool(client, self.write, self.statistics, self._settings)
             asking = asyncio.create_task(self.pool.run(self.lines(), done))
             if beside:
                 await beside(self)
@@ -112,10 +112,10 @@ async def until(met):
 
 def test_results_come_in_the_order_of_the_lines_whatever_ends_first(server):
     last = threading.Event()
-    server.answers = [lambda request: (last, echo(request)) if prompt(request) == "a" else echo(request)]
+    server.responses = [lambda request: (last, echo(request)) if prompt(request) == "a" else echo(request)]
 
     async def beside(running):
-        await until(lambda: running.figures.succeeded == 3)
+        await until(lambda: running.statistics.succeeded == 3)
         assert running.results == []
         last.set()
 
@@ -126,7 +126,7 @@ def test_results_come_in_the_order_of_the_lines_whatever_ends_first(server):
 
 def test_results_come_as_they_end_where_no_order_is_wanted(server):
     last = threading.Event()
-    server.answers = [lambda request: (last, echo(request)) if prompt(request) == "a" else echo(request)]
+    server.responses = [lambda request: (last, echo(request)) if prompt(request) == "a" else echo(request)]
 
     async def beside(running):
         await until(lambda: len(running.results) == 3)
@@ -148,12 +148,12 @@ def test_as_many_run_at_once_as_asked_for_and_no_more(server):
         running.remove(request)
         return echo(request)
 
-    server.answers = [answer]
+    server.responses = [answer]
     assert run(server, "abcdef", jobs=3).said == list("abcdef")
 
 
 def test_each_request_carries_its_line_and_what_goes_with_all_of_them(server):
-    server.answers = [echo]
+    server.responses = [echo]
     run(server, "ab", jobs=1, betas=["one", "two"])
     assert [request.json for request in server.requests] == [
         {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": text}], "stream": True}
@@ -163,7 +163,7 @@ def test_each_request_carries_its_line_and_what_goes_with_all_of_them(server):
 
 
 def test_lines_that_are_done_are_not_asked(server):
-    server.answers = [echo]
+    server.responses = [echo]
     ran = Run(server, [str(number) for number in range(1, 601)])
     ran.to_its_end(done=lambda number: number not in {7, 300, 600})
     assert ran.said == ["7", "300", "600"]
@@ -172,7 +172,7 @@ def test_lines_that_are_done_are_not_asked(server):
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_slow_reader_holds_up_the_drawing_of_lines(server, ordered):
-    server.answers = [echo]
+    server.responses = [echo]
     drawn, read = [], threading.Event()
 
     async def beside(running):
@@ -191,17 +191,17 @@ def test_a_slow_reader_holds_up_the_drawing_of_lines(server, ordered):
 
 def test_a_slow_reader_makes_no_silence_in_the_streams(server):
     pings = [b"7\r\n: ping\n\r\n", 0.05] * 15
-    server.answers = [lambda request: [head(chunked=True), *pings, echo(request).partition(b"\r\n\r\n")[2]]]
+    server.responses = [lambda request: [head(chunked=True), *pings, echo(request).partition(b"\r\n\r\n")[2]]]
     ran = run(server, "abcdef", jobs=3, idle=0.6, write=lambda _: time.sleep(0.8))
     assert ran.said == list("abcdef")
-    assert ran.figures.retries == 0
+    assert ran.statistics.retries == 0
 
 
 # Lines that fail
 
 
 def test_a_line_that_fails_never_stops_the_others(server):
-    server.answers = [answering({"b": refusal(400), "c": refusal(401, "authentication_error")})]
+    server.responses = [answering({"b": error_response(400), "c": error_response(401, "authentication_error")})]
     ran = run(server, "abcd")
     assert ran.said == ["a", "invalid_request_error", "authentication_error", "d"]
     assert [result.status for result in ran.results] == [0, 3, 4, 0]
@@ -216,7 +216,7 @@ def test_a_line_that_fails_never_stops_the_others(server):
 @pytest.mark.parametrize(
     ("answer", "status"),
     [
-        (refusal(400, "a_type_of_its_own"), 3),
+        (error_response(400, "a_type_of_its_own"), 3),
         (head(401, length=0), 4),
         (head(500, length=4) + b"oops", 5),
         (ok(opening("par"), b'event: error\ndata: {"type":"error","error":{"type":"new"}}\n\n'), 5),
@@ -225,7 +225,7 @@ def test_a_line_that_fails_never_stops_the_others(server):
     ids=["unknown type", "no type", "no JSON", "unknown event", "a page"],
 )
 def test_a_line_s_status_is_that_of_its_error_whatever_type_the_server_gives(server, answer, status):
-    server.answers = [answer]
+    server.responses = [answer]
     assert [result.status for result in run(server, "a", retries=0).results] == [status]
 
 
@@ -236,8 +236,8 @@ FAULTS = {
     "silent": (head(), message_start(), HANG),
     "empty": head(204, length=0),
     "gone": (RESET,),
-    "busy": refusal(503, "api_error", **SOON),
-    "timed out": refusal(408, "timeout_error", **SOON),
+    "busy": error_response(503, "api_error", **SOON),
+    "timed out": error_response(408, "timeout_error", **SOON),
     "error event": ok(opening("par"), b'event: error\ndata: {"type":"error","error":{"type":"api_error"}}\n\n'),
 }
 
@@ -259,10 +259,10 @@ def at_once(monkeypatch):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_nothing_of_a_line_was_passed_on_so_that_every_fault_that_may_pass_is_tried_again(server, at_once, fault):
-    server.answers = [answering({"b": [FAULTS[fault], FAULTS[fault], echo(_Asked("b"))]})]
+    server.responses = [answering({"b": [FAULTS[fault], FAULTS[fault], echo(_Asked("b"))]})]
     ran = run(server, "abc", idle=0.2)
     assert ran.said == ["a", "b", "c"]
-    assert ran.figures.retries == 2
+    assert ran.statistics.retries == 2
     assert len(at_once) == 2
     assert all(wait > 0 for wait in at_once)
 
@@ -273,7 +273,7 @@ class _Asked:
 
 
 def test_a_fault_that_stays_is_the_line_s_result_once_its_attempts_are_spent(server, at_once):
-    server.answers = [answering({"b": FAULTS["cut"]})]
+    server.responses = [answering({"b": FAULTS["cut"]})]
     ran = run(server, "ab", retries=3)
     assert ran.said == ["a", "streamcli.incomplete_stream"]
     assert ran.results[1].status == 8
@@ -281,23 +281,23 @@ def test_a_fault_that_stays_is_the_line_s_result_once_its_attempts_are_spent(ser
 
 
 def test_the_total_limit_is_final(server):
-    server.answers = [answering({"b": FAULTS["silent"]})]
+    server.responses = [answering({"b": FAULTS["silent"]})]
     ran = run(server, "ab", total=0.2)
     assert ran.said == ["a", "streamcli.timeout_error"]
     assert ran.results[1].status == 7
     assert "the total limit of 0.2 s passed" in str(ran.results[1].line)
-    assert ran.figures.retries == 0
+    assert ran.statistics.retries == 0
 
 
 def test_a_retry_is_said_with_its_line(server):
-    server.answers = [answering({"b": [refusal(503, "api_error", retry_after_ms="10"), echo(_Asked("b"))]})]
+    server.responses = [answering({"b": [error_response(503, "api_error", retry_after_ms="10"), echo(_Asked("b"))]})]
     told = []
     run(server, "ab", on_retry=lambda line, error, wait: told.append((line.number, error.status_code, wait)))
     assert told == [(2, 503, 0.01)]
 
 
 def test_a_stop_reason_that_is_not_wanted_gives_the_line_its_status(server):
-    server.answers = [answering({"b": ok(*text_events("b", stop_reason="max_tokens"))})]
+    server.responses = [answering({"b": ok(*text_events("b", stop_reason="max_tokens"))})]
     ran = run(server, "ab", judge=lambda message: 9 * (message["stop_reason"] == "max_tokens"))
     assert ran.said == ["a", "b"]
     assert [result.status for result in ran.results] == [0, 9]
@@ -315,7 +315,7 @@ class Room:
         self._free = threading.Semaphore(size)
         self._inside = 0
         self._takes = takes
-        self._refusal = refusal(status, "rate_limit_error" if status == 429 else "overloaded_error", **headers)
+        self._refusal = error_response(status, "rate_limit_error" if status == 429 else "overloaded_error", **headers)
 
     def __call__(self, request):
         if not self._free.acquire(blocking=False):
@@ -335,16 +335,16 @@ class Room:
 @pytest.mark.parametrize("status", [429, 529])
 def test_a_server_with_little_room_serves_many_jobs_without_one_failure(server, status):
     room = Room(3, status=status, **SOON)
-    server.answers = [room]
+    server.responses = [room]
     prompts = [str(number) for number in range(80)]
     ran = run(server, prompts, jobs=40, retries=0)
     assert ran.said == prompts
-    assert 0 < room.refused == ran.figures.refusals
+    assert 0 < room.refused == ran.statistics.rate_limited + ran.statistics.overloaded
     assert room.refused < len(prompts)
 
 
 def test_a_server_that_refuses_for_ever_is_given_up(server):
-    server.answers = [refusal(529, "overloaded_error", **SOON)]
+    server.responses = [error_response(529, "overloaded_error", **SOON)]
     ran = run(server, "abcd", retries=1)
     assert ran.said == ["overloaded_error"] * 4
     assert {result.status for result in ran.results} == {5}
@@ -353,13 +353,16 @@ def test_a_server_that_refuses_for_ever_is_given_up(server):
 
 
 def test_a_refusal_holds_back_every_request_for_as_long_as_the_server_asks(server):
-    came, answers = [], answering({"a": [refusal(429, "rate_limit_error", retry_after="0.4"), echo(_Asked("a"))]})
+    came, answers = (
+        [],
+        answering({"a": [error_response(429, "rate_limit_error", retry_after="0.4"), echo(_Asked("a"))]}),
+    )
 
     def answer(request):
         came.append(time.monotonic())
         return answers(request)
 
-    server.answers = [answer]
+    server.responses = [answer]
     ran = run(server, ["a", *map(str, range(20))], jobs=1)
     assert len(ran.said) == 21
     assert came[1] - came[0] >= 0.39
@@ -367,14 +370,14 @@ def test_a_refusal_holds_back_every_request_for_as_long_as_the_server_asks(serve
 
 def test_an_error_event_that_says_overloaded_is_such_a_refusal(server):
     overloaded = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n'
-    server.answers = [answering({"a": [ok(opening("par"), overloaded), echo(_Asked("a"))]})]
+    server.responses = [answering({"a": [ok(opening("par"), overloaded), echo(_Asked("a"))]})]
     ran = run(server, "a", jobs=2, retries=0)
     assert ran.said == ["a"]
-    assert ran.figures.refusals == 1
+    assert ran.statistics.overloaded == 1
 
 
 def test_a_wait_beyond_a_minute_is_the_line_s_result_and_said(server):
-    server.answers = [answering({"b": refusal(429, "rate_limit_error", "too many", retry_after="3600")})]
+    server.responses = [answering({"b": error_response(429, "rate_limit_error", "too many", retry_after="3600")})]
     ran = run(server, "abc", jobs=1)
     assert ran.said == ["a", "rate_limit_error", "c"]
     assert ran.results[1].status == 5
@@ -385,7 +388,7 @@ def test_a_spending_limit_is_final_and_holds_nobody_back(server):
     body = {"type": "rate_limit_error", "message": "no", "details": {"error_code": "enforced_spend_limit_reached"}}
     spent = json.dumps({"type": "error", "error": body}).encode()
     top = head(429, type="application/json", length=len(spent), retry_after="30")
-    server.answers = [answering({"b": top + spent})]
+    server.responses = [answering({"b": top + spent})]
     begin = time.monotonic()
     ran = run(server, "abc", jobs=1)
     assert ran.said == ["a", "rate_limit_error", "c"]
@@ -394,13 +397,13 @@ def test_a_spending_limit_is_final_and_holds_nobody_back(server):
 
 def test_a_refusal_that_shall_not_be_repeated_still_slows_the_others(server):
     came, advice = [], {"x_should_retry": "false", "retry_after": "0.4"}
-    answers = answering({"a": refusal(429, "rate_limit_error", **advice)})
+    answers = answering({"a": error_response(429, "rate_limit_error", **advice)})
 
     def answer(request):
         came.append((request.json["messages"][-1]["content"], time.monotonic()))
         return answers(request)
 
-    server.answers = [answer]
+    server.responses = [answer]
     ran = run(server, "abc", jobs=1)
     assert ran.said == ["rate_limit_error", "b", "c"]
     assert came[1][1] - came[0][1] >= 0.4
@@ -416,7 +419,7 @@ def test_nothing_is_sent_before_a_limit_is_renewed_that_an_answer_says_is_used_u
         body = b"".join(text_events(prompt(request)))
         return head(length=len(body), **spent) + body
 
-    server.answers = [answer]
+    server.responses = [answer]
     assert run(server, "ab", jobs=1).said == ["a", "b"]
     assert came[1] - came[0] >= timedelta(seconds=0.39)
 
@@ -425,10 +428,10 @@ def test_nothing_is_sent_before_a_limit_is_renewed_that_an_answer_says_is_used_u
 
 
 def test_a_run_that_is_stopped_drops_what_runs_and_writes_what_is_complete(server):
-    server.answers = [lambda request: [HANG] if prompt(request) in "ac" else echo(request)]
+    server.responses = [lambda request: [HANG] if prompt(request) in "ac" else echo(request)]
 
     async def beside(running):
-        await until(lambda: running.figures.succeeded == 10)
+        await until(lambda: running.statistics.succeeded == 10)
         assert running.results == []
         running.pool.stop()
 
@@ -439,7 +442,7 @@ def test_a_run_that_is_stopped_drops_what_runs_and_writes_what_is_complete(serve
 
 def test_a_run_that_is_stopped_does_not_wait_for_ever_for_its_reader(server, monkeypatch):
     monkeypatch.setattr(pool, "_LAST_WRITE", 0.1)
-    server.answers = [echo]
+    server.responses = [echo]
     writing, read = threading.Event(), threading.Event()
 
     async def beside(running):
@@ -458,7 +461,7 @@ class _Gone(BaseException):
 
 @pytest.mark.parametrize("fault", [OutputError("disk full"), _Gone()])
 def test_what_writing_raises_ends_the_run(server, fault):
-    server.answers = [lambda request: echo(request) if prompt(request) == "a" else [HANG]]
+    server.responses = [lambda request: echo(request) if prompt(request) == "a" else [HANG]]
 
     def write(_results):
         raise fault
@@ -468,7 +471,7 @@ def test_what_writing_raises_ends_the_run(server, fault):
 
 
 def test_what_drawing_a_line_raises_ends_the_run_after_what_is_complete_is_written(server):
-    server.answers = [echo]
+    server.responses = [echo]
 
     def draw(line):
         if line.number == 3:
@@ -481,15 +484,15 @@ def test_what_drawing_a_line_raises_ends_the_run_after_what_is_complete_is_writt
 
 
 def test_a_fault_of_ours_ends_the_run_and_is_not_taken_for_a_line_s(server, monkeypatch):
-    server.answers = [echo]
+    server.responses = [echo]
     monkeypatch.setattr(pool, "Meter", None)
     with pytest.raises(TypeError):
         run(server, "abc")
 
 
-def test_figures_tell_when_tokens_came_and_how_many(server):
-    server.answers = [lambda request: [head(), opening(), 0.1, b"".join(text_events("x"))[len(opening()) :]]]
-    facts = run(server, "abc").figures.facts()
+def test_statistics_tell_when_tokens_came_and_how_many(server):
+    server.responses = [lambda request: [head(), opening(), 0.1, b"".join(text_events("x"))[len(opening()) :]]]
+    facts = run(server, "abc").statistics.fields()
     assert facts["usage"] == {"input_tokens": 9, "output_tokens": 21}
     assert facts["succeeded"] == 3
     assert 0.1 <= facts["time_to_first_token"]["p50"] <= facts["time_to_last_token"]["p50"] < PATIENCE

@@ -24,7 +24,7 @@ PRINTED = ["Hello there.\nend_turn 7\n", "Hello there.\n[7 tokens]\n", "Hello th
     ("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)), ids=["text", "events", "async"]
 )
 def test_a_program_of_the_library_section_runs_as_it_stands(server, program, printed):
-    server.answers = [ok(*text_events("Hello", " there."))]
+    server.responses = [ok(*text_events("Hello", " there."))]
     environment = {**os.environ, "ANTHROPIC_BASE_URL": server.url}
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True, text=True, check=False
@@ -70,7 +70,7 @@ def test_its_tools_describe_themselves_and_answer(folder, tool, given, result, m
 
 @pytest.mark.skipif(not shutil.which("parallel"), reason="GNU parallel is not installed")
 def test_gnu_parallel_deals_the_lines_of_a_batch_out(server, tmp_path):
-    server.answers = [lambda request: ok(*text_events(request.json["messages"][0]["content"]))]
+    server.responses = [lambda request: ok(*text_events(request.json["messages"][0]["content"]))]
     (tmp_path / "streamcli").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m streamcli "$@"\n')
     (tmp_path / "streamcli").chmod(0o755)
     lines = [json.dumps({"custom_id": f"q{number}", "prompt": f"prompt {number}"}) for number in range(9)]

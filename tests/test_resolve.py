@@ -21,7 +21,7 @@ NAME = st.text(st.characters(exclude_characters=".=", exclude_categories=["Cs"])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-class World:
+class StandardStreams:
     """A process without standard input."""
 
     open = (False, True, True)
@@ -30,7 +30,7 @@ class World:
 
 def body(*argv):
     args = parse(list(argv))
-    prompt = resolve.composer(args)(resolve.text_of_stdin(args, World(), io.Voice()))
+    prompt = resolve.composer(args)(resolve.text_of_stdin(args, StandardStreams(), io.Diagnostics()))
     fields = resolve.fields(args)
     return resolve.body(args, fields, [*fields.get("messages", ()), *([prompt] if prompt else ())])
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from streamcli.batch import results as batch
 from streamcli.batch.results import Results
 from streamcli.batch.source import Line, Source
-from streamcli.batch.statistics import Figures, Sample
+from streamcli.batch.statistics import Sample, Statistics
 from streamcli.errors import (
     APIConnectionError,
     APITimeoutError,
     IncompleteStreamError,
     OutputError,
-    UnexpectedAnswerError,
+    UnexpectedResponseError,
     UsageError,
     status_error,
 )
@@ -442,7 +442,7 @@ class TestResults:
         UsageError("no key"),
         APIConnectionError("refused"),
         APITimeoutError("idle"),
-        UnexpectedAnswerError("a page"),
+        UnexpectedResponseError("a page"),
         IncompleteStreamError("cut"),
     ],
     ids=lambda error: f"{type(error).__name__}-{error.type}",
@@ -486,7 +486,7 @@ def test_every_outcome_has_its_status(outcome, status):
 # Figures
 
 
-def test_percentiles_are_those_of_all_figures_as_long_as_they_are_few():
+def test_percentiles_are_those_of_all_statistics_as_long_as_they_are_few():
     sample = Sample()
     for figure in range(1, 201):
         sample.add(figure)
@@ -494,7 +494,7 @@ def test_percentiles_are_those_of_all_figures_as_long_as_they_are_few():
     assert Sample().percentiles() == {}
 
 
-def test_percentiles_of_many_figures_are_near_and_their_number_is_bounded():
+def test_percentiles_of_many_statistics_are_near_and_their_number_is_bounded():
     sample = Sample(most=1000)
     for figure in range(20_000):
         sample.add(figure)
@@ -502,17 +502,17 @@ def test_percentiles_of_many_figures_are_near_and_their_number_is_bounded():
     assert len(sample._kept) == 1000
 
 
-def test_figures_add_up():
-    figures = Figures(10, before=2)
+def test_statistics_add_up():
+    statistics = Statistics(10, before=2)
     usage = {"input_tokens": 3, "output_tokens": 5, "cache_read_input_tokens": None, "service_tier": "standard"}
     for stop_reason, grave in (("end_turn", 0), ("max_tokens", 9)):
-        figures.add({"type": "succeeded", "message": {"usage": usage, "stop_reason": stop_reason}}, grave)
-    figures.add(failed(), 3)
-    figures.add({"type": "expired"}, 5)
-    figures.answered(0.25, 0.5)
-    figures.stop()
-    facts = figures.facts()
-    assert (figures.done, facts["succeeded"], facts["errored"], facts["done_before"]) == (6, 2, 2, 2)
+        statistics.add({"type": "succeeded", "message": {"usage": usage, "stop_reason": stop_reason}}, grave)
+    statistics.add(failed(), 3)
+    statistics.add({"type": "expired"}, 5)
+    statistics.answered(0.25, 0.5)
+    statistics.stop()
+    facts = statistics.fields()
+    assert (statistics.done, facts["succeeded"], facts["errored"], facts["done_before"]) == (6, 2, 2, 2)
     assert facts["faults"] == {"stop reason max_tokens": 1, "invalid_request_error": 1, "expired": 1}
     assert facts["usage"] == {"input_tokens": 6, "output_tokens": 10}
     assert facts["time_to_first_token"]["p50"] == 0.25

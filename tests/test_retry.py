@@ -10,7 +10,7 @@ from streamcli.errors import (
     APIConnectionError,
     APITimeoutError,
     IncompleteStreamError,
-    UnexpectedAnswerError,
+    UnexpectedResponseError,
     UsageError,
     status_error,
 )
@@ -56,7 +56,7 @@ def test_connection_faults_say_themselves_whether_they_may_pass():
     assert wait(APITimeoutError("idle", retryable=False)) is None
 
 
-@pytest.mark.parametrize("error", [UsageError("x"), IncompleteStreamError("x"), UnexpectedAnswerError("x")])
+@pytest.mark.parametrize("error", [UsageError("x"), IncompleteStreamError("x"), UnexpectedResponseError("x")])
 def test_everything_else_is_final(error):
     assert wait(error) is None
 

@@ -47,7 +47,7 @@ def test_every_exported_name_is_there(name):
 
 
 def test_a_whole_synchronous_stream_loads_no_asyncio(server):
-    server.answers = [ok(*text_events("a", "b"))]
+    server.responses = [ok(*text_events("a", "b"))]
     ask = "model='m', max_tokens=1, messages=[]"
     names = loaded(
         f"from streamcli import Client\n"

@@ -49,7 +49,7 @@ def streamcli(*words, **environment):
 @pytest.mark.parametrize("form", [[], ["--events"], ["--message"]], ids=["text", "events", "message"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_tape_replays_to_the_same_output_and_status(server, tmp_path, fault, form):
-    server.answers = [FAULTS[fault]]
+    server.responses = [FAULTS[fault]]
     tape = tmp_path / "tape"
     live = streamcli("--base-url", server.url, "--record", str(tape), *form, "hi", ANTHROPIC_API_KEY=KEY)
     again = streamcli("--replay", str(tape), *form)
@@ -59,8 +59,8 @@ def test_a_tape_replays_to_the_same_output_and_status(server, tmp_path, fault, f
 
 
 def test_a_retry_is_on_the_tape_and_plays_again(server, tmp_path):
-    refusal = answers.head(529, type="application/json", length=2, retry_after_ms="1") + b"{}"
-    server.answers = [refusal, WHOLE]
+    error_response = answers.head(529, type="application/json", length=2, retry_after_ms="1") + b"{}"
+    server.responses = [error_response, WHOLE]
     tape = tmp_path / "tape"
     live = streamcli("--base-url", server.url, "--retries", "1", "--record", str(tape), "hi")
     again = streamcli("--replay", str(tape), "--retries", "1")
@@ -70,7 +70,7 @@ def test_a_retry_is_on_the_tape_and_plays_again(server, tmp_path):
 
 
 def test_a_tape_has_the_request_each_read_and_the_end(server, tmp_path):
-    server.answers = [WHOLE]
+    server.responses = [WHOLE]
     tape = tmp_path / "tape"
     streamcli("--base-url", server.url, "--record", str(tape), "hi", ANTHROPIC_API_KEY=KEY)
     head, answer, *reads, end = map(json.loads, tape.read_text().splitlines())
@@ -81,7 +81,7 @@ def test_a_tape_has_the_request_each_read_and_the_end(server, tmp_path):
 
 
 def test_a_replay_needs_neither_httpcore_nor_tls_nor_asyncio(server, tmp_path):
-    server.answers = [WHOLE]
+    server.responses = [WHOLE]
     tape = tmp_path / "tape"
     streamcli("--base-url", server.url, "--record", str(tape), "hi")
     program = f"""

@@ -203,7 +203,7 @@ class TestDescribed:
     def described(self, *paths, timeout=PATIENCE, environment=ENVIRONMENT):
         return described(paths, environment=environment, timeout=timeout)
 
-    def refusal(self, *paths, **options):
+    def error_response(self, *paths, **options):
         with pytest.raises(UsageError) as caught:
             self.described(*paths, **options)
         assert "\n" not in str(caught.value)
@@ -243,26 +243,28 @@ class TestDescribed:
     def test_one_that_is_here_and_not_on_the_path_is_told_apart(self, make, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         make(describing(self.WEATHER), "weather")
-        assert self.refusal("weather") == "there is no tool weather on PATH; for the one here say ./weather"
+        assert self.error_response("weather") == "there is no tool weather on PATH; for the one here say ./weather"
 
     def test_one_that_is_nowhere_is_named(self, tmp_path):
-        assert self.refusal("no-such-tool") == "there is no tool no-such-tool on PATH"
-        assert self.refusal(f"{tmp_path}/none") == f"there is no tool {tmp_path}/none"
-        assert self.refusal("") == "there is no tool (without a name) on PATH"
+        assert self.error_response("no-such-tool") == "there is no tool no-such-tool on PATH"
+        assert self.error_response(f"{tmp_path}/none") == f"there is no tool {tmp_path}/none"
+        assert self.error_response("") == "there is no tool (without a name) on PATH"
 
     def test_one_that_is_not_executable_is_named_and_how_to_make_it_so(self, make, tmp_path):
         path = make("", "my tool")
         Path(path).chmod(0o644)
-        assert self.refusal(path) == f"the tool {path} is not executable: chmod +x '{path}'"
-        assert self.refusal(f"{tmp_path}/") == f"the tool {tmp_path}/ is a directory"
+        assert self.error_response(path) == f"the tool {path} is not executable: chmod +x '{path}'"
+        assert self.error_response(f"{tmp_path}/") == f"the tool {tmp_path}/ is a directory"
 
     def test_one_that_the_system_cannot_run_is_named(self, make, tmp_path):
         plain = tmp_path / "plain"
         plain.write_text("echo hello\n")
         plain.chmod(0o755)
         reason = "it is no program, and a script begins with #! and its interpreter"
-        assert self.refusal(str(plain)) == f"the tool {plain} cannot describe itself: cannot be started: {reason}"
-        assert "the interpreter that its first line names is not there" in self.refusal(
+        assert (
+            self.error_response(str(plain)) == f"the tool {plain} cannot describe itself: cannot be started: {reason}"
+        )
+        assert "the interpreter that its first line names is not there" in self.error_response(
             make("", interpreter="/no/such/interpreter")
         )
 
@@ -282,23 +284,23 @@ class TestDescribed:
     def test_one_that_cannot_describe_itself_is_refused(self, make, script, why):
         path = make(script)
         timeout = 0.5 if script == "sleep 100" else PATIENCE
-        assert self.refusal(path, timeout=timeout) == f"the tool {path} cannot describe itself: {why}"
+        assert self.error_response(path, timeout=timeout) == f"the tool {path} cannot describe itself: {why}"
 
     @pytest.mark.parametrize("name", [None, 3, "", "a b", "a.b", "é", "x" * 129, "a\n"])
     def test_a_name_that_the_api_would_refuse_is_refused(self, make, name):
         path = make(describing({"name": name, "input_schema": SCHEMA}))
         expected = f"the tool {path} needs a name of 1 to 128 letters, digits, _ and -, and not {name!r}"
-        assert self.refusal(path) == expected
+        assert self.error_response(path) == expected
 
     @pytest.mark.parametrize("schema", [{}, {"input_schema": None}, {"input_schema": "x"}, {"input_schema": []}])
     def test_a_schema_that_is_no_object_is_refused(self, make, schema):
         path = make(describing({"name": "a", **schema}))
-        assert self.refusal(path) == f"the tool {path} has no object as its input_schema"
+        assert self.error_response(path) == f"the tool {path} has no object as its input_schema"
 
     def test_a_name_that_two_share_is_refused(self, make):
         one, other = make(describing(self.WEATHER), "one"), make(describing(self.WEATHER), "other")
-        assert self.refusal(one, other) == f"the tools {one} and {other} have the same name, weather"
-        assert self.refusal(one, one) == f"the tools {one} and {one} have the same name, weather"
+        assert self.error_response(one, other) == f"the tools {one} and {other} have the same name, weather"
+        assert self.error_response(one, one) == f"the tools {one} and {one} have the same name, weather"
 
 
 class TestResult:

@@ -102,7 +102,7 @@ class TestProxyFor:
 class TestOwnClient:
     def test_goes_through_the_proxy_that_it_is_given_and_no_other(self, server, monkeypatch):
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-        server.answers = [ok(b"a")]
+        server.responses = [ok(b"a")]
         with own_client() as client:
             assert client.get(server.url).content == b"a"
         proxy = proxy_for(Endpoint(server.url, None))
@@ -120,7 +120,7 @@ class TestOwnClient:
                 return self.inner.handle_request(request)
 
         recorders = []
-        server.answers = [ok(b"a")]
+        server.responses = [ok(b"a")]
         with own_client(around=lambda inner: recorders.append(Recorder(inner)) or recorders[0]) as client:
             client.get(f"{server.url}/x")
         assert recorders[0].paths == ["/x"]
@@ -129,7 +129,7 @@ class TestOwnClient:
         netrc = tmp_path / ".netrc"
         netrc.write_text("machine 127.0.0.1 login a password b")
         monkeypatch.setenv("NETRC", str(netrc))
-        server.answers = [head(302, length=0, location="/elsewhere")]
+        server.responses = [head(302, length=0, location="/elsewhere")]
         with own_client() as client:
             assert client.get(server.url).status_code == 302
         assert len(server.requests) == 1
@@ -138,7 +138,7 @@ class TestOwnClient:
 
 class TestReads:
     def reads(self, driver, server, answer):
-        server.answers = [answer]
+        server.responses = [answer]
         with driver.client(server).messages.stream(**ASK) as stream:
             reads = []
             for data in stream.reads():
@@ -160,7 +160,7 @@ class TestReads:
 
 
 def test_each_request_has_a_connection_of_its_own(server):
-    server.answers = [ok(b"a", framing="length")]
+    server.responses = [ok(b"a", framing="length")]
     with httpx.Client(transport=Transport()) as client:
         for _ in range(3):
             assert client.get(server.url).content == b"a"

@@ -69,7 +69,7 @@ def defined(name):
         ("Transport", "AsyncTransport"),
         ("_Body", "_AsyncBody"),
         ("whole_body", "async_whole_body"),
-        ("refusal_body", "async_refusal_body"),
+        ("error_body", "async_error_body"),
     ],
 )
 def test_what_the_client_stands_on_has_the_same_twins(name, twin):

@@ -1,8 +1,9 @@
-"""How many requests may run at once: answers and refusals in, the moment when the next one may start out.
+"""How many requests may run at once: answers and throttling responses in, the moment when the next one may start out.
 
-Contract: one limiter for all requests to one server. A refusal (429, 529) holds every new request back and halves how
-many may run, once for all that started before it was known; each success raises that by a part, so that a whole round
-of successes raises it by one, up to where it began. No clock and no chance of its own: both are parameters. No I/O.
+Contract: one limiter for all requests to one server. A response that throttles (429 rate limited, 529 overloaded) holds
+every new request back and halves how many may run, once for all that started before it was known; each success raises
+that by a part, so that a whole round of successes raises it by one, up to where it began. No clock and no chance of
+its own: both are parameters. No I/O.
 Source: design.md section 4; the headers are those of protocol.md section 7.
 """
 
@@ -30,14 +31,14 @@ class Permit(NamedTuple):
 
 
 class Limiter:
-    """At most `most` requests at once, fewer while the server refuses. Times are seconds on one clock, `now`."""
+    """At most `most` requests at once, fewer while the server throttles. Times are seconds on one clock, `now`."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._allowed = float(most)
         self._running = 0
         self._round = 0
-        self._refused_rounds = 0
+        self._throttled_rounds = 0
         self._held_until = -math.inf
 
     @property
@@ -63,20 +64,20 @@ class Limiter:
     def succeeded(self, permit: Permit) -> None:
         """The request was answered."""
         self.ended(permit)
-        self._refused_rounds = 0
+        self._throttled_rounds = 0
         self._allowed = min(self._most, self._allowed + 1 / self._allowed)
 
-    def refused(self, permit: Permit, now: float, *, wait: float | None, chance: float) -> bool:
+    def throttled(self, permit: Permit, now: float, *, wait: float | None, chance: float) -> bool:
         """The server takes no more; returns whether that counts against the request, because it ran alone.
 
-        `wait` is what the server asks for, in seconds, or None: then the hold doubles with each round that is refused,
+        `wait` is what the server asks for, in seconds, or None: then the hold doubles with each throttled round,
         from half a second up to 8, less up to a quarter by `chance` in [0, 1).
         """
         if permit.round == self._round:
             self._round += 1
             self._allowed = max(1.0, min(self.allowed, self._running) // 2)
-            unasked = min(_FIRST_HOLD * 2.0 ** min(self._refused_rounds, 10), _LONGEST_UNASKED_HOLD)
-            self._refused_rounds += 1
+            unasked = min(_FIRST_HOLD * 2.0 ** min(self._throttled_rounds, 10), _LONGEST_UNASKED_HOLD)
+            self._throttled_rounds += 1
             self.hold(now, unasked * (1 - chance / 4) if wait is None else wait)
         elif wait is not None:
             self.hold(now, wait)

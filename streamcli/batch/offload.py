@@ -28,7 +28,7 @@ from streamcli.errors import (
     IncompleteStreamError,
     NotFoundError,
     ProtocolError,
-    UnexpectedAnswerError,
+    UnexpectedResponseError,
     UsageError,
 )
 from streamcli.protocol.jsontext import dumps, loads
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from .results import Judge, Result, Results
     from .source import Source
-    from .statistics import Figures
+    from .statistics import Statistics
 
 # What one batch may hold; the bytes stay far below what the server takes, and are what is held in memory.
 MAX_REQUESTS = 100_000
@@ -200,7 +200,7 @@ class State:
         self._write(part, {"id": batch_id} | ({"adopted": True} if adopted else {}))
         part.id, part.adopted = batch_id, adopted
 
-    def refused(self, part: Part) -> None:
+    def not_submitted(self, part: Part) -> None:
         """The part has no batch: its lines are as before."""
         self._write(part, {"id": None})
         del self._parts[part.number]
@@ -268,7 +268,7 @@ class Offload:
         source: Source,
         results: Results,
         *,
-        figures: Figures,
+        statistics: Statistics,
         state: State,
         watch: Watch,
         betas: Sequence[str] = (),
@@ -279,7 +279,7 @@ class Offload:
         self._endpoint = client.endpoint
         self._source = source
         self._results = results
-        self._figures = figures
+        self._statistics = statistics
         self._state = state
         self._watch = watch
         self._betas = tuple(betas)
@@ -342,18 +342,18 @@ class Offload:
                 )
             except APIError as error:
                 if _left_nothing(error):
-                    self._state.refused(part)
+                    self._state.not_submitted(part)
                     self._check_present(error)
                     raise
                 if not self._adopt(part) and not attempts:
-                    self._state.refused(part)
+                    self._state.not_submitted(part)
                     raise
             else:
                 self._take(part, batch)
 
     def _take(self, part: Part, batch: Mapping[str, Any]) -> None:
         if not _is_batch(batch):
-            self._state.refused(part)
+            self._state.not_submitted(part)
             raise self._absent("its answer is no batch")
         self._state.submitted(part, batch["id"])
         self._watch.note(f"batch {part.id} was made of {part.count} requests")
@@ -362,7 +362,7 @@ class Offload:
         """Learn of submissions that broke off whether they came to a batch."""
         for part in self._state.waiting:
             if part.id is None and not self._adopt(part):
-                self._state.refused(part)
+                self._state.not_submitted(part)
 
     def _adopt(self, part: Part) -> bool:
         """Whether there is a batch that must be this part's; it is from now on."""
@@ -402,7 +402,7 @@ class Offload:
         except APIStatusError as error:
             self._check_present(error)
             raise
-        except UnexpectedAnswerError as error:
+        except UnexpectedResponseError as error:
             raise self._absent(str(error)) from error
 
     def _check_present(self, error: APIError) -> None:
@@ -410,9 +410,9 @@ class Offload:
         if isinstance(error, APIStatusError) and error.status_code in _ABSENT:
             raise self._absent(str(error)) from error
 
-    def _absent(self, why: str) -> UnexpectedAnswerError:
+    def _absent(self, why: str) -> UnexpectedResponseError:
         where = f"{self._endpoint.base_url} has no Message Batches API"
-        return UnexpectedAnswerError(f"{where} ({why}): leave out --offload to ask line by line")
+        return UnexpectedResponseError(f"{where} ({why}): leave out --offload to ask line by line")
 
     # Waiting and fetching
 
@@ -474,7 +474,7 @@ class Offload:
                 if line.number in block or self._results.done(line.number):
                     continue
                 block[line.number] = got = result(line, outcome, self._judge)
-                self._figures.add(outcome, got.status)
+                self._statistics.add(outcome, got.status)
                 size += len(got.line)
                 if size >= _BLOCK:
                     self._keep(block)
@@ -533,7 +533,7 @@ def _is_outcome(value: Any) -> TypeGuard[dict[str, Any]]:
 
 def _listed_batch(value: Any) -> Any:
     if not _is_batch(value):
-        raise UnexpectedAnswerError("what it lists are no batches")
+        raise UnexpectedResponseError("what it lists are no batches")
     return value
 
 

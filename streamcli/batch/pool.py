@@ -23,7 +23,7 @@ from streamcli.protocol.retry import HOPELESS, MAX_RETRIES, MAX_WAIT, delay
 from .limiter import Limiter, Permit
 from .results import Result, errored, result, taken
 from .source import Line
-from .statistics import Figures
+from .statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,13 +38,14 @@ _WINDOW = 4
 _LAST_WRITE = 2.0
 # So many lines that are done already may be passed over before the loop is given its turn.
 _STRIDE = 256
-_REFUSALS = frozenset({429, 529})
+_THROTTLED = frozenset({429, 529})
 
 
 class Settings(NamedTuple):
     """How the lines are asked.
 
-    `jobs` run at once, each with up to `retries` further attempts; a refusal while others run is none of them.
+    `jobs` run at once, each with up to `retries` further attempts; one that is throttled while others run is not
+    counted.
     `ordered` writes the results in the lines' order. `judge` is asked of every complete message. `on_retry` is
     told the line, the error and the seconds it waits before another attempt.
     """
@@ -65,10 +66,10 @@ class Pool:
     """
 
     def __init__(
-        self, client: AsyncClient, write: Callable[[Sequence[Result]], None], figures: Figures, settings: Settings
+        self, client: AsyncClient, write: Callable[[Sequence[Result]], None], statistics: Statistics, settings: Settings
     ) -> None:
         self._client = client
-        self._figures = figures
+        self._statistics = statistics
         self._settings = settings
         self._gate = _Gate(Limiter(settings.jobs))
         self._outbox = _Outbox(write, settings)
@@ -128,7 +129,7 @@ class Pool:
     async def _ask(self, place: int, line: Line) -> None:
         outcome, error = await self._outcome(line)
         ended = result(line, outcome, self._settings.judge, error=error)
-        self._figures.add(outcome, ended.status)
+        self._statistics.add(outcome, ended.status)
         self._outbox.put(place, ended)
 
     async def _outcome(self, line: Line) -> tuple[dict[str, Any], APIError | None]:
@@ -145,7 +146,7 @@ class Pool:
                 if another is None:
                     return errored(error), error
                 self._settings.on_retry(line, error, another.wait)
-            self._figures.retries += 1
+            self._statistics.retries += 1
             attempt = another.attempt
             await asyncio.sleep(another.wait)
 
@@ -160,15 +161,15 @@ class Pool:
                         meter.seen(received)
             meter.stop()
         self._gate.succeeded(permit)
-        self._figures.answered(meter.first_token, meter.end or 0)
+        self._statistics.answered(meter.first_token, meter.end or 0)
         return exchange.accumulator.snapshot() or {}
 
     def _another(self, error: APIError, permit: Permit, attempt: int, meter: Meter) -> _Attempt | None:
         """The attempt that follows the one that ended with `error`, if any does."""
         if isinstance(error, APIStatusError):
             self._gate.heed(error.headers)
-            if error.status_code in _REFUSALS:
-                return self._after_refusal(error, permit, attempt)
+            if error.status_code in _THROTTLED:
+                return self._after_throttling(error, permit, attempt)
         self._gate.ended(permit)
         total = self._client.total_timeout
         in_time = total is None or meter.end is None or meter.end < total
@@ -177,18 +178,19 @@ class Pool:
         wait = self._delay(APIConnectionError(error.message) if broke else error, attempt, self._settings.retries)
         return None if wait is None else _Attempt(attempt + 1, wait)
 
-    def _after_refusal(self, error: APIStatusError, permit: Permit, attempt: int) -> _Attempt | None:
-        """Another turn at the gate, which holds everybody back; it counts where the server refused this one alone."""
-        self._figures.refusals += 1
+    def _after_throttling(self, error: APIStatusError, permit: Permit, attempt: int) -> _Attempt | None:
+        """Another turn at the gate, which holds everybody back; it counts where this one ran alone."""
+        self._statistics.rate_limited += error.status_code == 429
+        self._statistics.overloaded += error.status_code == 529
         asked = error.retry_after
         too_long = asked is not None and asked > MAX_WAIT
         if too_long:
-            self._figures.longest_wait = max(self._figures.longest_wait, asked or 0)
+            self._statistics.longest_wait = max(self._statistics.longest_wait, asked or 0)
         if error.details.get("error_code") in HOPELESS:  # no sign of load
             self._gate.ended(permit)
             return None
         may_pass = self._delay(error, 0, 1) is not None
-        counts = self._gate.refused(permit, None if too_long else asked)
+        counts = self._gate.throttled(permit, None if too_long else asked)
         if not may_pass or (counts and attempt >= self._settings.retries):
             return None
         return _Attempt(attempt + counts, 0)
@@ -228,8 +230,8 @@ class _Gate:
         self._limiter.ended(permit)
         self._admit()
 
-    def refused(self, permit: Permit, wait: float | None) -> bool:
-        counts = self._limiter.refused(permit, self._loop.time(), wait=wait, chance=random.random())  # noqa: S311
+    def throttled(self, permit: Permit, wait: float | None) -> bool:
+        counts = self._limiter.throttled(permit, self._loop.time(), wait=wait, chance=random.random())  # noqa: S311
         self._admit()
         return counts
 

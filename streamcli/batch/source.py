@@ -65,7 +65,7 @@ class Source:
         for line in self._read():
             other = self._numbers.add(line.custom_id, line.number)
             if other:
-                self._refuse(line.number, f"has the custom_id {line.custom_id!r} of line {other}")
+                self._reject(line.number, f"has the custom_id {line.custom_id!r} of line {other}")
             self.count += 1
             self.last = line.number
         return self.count
@@ -92,7 +92,7 @@ class Source:
         value = self._value(number, text)
         custom_id = value.get("custom_id")
         if "custom_id" in value and not (isinstance(custom_id, str) and custom_id):
-            self._refuse(number, "has a custom_id that is no text")
+            self._reject(number, "has a custom_id that is no text")
         params = {**self._defaults, **self._params(number, value)}
         params.pop("stream", None)
         return Line(number, custom_id or _made_id(number, params), params)
@@ -101,44 +101,44 @@ class Source:
         try:
             plain = text.decode()
         except UnicodeDecodeError as fault:
-            self._refuse(number, f"is not UTF-8: byte {fault.start + 1} is {text[fault.start]:#04x}")
+            self._reject(number, f"is not UTF-8: byte {fault.start + 1} is {text[fault.start]:#04x}")
         if self._as_prompts:
             return {"prompt": plain.removesuffix("\n").removesuffix("\r")}
         try:
             value = loads_exact(text)
         except ValueError as fault:
             reason = str(fault).partition(": line 1 column")[0]  # the parser's line, not the file's
-            self._refuse(number, f"is no JSON: {reason}; with --lines each line is a prompt as it stands")
+            self._reject(number, f"is no JSON: {reason}; with --lines each line is a prompt as it stands")
         if isinstance(value, str):
             return {"prompt": value}
         if not isinstance(value, dict):
-            self._refuse(number, "is neither a string nor an object with prompt or params")
+            self._reject(number, "is neither a string nor an object with prompt or params")
         unknown = value.keys() - _KEYS
         if unknown:
-            self._refuse(number, f"has an unknown key {min(unknown)!r}: fields of the request go into params")
+            self._reject(number, f"has an unknown key {min(unknown)!r}: fields of the request go into params")
         return value
 
     def _params(self, number: int, value: dict[str, Any]) -> dict[str, Any]:
         if "prompt" in value and "params" in value:
-            self._refuse(number, "has both prompt and params")
+            self._reject(number, "has both prompt and params")
         if "params" not in value:
             prompt = value.get("prompt", "")
             if not isinstance(prompt, str):
-                self._refuse(number, "has a prompt that is no text")
+                self._reject(number, "has a prompt that is no text")
             if not prompt.strip():
-                self._refuse(number, "has no prompt")
+                self._reject(number, "has no prompt")
             return {"messages": [self._compose(prompt)]}
         params = value["params"]
         if not isinstance(params, dict):
-            self._refuse(number, "has params that are no object")
+            self._reject(number, "has params that are no object")
         messages = params.get("messages", self._defaults.get("messages", []))
         if not isinstance(messages, list):
-            self._refuse(number, "has messages that are no list")
+            self._reject(number, "has messages that are no list")
         if not messages:
-            self._refuse(number, "has no prompt: its params have no messages")
+            self._reject(number, "has no prompt: its params have no messages")
         return params
 
-    def _refuse(self, number: int, why: str) -> NoReturn:
+    def _reject(self, number: int, why: str) -> NoReturn:
         raise UsageError(f"{self.name}: line {number} {why}")
 
 

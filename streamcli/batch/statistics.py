@@ -45,7 +45,7 @@ class Sample:
         return {f"p{share}": round(ordered[-(-share * len(ordered) // 100) - 1], 3) for share in (50, 90, 99)}
 
 
-class Figures:
+class Statistics:
     """What is worth knowing of a run over `total` lines, of which `before` were done already."""
 
     def __init__(self, total: int, before: int = 0) -> None:
@@ -55,9 +55,10 @@ class Figures:
         self.failed = 0
         # Why lines did not come to 0: types of errors, and the stop reasons that are none of the caller's liking.
         self.faults: Counter[str] = Counter()
-        # Requests sent again, and those that the server had no room for.
+        # Requests sent again; responses of status 429 and of status 529.
         self.retries = 0
-        self.refusals = 0
+        self.rate_limited = 0
+        self.overloaded = 0
         # The longest wait, in seconds, that the server asked for and nobody waits.
         self.longest_wait = 0.0
         self.usage: Counter[str] = Counter()
@@ -102,7 +103,7 @@ class Figures:
         """The run is over."""
         self._end = time.monotonic()
 
-    def facts(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """All of it as JSON values; times in seconds, counters of usage by the API's names."""
         elapsed = self.elapsed
         return {
@@ -112,7 +113,8 @@ class Figures:
             "errored": self.failed,
             "faults": dict(self.faults.most_common()),
             "retries": self.retries,
-            "refusals": self.refusals,
+            "rate_limited": self.rate_limited,
+            "overloaded": self.overloaded,
             "usage": dict(self.usage),
             "duration": round(elapsed, 3),
             "output_tokens_per_second": round(self.usage["output_tokens"] / elapsed, 3) if elapsed else None,

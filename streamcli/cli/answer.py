@@ -25,7 +25,7 @@ from streamcli.errors import (
     reason,
 )
 from streamcli.output import formats
-from streamcli.output.meter import Meter, fact_lines, facts
+from streamcli.output.meter import Meter, summary, summary_lines
 from streamcli.output.prose import last_fenced_block
 from streamcli.protocol.jsontext import dumps, loads
 
@@ -52,7 +52,7 @@ _WORTH_SAYING = {
     "pause_turn": "the model paused its turn, and --max-turns are taken",
     "model_context_window_exceeded": "the context window is full",
 }
-_VERBOSE_FACTS = ("request_id", "time_to_first_token", "duration")
+_VERBOSE_FIELDS = ("request_id", "time_to_first_token", "duration")
 # Where --pace is given without --buffer.
 _USUAL_PIECE = 80
 
@@ -70,30 +70,30 @@ class StopReasonError(StreamcliError):
     code = "stop_reason"
 
 
-class Outlet(NamedTuple):
+class Output(NamedTuple):
     """A form and where it goes."""
 
-    form: formats.Form
+    format: formats.Format
     sink: io.Descriptor
     pace: float = 0
 
     @property
     def on_terminal(self) -> bool:
         """Whether a person sees it as it is written."""
-        return isinstance(self.form, formats.OnTerminal)
+        return isinstance(self.format, formats.OnTerminal)
 
     def flush(self) -> None:
         """Write what the form has to say now: one write for one network read, or one piece after the other."""
-        while data := self.form.take():
+        while data := self.format.take():
             self.sink.write(data)
             if self.pace:
                 time.sleep(self.pace)
 
-    def fail(self, error: StreamcliError, voice: io.Voice) -> None:
+    def fail(self, error: StreamcliError, diagnostics: io.Diagnostics) -> None:
         """Write what the form says of `error`."""
-        self.form.fail(error)
-        while data := self.form.take():
-            self.sink.write(voice.without_secrets(data))
+        self.format.fail(error)
+        while data := self.format.take():
+            self.sink.write(diagnostics.without_secrets(data))
 
 
 class Question(NamedTuple):
@@ -108,27 +108,27 @@ class Question(NamedTuple):
 class Answer:
     """One answer on its way to its outlets."""
 
-    def __init__(self, args: Args, voice: io.Voice, standard_output: io.Descriptor) -> None:
+    def __init__(self, args: Args, diagnostics: io.Diagnostics, standard_output: io.Descriptor) -> None:
         self._args = args
-        self._voice = voice
+        self._diagnostics = diagnostics
         self._progress: Progress | None = None
         self._meter = Meter()
         self._stream: MessageStream | None = None
-        self._outlets: list[Outlet] = []
-        self._beside: list[Outlet] = []
+        self._outputs: list[Output] = []
+        self._beside: list[Output] = []
         # What earlier messages said since tools were run last: a turn that paused goes on with it.
         self._said = ""
         self._usage_sink: io.Descriptor | None = None
         self._tape: io.Descriptor | None = None
         try:
             sink = io.opened(args.output, atomic=True) if args.output else standard_output
-            self._outlets.append(_outlet(_form(args, self._meter), sink, args.pace or 0))
+            self._outputs.append(_output(_format(args, self._meter), sink, args.pace or 0))
             if args.events_to:
-                self._outlets.append(_outlet(formats.Events(), io.opened(args.events_to, atomic=False)))
+                self._outputs.append(_output(formats.Events(), io.opened(args.events_to, atomic=False)))
             if args.progress and os.isatty(io.STDERR) and not (args.quiet or args.show_thinking):
-                self._progress = _progress(voice)
+                self._progress = _progress(diagnostics)
             if args.show_thinking:
-                self._beside.append(_outlet(formats.Thoughts(), io.Aside(os.dup(io.STDERR), "standard error")))
+                self._beside.append(_output(formats.Thoughts(), io.StandardError(os.dup(io.STDERR), "standard error")))
             if args.usage_to:
                 self._usage_sink = io.opened(args.usage_to, atomic=False)
             if args.record:
@@ -140,7 +140,7 @@ class Answer:
     def record(self, line: bytes) -> None:
         """Write a line of the tape."""
         if self._tape:
-            self._tape.write(self._voice.without_secrets(line))
+            self._tape.write(self._diagnostics.without_secrets(line))
 
     def deliver(self, client: Client, question: Question) -> int:
         """Stream the answer to `question`; returns the exit status. Raises io.Signalled and io.ReaderGone."""
@@ -151,12 +151,12 @@ class Answer:
         except StreamcliError as error:
             status = self._status(error)
             self._fail(error)
-            self._voice.fault(error, status)
+            self._diagnostics.fault(error, status)
             return status
         except io.Signalled as end:
             self._fail(SignalError(signal.Signals(end.number).name))
             raise
-        except io.ReaderGone:
+        except io.ReaderClosedPipe:
             self._fail(SignalError("SIGPIPE"))
             raise
         finally:
@@ -176,8 +176,8 @@ class Answer:
         if not self._stream.exchange.accumulator.whole:
             raise ToolError("the model paused its turn after more text than is kept: ask with --message")
         self._said = "" if calls else self._said + self._stream.exchange.accumulator.text
-        for outlet in self._all():
-            outlet.form.turn(tools=bool(calls))
+        for output in self._all():
+            output.format.turn(tools=bool(calls))
         self._flush()
         self._show_calls(message)
         results = question.run_tools(calls) if question.run_tools and calls else []
@@ -185,49 +185,49 @@ class Answer:
         self._stream.close()
         self._meter.turn(self._stream.exchange.accumulator.usage)
         names = {call["id"]: call["name"] for call in calls}
-        for outlet in self._all():
-            outlet.form.results([{**result, "name": names.get(result["tool_use_id"])} for result in results])
+        for output in self._all():
+            output.format.results([{**result, "name": names.get(result["tool_use_id"])} for result in results])
         self._flush()
         return False
 
     def _show_calls(self, message: Mapping[str, Any]) -> None:
         """What text leaves out and the other forms hold."""
-        if self._args.form != "text":
+        if self._args.output_format != "text":
             return
         for block in message.get("content", ()):
             if block["type"] == "tool_use":
-                self._voice.note(f"{block.get('name')}({dumps(block.get('input')).decode()})")
+                self._diagnostics.note(f"{block.get('name')}({dumps(block.get('input')).decode()})")
 
-    def _all(self) -> list[Outlet]:
-        return [*self._beside, *self._outlets]  # thoughts come first, also in one read
+    def _all(self) -> list[Output]:
+        return [*self._beside, *self._outputs]  # thoughts come first, also in one read
 
     def _pump(self, stream: MessageStream) -> None:
         before = self._written()
         while True:
-            for outlet in self._all():
-                outlet.form.begin(stream.exchange)
+            for output in self._all():
+                output.format.begin(stream.exchange)
             try:
                 for data in stream.reads():
                     self._pass_on(data, stream.exchange)
             except APIError as error:
                 if self._written() > before:
                     raise
-                for outlet in self._beside:
-                    outlet.fail(error, self._voice)
+                for output in self._beside:
+                    output.fail(error, self._diagnostics)
                 stream.retry(error)
             else:
                 return
 
     def _written(self) -> int:
-        return sum(outlet.sink.written for outlet in self._outlets)
+        return sum(output.sink.written for output in self._outputs)
 
     def _pass_on(self, data: bytes, exchange: Exchange) -> None:
-        outlets = self._all()
-        takers: list[Callable[[Received], None]] = [outlet.form.add for outlet in outlets]
+        outputs = self._all()
+        takers: list[Callable[[Received], None]] = [output.format.add for output in outputs]
         if self._progress:
             takers.append(self._progress.add)
-        for outlet in outlets:
-            outlet.form.read(data)
+        for output in outputs:
+            output.format.read(data)
         try:
             for received in exchange.receive(data):
                 for take in takers:
@@ -240,18 +240,18 @@ class Answer:
                 self._progress.draw()
 
     def _flush(self) -> None:
-        with self._voice.live:
-            for outlet in self._all():
-                outlet.flush()
-        if self._progress and any(outlet.on_terminal and outlet.sink.written for outlet in self._outlets):
+        with self._diagnostics.live:
+            for output in self._all():
+                output.flush()
+        if self._progress and any(output.on_terminal and output.sink.written for output in self._outputs):
             self._progress.close()
             self._progress = None
 
     def _complete(self, question: Question) -> int:
         assert self._stream  # noqa: S101 - a turn was taken
         self._meter.stop()
-        for outlet in self._all():
-            outlet.form.finish()
+        for output in self._all():
+            output.format.finish()
         self._flush()
         exchange = self._stream.exchange
         self._show_calls(exchange.snapshot() or {})
@@ -262,24 +262,24 @@ class Answer:
             self._remember(question)
         self._close(succeeded=not short)
         if short:
-            self._voice.fault(short)
+            self._diagnostics.fault(short)
             return short.exit_code
         if stop_reason in _WORTH_SAYING:
-            self._voice.note(f"stop reason {stop_reason}: {_WORTH_SAYING[stop_reason]}")
+            self._diagnostics.note(f"stop reason {stop_reason}: {_WORTH_SAYING[stop_reason]}")
         return 0
 
     def _remember(self, question: Question) -> None:
         if question.conversation is None:
             return
         if not question.conversation.append([*question.asked, *question.turns.added]):
-            self._voice.note(f"the answer is empty: {self._args.conversation} stays as it was")
+            self._diagnostics.note(f"the answer is empty: {self._args.conversation} stays as it was")
 
     def _fail(self, error: StreamcliError) -> None:
         self._meter.stop()
-        for outlet in self._all():
-            with contextlib.suppress(OutputError, io.ReaderGone):
-                outlet.fail(error, self._voice)
-        with contextlib.suppress(OutputError, io.ReaderGone):
+        for output in self._all():
+            with contextlib.suppress(OutputError, io.ReaderClosedPipe):
+                output.fail(error, self._diagnostics)
+        with contextlib.suppress(OutputError, io.ReaderClosedPipe):
             self._report()
         self._close(succeeded=False)
 
@@ -288,7 +288,7 @@ class Answer:
             self._stream.close()  # the tape's last line is written by this
         if self._progress:
             self._progress.close()
-        for sink in (*(outlet.sink for outlet in self._all()), self._usage_sink, self._tape):
+        for sink in (*(output.sink for output in self._all()), self._usage_sink, self._tape):
             if sink:
                 sink.done() if succeeded else sink.failed()
 
@@ -303,46 +303,46 @@ class Answer:
         if self._stream is None:
             return
         exchange = self._stream.exchange
-        known = facts(exchange, self._meter)
+        known = summary(exchange, self._meter)
         if self._usage_sink:
             self._usage_sink.write(dumps(known) + b"\n")
         if self._args.usage and exchange.accumulator.started:
             counts = {**self._meter.usage(exchange.accumulator.usage), "duration": known.get("duration")}
-            self._voice.line("usage: " + " ".join(f"{key}={text}" for key, text in fact_lines(counts)))
+            self._diagnostics.line("usage: " + " ".join(f"{key}={text}" for key, text in summary_lines(counts)))
         if self._args.verbose:
-            self._voice.note(" ".join(f"{key}={known[key]}" for key in _VERBOSE_FACTS if key in known))
+            self._diagnostics.note(" ".join(f"{key}={known[key]}" for key in _VERBOSE_FIELDS if key in known))
             for name, value in self._stream.response.headers.items():
                 if name.startswith("anthropic-ratelimit-"):
-                    self._voice.note(f"{name}: {value}")
+                    self._diagnostics.note(f"{name}: {value}")
 
 
-def _progress(voice: io.Voice) -> Progress:
+def _progress(diagnostics: io.Diagnostics) -> Progress:
     from .progress import Line, Progress  # noqa: PLC0415 - for who watches
 
     line = Line()
     progress = Progress(line)
-    voice.live, voice.tick = line, progress.draw
+    diagnostics.live, diagnostics.tick = line, progress.draw
     return progress
 
 
-def _outlet(form: formats.Form, sink: io.Descriptor, pace: float = 0) -> Outlet:
-    return Outlet(formats.OnTerminal(form) if os.isatty(sink.fd) else form, sink, pace)
+def _output(form: formats.Format, sink: io.Descriptor, pace: float = 0) -> Output:
+    return Output(formats.OnTerminal(form) if os.isatty(sink.fd) else form, sink, pace)
 
 
-def _form(args: Args, meter: Meter) -> formats.Form:
+def _format(args: Args, meter: Meter) -> formats.Format:
     if args.extract:
         return formats.Extract()
-    makers: dict[str, Callable[[], formats.Form]] = {
+    makers: dict[str, Callable[[], formats.Format]] = {
         "text": formats.Text,
         "events": formats.Events,
-        "message": formats.Final,
+        "message": formats.FinalMessage,
         "summary": lambda: formats.Summary(meter),
         "snapshots": formats.Snapshots,
-        "sse": formats.Raw,
+        "sse": formats.RawStream,
     }
-    if args.form == "text" and (args.buffer or args.pace):
+    if args.output_format == "text" and (args.buffer or args.pace):
         return formats.SmoothText(args.buffer or _USUAL_PIECE)
-    return makers[args.form]()
+    return makers[args.output_format]()
 
 
 def shortcoming(args: Args, stop_reason: Any, text: str) -> StreamcliError | None:

@@ -22,14 +22,14 @@ from . import config
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMS = ("events", "message", "summary", "snapshots", "sse")
+OUTPUT_FORMATS = ("events", "message", "summary", "snapshots", "sse")
 
 
 class Args(NamedTuple):
     """What was asked. Times are in seconds; `origins` says of each option where it was set: one of config.ORIGINS."""
 
     prompt: tuple[str, ...]
-    form: str
+    output_format: str
     file: tuple[str, ...]
     attach: tuple[str, ...]
     conversation: str | None
@@ -306,9 +306,9 @@ EXCLUSIVE = [
     *itertools.combinations(_MODES, 2),
     *(("batch", name) for name in (*_ALONE, "pace", "usage")),
     *(("offload", name) for name in ("local", "unordered")),
-    *itertools.combinations(FORMS, 2),
-    *itertools.product(FORMS, ("extract", "buffer", "pace", "batch")),
-    *itertools.product(set(FORMS) - {"message"}, ("count_tokens", "models")),
+    *itertools.combinations(OUTPUT_FORMATS, 2),
+    *itertools.product(OUTPUT_FORMATS, ("extract", "buffer", "pace", "batch")),
+    *itertools.product(set(OUTPUT_FORMATS) - {"message"}, ("count_tokens", "models")),
 ]
 _MAY_BE_EMPTY = frozenset({"local", "system", "prompt"})
 # An option that says nothing without the other.
@@ -379,8 +379,8 @@ def _collect(**values: Any) -> Args:
             raise click.UsageError(f"{_long(name)} needs a value, and this one is empty")
     for pair in EXCLUSIVE:
         _choose(context, pair, values)
-    asked = {name: values.pop(name) for name in FORMS}
-    values["form"] = next((name for name, wanted in asked.items() if wanted), "text")
+    asked = {name: values.pop(name) for name in OUTPUT_FORMATS}
+    values["output_format"] = next((name for name, wanted in asked.items() if wanted), "text")
     for name, other in _NEEDS:
         if _rank(context, name) == _TYPED and not _is_given(values[other]):
             raise click.UsageError(f"{_long(name)} needs {_long(other)}")

@@ -26,7 +26,7 @@ import httpx
 from streamcli.batch.pool import Pool, Settings
 from streamcli.batch.results import Results
 from streamcli.batch.source import Line, Source
-from streamcli.batch.statistics import Figures
+from streamcli.batch.statistics import Statistics
 from streamcli.client.client import AsyncClient
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
 from streamcli.network.transport import TIMEOUT, AsyncTransport, proxy_for, tls_context
@@ -62,8 +62,8 @@ class FailedLinesError(StreamcliError):
 
 def run(  # noqa: PLR0917 - all that was put together for it
     args: Args,
-    world: io.World,
-    voice: io.Voice,
+    streams: io.StandardStreams,
+    diagnostics: io.Diagnostics,
     endpoint: Endpoint,
     defaults: Mapping[str, Any],
     compose: Callable[[str], dict[str, Any]],
@@ -71,16 +71,16 @@ def run(  # noqa: PLR0917 - all that was put together for it
 ) -> int:
     """Ask every line; returns the gravest status. Raises StreamcliError, io.Signalled or io.ReaderGone."""
     with contextlib.ExitStack() as stack:
-        source = checked_source(args, world, defaults, compose, stack)
+        source = checked_source(args, streams, defaults, compose, stack)
         # What would be wrong with every request is said once: a missing key, a proxy or a certificate out of use.
         endpoint.request("POST", "/v1/messages", {**next(source.lines()).params, "stream": True}, betas=args.beta)
         http = _http(args, endpoint)
         output = _output(args, source, standard_output, stack)
         report = io.opened(args.usage_to, atomic=False) if args.usage_to else None
-        figures = Figures(source.count, output.recorded)
-        screen = Screen(figures, shown=world.terminal[io.STDERR] and not voice.quiet)
-        voice.live = screen.line
-        batch = _Batch(args, source, output, figures, screen, voice)
+        statistics = Statistics(source.count, output.recorded)
+        screen = Screen(statistics, shown=streams.terminal[io.STDERR] and not diagnostics.quiet)
+        diagnostics.live = screen.line
+        batch = _Batch(args, source, output, statistics, screen, diagnostics)
         try:
             signals = batch.offload(endpoint) if args.offload else asyncio.run(batch.ask(endpoint, http))
             if not signals:
@@ -88,10 +88,10 @@ def run(  # noqa: PLR0917 - all that was put together for it
         except BaseException as fault:
             if isinstance(fault, OutputError):
                 batch.say_stopped()
-            with contextlib.suppress(OutputError, io.ReaderGone):  # why the run ended counts
-                _close(figures, screen, report)
+            with contextlib.suppress(OutputError, io.ReaderClosedPipe):  # why the run ended counts
+                _close(statistics, screen, report)
             raise
-        _close(figures, screen, report)
+        _close(statistics, screen, report)
         if args.cancel:
             return 0
         screen.show_table()
@@ -102,17 +102,17 @@ def run(  # noqa: PLR0917 - all that was put together for it
         return output.status
 
 
-def _close(figures: Figures, screen: Screen, report: io.Descriptor | None) -> None:
-    figures.stop()
+def _close(statistics: Statistics, screen: Screen, report: io.Descriptor | None) -> None:
+    statistics.stop()
     screen.close()
     if report:
-        report.write(dumps(figures.facts()) + b"\n")
+        report.write(dumps(statistics.fields()) + b"\n")
         report.done()
 
 
 def checked_source(
     args: Args,
-    world: io.World,
+    streams: io.StandardStreams,
     defaults: Mapping[str, Any],
     compose: Callable[[str], dict[str, Any]],
     stack: contextlib.ExitStack,
@@ -120,7 +120,7 @@ def checked_source(
     """The requests of --batch, every one of them looked at. Raises UsageError where one is wrong or there is none."""
     path = str(args.batch)
     name = "standard input" if path == "-" else path
-    if path == "-" and not world.open[io.STDIN]:
+    if path == "-" and not streams.open[io.STDIN]:
         raise UsageError("cannot read standard input: it is closed")
     try:
         file = _kept(io.STDIN, name) if path == "-" else _opened(path)
@@ -207,9 +207,9 @@ class _Batch(NamedTuple):
     args: Args
     source: Source
     output: Results | _Stream
-    figures: Figures
+    statistics: Statistics
     screen: Screen
-    voice: io.Voice
+    diagnostics: io.Diagnostics
 
     def offload(self, endpoint: Endpoint) -> list[int]:
         """Have the lines that are not done answered by the Message Batches API; signals that end it are raised."""
@@ -217,7 +217,9 @@ class _Batch(NamedTuple):
 
         if not isinstance(self.output, Results):
             raise UsageError(f"--offload needs a file to come back to, and {self.args.output} is none")
-        offload.run(self.args, self.voice, endpoint, source=self.source, results=self.output, figures=self.figures)
+        offload.run(
+            self.args, self.diagnostics, endpoint, source=self.source, results=self.output, statistics=self.statistics
+        )
         return []
 
     async def ask(self, endpoint: Endpoint, http: httpx.AsyncClient) -> list[int]:
@@ -225,7 +227,7 @@ class _Batch(NamedTuple):
         args, output = self.args, self.output
         jobs = _allowed_jobs(args.jobs)
         if jobs < args.jobs:
-            self.voice.note(f"only {jobs} at a time: the limit of open files (ulimit -n) allows no more")
+            self.diagnostics.note(f"only {jobs} at a time: the limit of open files (ulimit -n) allows no more")
         # httpcore looks for it anew six times a request; in vain, that is a third of a request's work.
         if importlib.util.find_spec("sniffio") is None:
             sys.modules["sniffio"] = None  # type: ignore[assignment]
@@ -247,32 +249,32 @@ class _Batch(NamedTuple):
         )
         beside = isinstance(output, _Stream) and output.on_terminal
         async with http:
-            pool = Pool(client, self.screen.beside(output.write) if beside else output.write, self.figures, settings)
+            pool = Pool(client, self.screen.beside(output.write) if beside else output.write, self.statistics, settings)
             with _signals(pool.stop) as caught, self.screen.drawn():
                 await pool.run(self.source.lines(), output.done)
         return caught
 
     def _say_retry(self, line: Line, error: APIError, wait: float) -> None:
         when = f"in {wait:.1f} s" if wait else "when the server has room"
-        self.voice.note(f"line {line.number}: another attempt {when} after: {error}")
+        self.diagnostics.note(f"line {line.number}: another attempt {when} after: {error}")
 
     def say_stopped(self) -> None:
         """How far it came, and how to go on."""
         how = ": run again with --resume" if isinstance(self.output, Results) else ""
-        self.voice.note(f"stopped after {self.output.recorded} of {self.source.count}{how}")
+        self.diagnostics.note(f"stopped after {self.output.recorded} of {self.source.count}{how}")
 
     def say_failures(self) -> None:
         """Why the status is not 0."""
         if not self.output.failed:
             return
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.figures.faults.most_common())
-        wait = self.figures.longest_wait
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.statistics.faults.most_common())
+        wait = self.statistics.longest_wait
         parts = [
             f"{self.output.failed} of {self.source.count} lines failed{kinds and f': {kinds}'}",
             f"the server asks to wait {wait:.0f} s" if wait else "",
             "--resume asks them again" if isinstance(self.output, Results) and self.output.to_ask_again else "",
         ]
-        self.voice.fault(FailedLinesError("; ".join(filter(None, parts))), self.output.status)
+        self.diagnostics.fault(FailedLinesError("; ".join(filter(None, parts))), self.output.status)
 
 
 def _allowed_jobs(jobs: int) -> int:
@@ -316,9 +318,9 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
 class Screen:
     """What a terminal shows of a run while it lasts, and of its figures afterwards; nothing where not `shown`."""
 
-    def __init__(self, figures: Figures, *, shown: bool) -> None:
+    def __init__(self, statistics: Statistics, *, shown: bool) -> None:
         self.line = progress.Line()
-        self._figures = figures
+        self._statistics = statistics
         self._shown = shown
         # Held while results go to the same terminal: that is done in another thread.
         self._lock = threading.Lock()
@@ -360,17 +362,17 @@ class Screen:
 
     def text(self) -> str:
         """How the run stands."""
-        figures = self._figures
-        share = figures.done / figures.total
-        rate = (figures.done - figures.before) / figures.elapsed if figures.elapsed else 0
-        left = (figures.total - figures.done) / rate if rate else None
+        statistics = self._statistics
+        share = statistics.done / statistics.total
+        rate = (statistics.done - statistics.before) / statistics.elapsed if statistics.elapsed else 0
+        left = (statistics.total - statistics.done) / rate if rate else None
         parts = [
             f"[{'#' * int(share * _BAR):.<{_BAR}}]",
-            f"{figures.done}/{figures.total}",
-            f"{figures.failed} failed" if figures.failed else "",
+            f"{statistics.done}/{statistics.total}",
+            f"{statistics.failed} failed" if statistics.failed else "",
             f"{rate:.1f}/s",
-            f"{_short(figures.usage['input_tokens'])} in",
-            f"{_short(figures.usage['output_tokens'])} out",
+            f"{_short(statistics.usage['input_tokens'])} in",
+            f"{_short(statistics.usage['output_tokens'])} out",
             f"ETA {_clock(left)}" if left is not None else "",
         ]
         return "  ".join(part for part in parts if part)
@@ -378,20 +380,22 @@ class Screen:
     def show_table(self) -> None:
         """The figures, where they are shown at all."""
         if self._shown:
-            io.Aside(io.STDERR, "standard error").write("".join(f"{row}\n" for row in self._table()).encode())
+            io.StandardError(io.STDERR, "standard error").write("".join(f"{row}\n" for row in self._table()).encode())
 
     def _table(self) -> Iterator[str]:
-        figures = self._figures
-        facts = figures.facts()
-        kinds = ", ".join(f"{count} {kind}" for kind, count in figures.faults.most_common())
-        before = f", {figures.before} done before" if figures.before else ""
-        yield f"lines   {figures.succeeded} succeeded, {figures.failed} failed{kinds and f' ({kinds})'}{before}"
-        yield f"time    {_clock(figures.elapsed)}, {figures.retries} retries, {figures.refusals} refused"
-        rate = facts["output_tokens_per_second"] or 0
-        yield (f"tokens  {figures.usage['input_tokens']} in, {figures.usage['output_tokens']} out, {rate:.1f} a second")
+        statistics = self._statistics
+        fields = statistics.fields()
+        kinds = ", ".join(f"{count} {kind}" for kind, count in statistics.faults.most_common())
+        before = f", {statistics.before} done before" if statistics.before else ""
+        yield f"lines   {statistics.succeeded} succeeded, {statistics.failed} failed{kinds and f' ({kinds})'}{before}"
+        limits = f"{statistics.rate_limited} rate limited, {statistics.overloaded} overloaded"
+        yield f"time    {_clock(statistics.elapsed)}, {statistics.retries} retries, {limits}"
+        rate = fields["output_tokens_per_second"] or 0
+        read, written = statistics.usage["input_tokens"], statistics.usage["output_tokens"]
+        yield f"tokens  {read} in, {written} out, {rate:.1f} a second"
         for name, key in (("first token", "time_to_first_token"), ("whole answer", "time_to_last_token")):
-            if facts[key]:
-                yield f"{name:12}  " + "  ".join(f"{share} {seconds:.2f} s" for share, seconds in facts[key].items())
+            if fields[key]:
+                yield f"{name:12}  " + "  ".join(f"{share} {seconds:.2f} s" for share, seconds in fields[key].items())
 
 
 def _short(count: int) -> str:

@@ -36,7 +36,7 @@ class Signalled(BaseException):
         self.number = number
 
 
-class ReaderGone(BaseException):
+class ReaderClosedPipe(BaseException):
     """The reader of our output closed its end: the process ends by SIGPIPE, as every filter does."""
 
 
@@ -70,7 +70,7 @@ class Descriptor:
             except BlockingIOError:
                 _wait(self.fd, select.POLLOUT)
             except BrokenPipeError:
-                raise ReaderGone from None
+                raise ReaderClosedPipe from None
             except OSError as fault:
                 raise self.fault(fault) from None
 
@@ -99,12 +99,12 @@ class Descriptor:
             os.close(fd)
 
 
-class Aside(Descriptor):
+class StandardError(Descriptor):
     """What is written beside the answer, on stderr: that nobody can read it changes nothing (faults.md row 58)."""
 
     def write(self, data: bytes) -> None:
         """Write what can be written."""
-        with contextlib.suppress(OutputError, ReaderGone):
+        with contextlib.suppress(OutputError, ReaderClosedPipe):
             super().write(data)
 
 
@@ -165,7 +165,7 @@ def _opened(path: str, name: str) -> int:
         raise OutputError(f"cannot write to {name}: {reason(fault)}") from None
 
 
-class World:
+class StandardStreams:
     """What a process is given: which standard descriptors are open and which of them are terminals.
 
     The closed ones are filled with /dev/null, for reading, so that no socket or file of ours takes their place and
@@ -242,7 +242,7 @@ def read_file(path: str, what: str) -> bytes:
         raise UsageError(f"cannot read {what} {path}: {reason(fault)}") from None
 
 
-class Voice:
+class Diagnostics:
     """What the command says: on stderr only, a line at a time, `streamcli: kind: text`, never a control character."""
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:

@@ -38,26 +38,26 @@ def main() -> NoReturn:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - no shell is wanted
     # Until there is something to finish, a signal may simply end the process, without Python's traceback.
     _on_ending(signal.SIG_DFL)
-    world = io.World()
-    leave(_command(sys.argv[1:], world))
+    streams = io.StandardStreams()
+    leave(_command(sys.argv[1:], streams))
 
 
-def _command(argv: list[str], world: io.World) -> int:
+def _command(argv: list[str], streams: io.StandardStreams) -> int:
     try:
         asked = arguments.parse(argv)
     except click.ClickException as fault:
-        io.Voice(as_json=_wants_json(argv)).fault(UsageError(_plain(fault)))
+        io.Diagnostics(as_json=_wants_json(argv)).fault(UsageError(_plain(fault)))
         return UsageError.exit_code
     except OSError:  # --help into a full device
         return _unwritten()
     except SystemExit:  # what click makes of a reader that is gone
         die(signal.SIGPIPE)
     if isinstance(asked, int):
-        return asked if world.open[io.STDOUT] else _unwritten()
-    return _run(asked, world, io.Voice(quiet=asked.quiet, as_json=asked.error_format == "json"))
+        return asked if streams.open[io.STDOUT] else _unwritten()
+    return _run(asked, streams, io.Diagnostics(quiet=asked.quiet, as_json=asked.error_format == "json"))
 
 
-def _run(asked: arguments.Args, world: io.World, voice: io.Voice) -> int:
+def _run(asked: arguments.Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
     from .run import run  # noqa: PLC0415 - httpx and all that stands on it
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
@@ -68,23 +68,23 @@ def _run(asked: arguments.Args, world: io.World, voice: io.Voice) -> int:
 
     _on_ending(end)
     # A signal that comes just before a read blocks is noted but not acted on until the read returns; this ends it.
-    signal.signal(signal.SIGALRM, lambda *_: voice.tick())
+    signal.signal(signal.SIGALRM, lambda *_: diagnostics.tick())
     signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
     try:
         try:
-            return run(asked, world, voice)
+            return run(asked, streams, diagnostics)
         finally:
             _on_ending(signal.SIG_DFL)  # nothing is left to finish
             signal.setitimer(signal.ITIMER_REAL, 0)
     except StreamcliError as error:
-        voice.fault(error)
+        diagnostics.fault(error)
         return error.exit_code
     except io.Signalled as ending:
         die(ending.number)
-    except io.ReaderGone:
+    except io.ReaderClosedPipe:
         die(signal.SIGPIPE)
     except Exception as fault:
-        voice.fault(StreamcliError(f"internal error: {type(fault).__name__}: {fault}; please report it"))
+        diagnostics.fault(StreamcliError(f"internal error: {type(fault).__name__}: {fault}; please report it"))
         return StreamcliError.exit_code
 
 
@@ -115,7 +115,7 @@ def leave(status: int) -> NoReturn:
 
 
 def _unwritten() -> int:
-    io.Voice().error("cannot write to standard output")
+    io.Diagnostics().error("cannot write to standard output")
     return OutputError.exit_code
 
 

@@ -28,28 +28,36 @@ if TYPE_CHECKING:
     from streamcli.batch.offload import Counts, Part
     from streamcli.batch.results import Results
     from streamcli.batch.source import Source
-    from streamcli.batch.statistics import Figures
+    from streamcli.batch.statistics import Statistics
     from streamcli.protocol.request import Endpoint
 
     from .args import Args
 
 
-def run(args: Args, voice: io.Voice, endpoint: Endpoint, *, source: Source, results: Results, figures: Figures) -> None:
+def run(
+    args: Args,
+    diagnostics: io.Diagnostics,
+    endpoint: Endpoint,
+    *,
+    source: Source,
+    results: Results,
+    statistics: Statistics,
+) -> None:
     """Have the lines of `source` answered by batches, or with --cancel cancel these.
 
     Raises StreamcliError and io.Signalled.
     """
     proxy = proxy_for(endpoint, named=args.proxy, allow_http=args.allow_http)
-    watch = _Watch(voice)
+    watch = _Watch(diagnostics)
     with (
         own_client(proxy=proxy, ca_file=args.ca_file) as http,
         State(f"{results.path}.batches", endpoint.base_url) as state,
     ):
         offload = Offload(
-            _client(args, endpoint, voice, http),
+            _client(args, endpoint, diagnostics, http),
             source,
             results,
-            figures=figures,
+            statistics=statistics,
             state=state,
             watch=watch,
             betas=args.beta,
@@ -63,20 +71,20 @@ def run(args: Args, voice: io.Voice, endpoint: Endpoint, *, source: Source, resu
             offload.run()
         except (StreamcliError, io.Signalled):
             if state.waiting:
-                voice.note(_how_to_go_on(state.waiting))
+                diagnostics.note(_how_to_go_on(state.waiting))
             raise
         finally:
             watch.close()
 
 
-def _client(args: Args, endpoint: Endpoint, voice: io.Voice, http: httpx.Client) -> Client:
+def _client(args: Args, endpoint: Endpoint, diagnostics: io.Diagnostics, http: httpx.Client) -> Client:
     return Client(
         endpoint=endpoint,
         http_client=http,
         timeout=httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None),
         total_timeout=args.timeout or None,
         max_retries=args.retries,
-        on_retry=lambda error, wait: voice.note(f"retrying in {wait:.1f} s after: {error}"),
+        on_retry=lambda error, wait: diagnostics.note(f"retrying in {wait:.1f} s after: {error}"),
     )
 
 
@@ -92,17 +100,17 @@ def _how_to_go_on(parts: Sequence[Part]) -> str:
 class _Watch:
     """Tells how it goes."""
 
-    def __init__(self, voice: io.Voice) -> None:
-        self._voice = voice
+    def __init__(self, diagnostics: io.Diagnostics) -> None:
+        self._diagnostics = diagnostics
         self._began = time.monotonic()
         self._text = ""
-        self._line = Line() if os.isatty(io.STDERR) and not voice.quiet else None
+        self._line = Line() if os.isatty(io.STDERR) and not diagnostics.quiet else None
         if self._line:
-            voice.live, voice.tick = self._line, self._draw
+            diagnostics.live, diagnostics.tick = self._line, self._draw
 
     def note(self, text: str) -> None:
         """Something happened."""
-        self._voice.note(text)
+        self._diagnostics.note(text)
 
     def counts(self, counts: Counts) -> None:
         """The batches were looked at."""
@@ -111,12 +119,12 @@ class _Watch:
         if self._line:
             self._draw()
         elif changed:
-            self._voice.note(text)
+            self._diagnostics.note(text)
 
     def close(self) -> None:
         """Draw nothing more."""
         if self._line:
-            self._voice.tick = lambda: None
+            self._diagnostics.tick = lambda: None
             self._line.close()
 
     def _draw(self) -> None:

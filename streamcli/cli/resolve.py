@@ -45,7 +45,7 @@ def composer(args: Args) -> Callable[[str], Message | None]:
     """
     _check_stdin(args)
     words = " ".join(word for word in args.prompt if word != "-")
-    _refuse_surrogates(words, "the prompt")
+    _check_encodable(words, "the prompt")
     files = [_text(io.read_file(path, "the prompt file"), path) for path in args.file if path != "-"]
     blocks = [_block(word) for word in args.attach]
 
@@ -65,7 +65,7 @@ def _block(word: str) -> dict[str, Any]:
 
     if word == "-":
         return attachment.of_bytes(io.read_stdin(), "standard input")
-    _refuse_surrogates(word, f"--attach {word!a}")
+    _check_encodable(word, f"--attach {word!a}")
     found = attachment.by_reference(word)
     return found or attachment.of_bytes(io.read_file(word, "the attachment"), word, os.path.basename(word))
 
@@ -87,20 +87,20 @@ def _asks_for_stdin(args: Args) -> bool:
     return "-" in args.prompt or "-" in args.file
 
 
-def text_of_stdin(args: Args, world: io.World, voice: io.Voice) -> str:
+def text_of_stdin(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> str:
     """What of standard input belongs to the prompt."""
     asked_for = _asks_for_stdin(args)
     is_wanted = asked_for or not (args.ignore_stdin or _check_stdin(args))
-    if not is_wanted or not world.open[io.STDIN] or (world.terminal[io.STDIN] and not asked_for):
+    if not is_wanted or not streams.open[io.STDIN] or (streams.terminal[io.STDIN] and not asked_for):
         return ""
     has_prompt = any(word != "-" for word in (*args.prompt, *args.file)) or bool(args.body or args.attach)
     patient = asked_for or not has_prompt
     raw = io.read_stdin(
         timeout=None if patient else args.stdin_timeout,
-        silent=lambda: voice.note("waiting for standard input; -I ignores it"),
+        silent=lambda: diagnostics.note("waiting for standard input; -I ignores it"),
     )
     if args.verbose:
-        voice.note(f"read {len(raw)} bytes from standard input")
+        diagnostics.note(f"read {len(raw)} bytes from standard input")
     return _text(raw, "standard input")
 
 
@@ -111,7 +111,7 @@ def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """
     for name in _TEXTS:
         given = getattr(args, name) or ()
-        _refuse_surrogates("".join((given,) if isinstance(given, str) else given), f"--{name.replace('_', '-')}")
+        _check_encodable("".join((given,) if isinstance(given, str) else given), f"--{name.replace('_', '-')}")
     found = _base(args)
     found.pop("stream", None)
     found.update({field: _value(args, name) for name, field in _FIELDS.items() if _goes_over(args, name, found, field)})
@@ -269,7 +269,7 @@ def _without_line_end(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _refuse_surrogates(text: str, what: str) -> None:
+def _check_encodable(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as fault:
@@ -288,7 +288,7 @@ def endpoint(args: Args, local_url: str | None = None) -> request.Endpoint:
     if local_url:
         return request.Endpoint(local_url, None, args.api_version, tuple(headers))
     url, named = _address(args)
-    _refuse_surrogates(url, named)
+    _check_encodable(url, named)
     key, source = _explicit_key(args, url_is_configured=named == "base-url in the configuration")
     credential = request.credential(os.environ, key=key, source=source, scheme=args.auth or "")
     has_credential = credential is not None or request.holds_credential(headers)

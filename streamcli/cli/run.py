@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx
 
 from streamcli.client.client import Client
-from streamcli.errors import UnexpectedAnswerError, UsageError
+from streamcli.errors import UnexpectedResponseError, UsageError
 from streamcli.network import local
 from streamcli.network.tape import Player, Recorder, TapeTurns
 from streamcli.network.transport import own_client, proxy_for
@@ -51,18 +51,18 @@ class Run(NamedTuple):
     """What everything here needs; `stack` closes what is open for as long as the command runs."""
 
     args: Args
-    world: io.World
-    voice: io.Voice
+    streams: io.StandardStreams
+    diagnostics: io.Diagnostics
     standard_output: io.Descriptor
     stack: contextlib.ExitStack
 
 
-def run(args: Args, world: io.World, voice: io.Voice) -> int:
+def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
     """Do what was asked; returns the exit status. Raises StreamcliError, io.Signalled or io.ReaderGone."""
     shows = args.dry_run or args.as_curl or args.show_config
-    standard_output = world.standard_output(used=not args.output or shows)
+    standard_output = streams.standard_output(used=not args.output or shows)
     with contextlib.ExitStack() as stack:
-        this = Run(args, world, voice, standard_output, stack)
+        this = Run(args, streams, diagnostics, standard_output, stack)
         _check_files(args)
         if args.show_config:
             from . import show  # noqa: PLC0415 - for who wants to see
@@ -130,14 +130,14 @@ def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
         served = local.serving(this.args.local, os.environ, parallel=parallel)
         return resolve.endpoint(this.args, this.stack.enter_context(served))
     endpoint = resolve.endpoint(this.args)
-    this.voice.secrets |= _secrets(endpoint)
+    this.diagnostics.secrets |= _secrets(endpoint)
     return endpoint
 
 
 def _question(this: Run) -> Question:
     args = this.args
     compose = resolve.composer(args)
-    prompt = compose(resolve.text_of_stdin(args, this.world, this.voice))
+    prompt = compose(resolve.text_of_stdin(args, this.streams, this.diagnostics))
     programs, run_tools = _programs(this)
     fields = resolve.fields(args, [program.definition for program in programs])
     asked = [*fields.pop("messages", ()), *([prompt] if prompt else ())]
@@ -170,7 +170,7 @@ def _programs(this: Run) -> tuple[list[Program], Callable[[Sequence[Mapping[str,
         return [], None
     from streamcli.turns import tools  # noqa: PLC0415 - for who has some
 
-    environment = tools.clean_environment(os.environ, this.voice.secrets)
+    environment = tools.clean_environment(os.environ, this.diagnostics.secrets)
     programs = tools.described(args.tool, environment=environment, timeout=args.tool_timeout or None)
 
     def run_tools(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -187,10 +187,10 @@ def _conversation(this: Run) -> Conversation | None:
         raise UsageError("--set messages and --conversation exclude each other")
     from streamcli.turns.conversation import Conversation  # noqa: PLC0415 - for who has one
 
-    opened = Conversation(path, busy=lambda: this.voice.note(f"waiting for {path}: another run holds it"))
+    opened = Conversation(path, busy=lambda: this.diagnostics.note(f"waiting for {path}: another run holds it"))
     conversation = this.stack.enter_context(opened)
     for note in conversation.notes:
-        this.voice.note(note)
+        this.diagnostics.note(note)
     return conversation
 
 
@@ -202,21 +202,23 @@ def _secrets(endpoint: Endpoint) -> set[str]:
 
 
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
-    args, voice = this.args, this.voice
+    args, diagnostics = this.args, this.diagnostics
     turns = question.turns
     http = httpx.Client(transport=turns.player, trust_env=False) if isinstance(turns, TapeTurns) else None
-    keeps = args.form in _KEEP_TEXT or bool(args.schema or args.extract or question.conversation or question.run_tools)
-    client = this.stack.enter_context(
-        _client(args, endpoint, voice, lambda line: answer.record(line), keep_text=keeps, http=http)  # noqa: PLW0108 - there is none yet
+    keeps = args.output_format in _KEEP_TEXT or bool(
+        args.schema or args.extract or question.conversation or question.run_tools
     )
-    answer = Answer(args, voice, this.standard_output)
+    client = this.stack.enter_context(
+        _client(args, endpoint, diagnostics, lambda line: answer.record(line), keep_text=keeps, http=http)  # noqa: PLW0108 - there is none yet
+    )
+    answer = Answer(args, diagnostics, this.standard_output)
     return answer.deliver(client, question)
 
 
 def _client(
     args: Args,
     endpoint: Endpoint,
-    voice: io.Voice,
+    diagnostics: io.Diagnostics,
     record: Record | None = None,
     *,
     keep_text: bool = True,
@@ -229,7 +231,7 @@ def _client(
         total_timeout=args.timeout or None,
         max_retries=args.retries,
         keep_text=keep_text,
-        on_retry=lambda error, wait: voice.note(f"retrying in {wait:.1f} s after: {error}"),
+        on_retry=lambda error, wait: diagnostics.note(f"retrying in {wait:.1f} s after: {error}"),
     )
 
 
@@ -244,21 +246,23 @@ def _http(args: Args, endpoint: Endpoint, record: Record | None) -> httpx.Client
 
 def _models(this: Run) -> int:
     args, endpoint = this.args, _endpoint(this)
-    with _client(args, endpoint, this.voice) as client:
+    with _client(args, endpoint, this.diagnostics) as client:
         models = list(client.models.list(betas=args.beta))
     wanted = [model for model in models if model.get("id")]
-    lines = [dumps(model) if args.form == "message" else one_line(str(model["id"])).encode() for model in wanted]
+    lines = [
+        dumps(model) if args.output_format == "message" else one_line(str(model["id"])).encode() for model in wanted
+    ]
     return _print(this, b"".join(line + b"\n" for line in lines), args.output)
 
 
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     counted = {name: value for name, value in question.turns.body.items() if name not in _UNCOUNTED}
-    with _client(args, endpoint, this.voice) as client:
+    with _client(args, endpoint, this.diagnostics) as client:
         count = client.messages.count_tokens(betas=args.beta, **counted)
     if not isinstance(count.get("input_tokens"), int):
-        raise UnexpectedAnswerError("the answer holds no count of input_tokens")
-    shown = dumps(count) if args.form == "message" else str(count["input_tokens"]).encode()
+        raise UnexpectedResponseError("the answer holds no count of input_tokens")
+    shown = dumps(count) if args.output_format == "message" else str(count["input_tokens"]).encode()
     return _print(this, shown + b"\n", args.output)
 
 
@@ -273,4 +277,4 @@ def _batch(this: Run) -> int:
         return compose(prompt) or {"role": "user", "content": prompt}
 
     endpoint = _endpoint(this, parallel=min(args.jobs, os.cpu_count() or 1))
-    return batch.run(args, this.world, this.voice, endpoint, defaults, message, this.standard_output)
+    return batch.run(args, this.streams, this.diagnostics, endpoint, defaults, message, this.standard_output)

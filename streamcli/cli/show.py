@@ -17,7 +17,7 @@ from streamcli.protocol import request as requests
 from streamcli.protocol.jsontext import dumps, loads_exact
 from streamcli.protocol.request import is_secret, without_secrets
 
-from .args import FORMS, OPTIONS
+from .args import OPTIONS, OUTPUT_FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -84,7 +84,7 @@ def _settings(args: Args, environment: Mapping[str, str]) -> Iterator[tuple[str,
     for option in OPTIONS:
         name = option.name or ""
         key = next(opt[2:] for opt in option.opts if opt.startswith("--"))
-        value = args.form == name if name in FORMS else getattr(args, name)
+        value = args.output_format == name if name in OUTPUT_FORMATS else getattr(args, name)
         origin = args.origins[name]
         value, origin = ambient.get(name, (value, origin))
         if name == "fail_on":

@@ -19,7 +19,7 @@ from streamcli.errors import (
     APIStatusError,
     IncompleteStreamError,
     ProtocolError,
-    UnexpectedAnswerError,
+    UnexpectedResponseError,
     UsageError,
 )
 from streamcli.network.transport import (
@@ -29,15 +29,15 @@ from streamcli.network.transport import (
     AsyncPieces,
     Pieces,
     abandon,
+    async_error_body,
     async_own_client,
-    async_refusal_body,
     async_sleep,
     async_whole_body,
+    error_body,
     our_error,
     outgoing,
     own_client,
     proxy_for,
-    refusal_body,
     sleep,
     whole_body,
 )
@@ -219,7 +219,7 @@ def _page(path: str, limit: int, cursor: Mapping[str, str | None]) -> str:
 def _items(page: Mapping[str, Any]) -> list[Any]:
     items = page.get("data") or []
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise UnexpectedAnswerError("the answer is no list of objects")
+        raise UnexpectedResponseError("the answer is no list of objects")
     return items
 
 
@@ -283,10 +283,10 @@ class _Download(Exchange):
         self.request_id = headers.get("request-id")
         return status == 200 and headers.get("content-encoding", "").strip().lower() in {"", "identity"}
 
-    def refusal(
+    def error_response(
         self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "list of results"
     ) -> APIError:
-        return super().refusal(status, headers, body, wanted=wanted)
+        return super().error_response(status, headers, body, wanted=wanted)
 
 
 class _ResultsState:
@@ -376,8 +376,8 @@ class Client(_ClientState):
                 response = self._send(exchange)
                 if exchange.accepted(response.status_code, response.headers):
                     return response
-                body = refusal_body(response)
-                raise exchange.refusal(response.status_code, response.headers, body)
+                body = error_body(response)
+                raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
             sleep(wait)
@@ -388,7 +388,7 @@ class Client(_ClientState):
                 response = self._send(exchange)
                 exchange.request_id = response.headers.get("request-id")
                 body = whole_body(response)
-                return Record(exchange.answer(response.status_code, response.headers, body))
+                return Record(exchange.json_object(response.status_code, response.headers, body))
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
             sleep(wait)
@@ -770,8 +770,8 @@ class AsyncClient(_ClientState):
                 response = await self._send(exchange)
                 if exchange.accepted(response.status_code, response.headers):
                     return response
-                body = await async_refusal_body(response)
-                raise exchange.refusal(response.status_code, response.headers, body)
+                body = await async_error_body(response)
+                raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
             await async_sleep(wait)
@@ -782,7 +782,7 @@ class AsyncClient(_ClientState):
                 response = await self._send(exchange)
                 exchange.request_id = response.headers.get("request-id")
                 body = await async_whole_body(response)
-                return Record(exchange.answer(response.status_code, response.headers, body))
+                return Record(exchange.json_object(response.status_code, response.headers, body))
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
             await async_sleep(wait)

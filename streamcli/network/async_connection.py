@@ -168,7 +168,7 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the loop says how many
         """As httpcore asks for it: never past a blank line."""
         data = await self.receive(timeout)
-        if not data and not self.peer.answered:
+        if not data and not self.peer.responded:
             raise self.peer.lost()
         return self._gate.admit(data)
 

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpcore
 
-from streamcli.errors import APIConnectionError, APIError, APITimeoutError, IncompleteStreamError, UnexpectedAnswerError
+from streamcli.errors import (
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    IncompleteStreamError,
+    UnexpectedResponseError,
+)
 
 from .framing import HeadGate
 
@@ -67,7 +73,7 @@ class Peer:
         self.limits = limits
         # The first bytes of its answer; an HTTP answer begins with exactly these.
         self.heard = b""
-        self.answered = False
+        self.responded = False
 
     def hear(self, data: bytes) -> None:
         """Remember how its answer begins."""
@@ -102,10 +108,10 @@ class Peer:
     def lost(self, fault: BaseException | None = None) -> APIError:
         """The error of a connection that ended too early, by how far the answer was."""
         how = _reason(fault) if fault else "the connection was closed"
-        if self.answered:
+        if self.responded:
             return IncompleteStreamError(f"{self.name} broke off in mid-stream: {how}")
         if not _HTTP.startswith(self.heard):
-            return UnexpectedAnswerError(f"{self.name} answers no HTTP but {self.heard!r}")
+            return UnexpectedResponseError(f"{self.name} answers no HTTP but {self.heard!r}")
         when = "in the middle of its answer's head" if self.heard else "before answering"
         return APIConnectionError(f"{self.name} broke off {when}: {how}", retryable=not self.heard)
 
@@ -141,7 +147,7 @@ class Connection(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """As httpcore asks for it: never past a blank line."""
         data = self._gate.take() or self._read(max_bytes, timeout)
-        if not data and not self.peer.answered:
+        if not data and not self.peer.responded:
             raise self.peer.lost()
         return self._gate.admit(data)
 

@@ -184,8 +184,8 @@ class TapeTurns:
         if blocks is None:
             return None
         self._results = [block for block in blocks if block.get("type") == "tool_result"]
-        answered = {block.get("tool_use_id") for block in self._results}
-        return [block for block in message["content"] if block.get("id") in answered]
+        responded = {block.get("tool_use_id") for block in self._results}
+        return [block for block in message["content"] if block.get("id") in responded]
 
     def results(self, calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:  # noqa: ARG002 - as whoever runs tools
         """What the tools said when the tape was made."""

@@ -25,7 +25,7 @@ from streamcli.errors import (
     APITimeoutError,
     IncompleteStreamError,
     ProtocolError,
-    UnexpectedAnswerError,
+    UnexpectedResponseError,
     UsageError,
 )
 from streamcli.protocol.exchange import MAX_ERROR_BODY
@@ -50,7 +50,7 @@ TIMEOUT = httpx.Timeout(IDLE_TIMEOUT, connect=CONNECT_TIMEOUT, pool=None)
 # An answer that is no stream has no pings, and comes when all of it is thought out (protocol.md section 6.6).
 WHOLE_TIMEOUT = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT, pool=None)
 # A refusal's status is known already; its body gets this long to say why (faults.md row 44).
-REFUSAL_TIMEOUT = 5.0
+ERROR_BODY_TIMEOUT = 5.0
 
 _PROXY_SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
 
@@ -178,7 +178,7 @@ class _BodyState:
     def __init__(self, request: httpx.Request, answer: httpcore.Response) -> None:
         self._answer = answer
         self._connection = answer.extensions["network_stream"]
-        self._connection.peer.answered = True
+        self._connection.peer.responded = True
         self._framing = Framing(answer.status, httpx.Headers(answer.headers))
         self._ended = self._framing.done
         self._fault: APIError | None = None
@@ -281,7 +281,7 @@ def _core_mapped() -> Iterator[None]:
     except httpcore.ProxyError as fault:
         raise APIConnectionError(f"the proxy refused: {fault}", retryable=False) from None
     except httpcore.RemoteProtocolError as fault:
-        raise UnexpectedAnswerError(f"the answer is no HTTP: {fault}") from None
+        raise UnexpectedResponseError(f"the answer is no HTTP: {fault}") from None
     except httpcore.LocalProtocolError as fault:
         raise UsageError(f"the request cannot be sent as HTTP: {fault}") from None
 
@@ -360,8 +360,8 @@ def _hurry(response: httpx.Response) -> float:
     connection = response.extensions.get("network_stream")
     peer = getattr(connection, "peer", None)
     if peer is not None:  # else the client is not our own
-        peer.limits = peer.limits.at_most(REFUSAL_TIMEOUT)
-    return time.monotonic() + REFUSAL_TIMEOUT
+        peer.limits = peer.limits.at_most(ERROR_BODY_TIMEOUT)
+    return time.monotonic() + ERROR_BODY_TIMEOUT
 
 
 class Pieces:
@@ -421,7 +421,7 @@ class AsyncPieces:
 def whole_body(response: httpx.Response) -> bytes:
     """All of an answer's body; of a refusal's, what `refusal_body` says."""
     if response.status_code != 200:
-        return refusal_body(response)
+        return error_body(response)
     with contextlib.closing(Pieces(response)) as pieces:
         return b"".join([data for data in pieces])  # noqa: C416 - as its twin
 
@@ -429,12 +429,12 @@ def whole_body(response: httpx.Response) -> bytes:
 async def async_whole_body(response: httpx.Response) -> bytes:
     """As `whole_body`, for the event loop."""
     if response.status_code != 200:
-        return await async_refusal_body(response)
+        return await async_error_body(response)
     async with contextlib.aclosing(AsyncPieces(response)) as pieces:
         return b"".join([data async for data in pieces])
 
 
-def refusal_body(response: httpx.Response) -> bytes:
+def error_body(response: httpx.Response) -> bytes:
     """What of a refusal's body comes soon and is not too long; a fault in it does not hide the status."""
     body = b""
     until = _hurry(response)
@@ -446,7 +446,7 @@ def refusal_body(response: httpx.Response) -> bytes:
     return body[:MAX_ERROR_BODY]
 
 
-async def async_refusal_body(response: httpx.Response) -> bytes:
+async def async_error_body(response: httpx.Response) -> bytes:
     """As `refusal_body`, for the event loop."""
     body = b""
     until = _hurry(response)

@@ -14,7 +14,7 @@ from streamcli.errors import APIError, APIStatusError, StreamcliError
 from streamcli.protocol.jsontext import dumps, loads
 from streamcli.protocol.message import parsed, text_of
 
-from .meter import fact_lines, facts
+from .meter import summary, summary_lines
 from .prose import last_fenced_block, pieces
 from .terminal import Visible
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .meter import Meter
 
 
-class Form:
+class Format:
     """An output form; this one writes nothing."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Form:
         """The run ends with `error`."""
 
 
-class Text(Form):
+class Text(Format):
     """The text of all text blocks, as sent; where tools are run, what stands before them ends its line."""
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class Extract(Text):
 
     def take(self) -> bytes:
         """Nothing until the message is complete."""
-        return Form.take(self)
+        return Format.take(self)
 
     def finish(self) -> None:
         """The block."""
@@ -169,7 +169,7 @@ class Extract(Text):
         self._before = "" if tools else text
 
 
-class Thoughts(Form):
+class Thoughts(Format):
     """What the model thinks, each block on lines of its own."""
 
     def __init__(self) -> None:
@@ -201,7 +201,7 @@ class Thoughts(Form):
         self._at_line_start = True
 
 
-class Events(Form):
+class Events(Format):
     """Each event's data as sent, one a line; the last line says how it ended."""
 
     def add(self, received: Received) -> None:
@@ -242,7 +242,7 @@ def error_event(error: StreamcliError) -> dict[str, Any]:
     return event
 
 
-class Raw(Form):
+class RawStream(Format):
     """The stream's bytes."""
 
     def read(self, data: bytes) -> None:
@@ -250,7 +250,7 @@ class Raw(Form):
         self.pending.append(data)
 
 
-class Snapshots(Form):
+class Snapshots(Format):
     """The message so far after every event that builds it, one JSON a line."""
 
     def add(self, received: Received) -> None:
@@ -259,7 +259,7 @@ class Snapshots(Form):
             self.pending.append(dumps(self.exchange.accumulator.snapshot()) + b"\n")
 
 
-class Final(Form):
+class FinalMessage(Format):
     """The final message as JSON, on one line."""
 
     def finish(self) -> None:
@@ -267,12 +267,12 @@ class Final(Form):
         self.pending.append(dumps(self.exchange.accumulator.snapshot()) + b"\n")
 
 
-class OnTerminal(Form):
+class OnTerminal(Format):
     """Any form as a terminal may show it: control characters visible, the last line ended."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, inner: Format) -> None:
         super().__init__()
-        self._form = form
+        self._inner = inner
         self._visible = Visible()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._ending = False
@@ -280,21 +280,21 @@ class OnTerminal(Form):
     def begin(self, exchange: Exchange) -> None:
         """Forget what was waiting."""
         super().begin(exchange)
-        self._form.begin(exchange)
+        self._inner.begin(exchange)
         self._visible = Visible()
         self._decoder.reset()
 
     def read(self, data: bytes) -> None:
         """The bytes of one network read, before their events."""
-        self._form.read(data)
+        self._inner.read(data)
 
     def add(self, received: Received) -> None:
         """One event, just accumulated."""
-        self._form.add(received)
+        self._inner.add(received)
 
     def take(self) -> bytes:
         """What there is to show now; a character that was cut waits for its end."""
-        while data := self._form.take():
+        while data := self._inner.take():
             shown = self._visible.feed(self._decoder.decode(data))
             if shown:
                 return shown.encode()
@@ -302,20 +302,20 @@ class OnTerminal(Form):
 
     def turn(self, *, tools: bool) -> None:
         """Another message follows."""
-        self._form.turn(tools=tools)
+        self._inner.turn(tools=tools)
 
     def results(self, results: Sequence[Mapping[str, Any]]) -> None:
         """What the tools said."""
-        self._form.results(results)
+        self._inner.results(results)
 
     def finish(self) -> None:
         """End the line."""
-        self._form.finish()
+        self._inner.finish()
         self._ending = True
 
     def fail(self, error: StreamcliError) -> None:
         """End the line, however the run does."""
-        self._form.fail(error)
+        self._inner.fail(error)
         self._ending = True
 
     def _last(self) -> bytes:
@@ -324,7 +324,7 @@ class OnTerminal(Form):
         return (shown if self._visible.at_line_start else shown + "\n").encode()
 
 
-class Summary(Form):
+class Summary(Format):
     """The final message's facts, `key: value` a line."""
 
     def __init__(self, meter: Meter) -> None:
@@ -333,5 +333,5 @@ class Summary(Form):
 
     def finish(self) -> None:
         """The facts; whatever a server puts into a name or a value, each stays on its line."""
-        for key, text in fact_lines(facts(self.exchange, self._meter)):
+        for key, text in summary_lines(summary(self.exchange, self._meter)):
             self.pending.append(f"{'_'.join(key.split())}: {' '.join(text.split())}\n".encode())

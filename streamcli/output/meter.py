@@ -60,7 +60,7 @@ def _sum(one: Any, other: Any) -> Any:
     return other
 
 
-def facts(exchange: Exchange, meter: Meter) -> dict[str, Any]:
+def summary(exchange: Exchange, meter: Meter) -> dict[str, Any]:
     """The final message's facts: what it is, the usage of all turns, how long it took in seconds.
 
     `output_tokens_per_second` is over the whole duration; `turns` is there where there was more than one. What is not
@@ -91,10 +91,10 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
-def fact_lines(known: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def summary_lines(known: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Facts as key and text; a counter inside a counter gets a dotted key."""
     for key, value in known.items():
         if isinstance(value, dict):
-            yield from ((f"{key}.{inner}", text) for inner, text in fact_lines(value))
+            yield from ((f"{key}.{inner}", text) for inner, text in summary_lines(value))
         elif value is not None:
             yield key, value if isinstance(value, str) else dumps(value).decode()

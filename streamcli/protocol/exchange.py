@@ -18,7 +18,7 @@ from streamcli.errors import (
     APIStatusError,
     APITimeoutError,
     IncompleteStreamError,
-    UnexpectedAnswerError,
+    UnexpectedResponseError,
     status_error,
 )
 
@@ -113,15 +113,15 @@ class Exchange:
         self._decoder = Decoder()
         return True
 
-    def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    def json_object(self, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
         """The JSON object that answers a request without a stream. Raises what the status or the body is instead."""
         self.request_id = headers.get("request-id")
         value = _json_or_text(body)
         if status != 200 or not isinstance(value, dict) or value.get("type") == "error":
-            raise self.refusal(status, headers, body, wanted="JSON object")
+            raise self.error_response(status, headers, body, wanted="JSON object")
         return value
 
-    def refusal(
+    def error_response(
         self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "event stream"
     ) -> APIError:
         """The error that an answer without a stream is; at most MAX_ERROR_BODY bytes of its body are of interest."""
@@ -148,7 +148,7 @@ class Exchange:
         coding = f" in coding {_excerpt(_coding(headers))}" if _coding(headers) else ""
         text = "" if coding else f": {_excerpt(body.decode('utf-8', 'replace'))}"
         message = f"the answer is no {wanted} but {_excerpt(kind)}{coding}{text}"
-        return UnexpectedAnswerError(message, request_id=self.request_id)
+        return UnexpectedResponseError(message, request_id=self.request_id)
 
     def receive(self, data: bytes) -> Iterator[Received]:
         """The events that `data` completes, each accumulated as it is handed out. After message_stop there are none.

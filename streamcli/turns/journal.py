@@ -96,7 +96,7 @@ class Journal:
         """
         if not lines:
             return
-        self._refuse_changes()
+        self._check_unchanged()
         end, view = self._end, memoryview(lines)
         first, rest = (b"\n", view) if self._unended else (view[:1], view[1:])
         after = end + len(first) + len(rest)
@@ -129,7 +129,7 @@ class Journal:
 
     def replace(self, lines: Iterable[bytes]) -> None:
         """Make `lines`, each with its end, the whole content: on the disk, and all of it or nothing. OutputError."""
-        self._refuse_changes()
+        self._check_unchanged()
         beside = self._beside
         fd = -1
         try:
@@ -224,7 +224,7 @@ class Journal:
         if any(pieces):
             yield b"".join(pieces)
 
-    def _refuse_changes(self) -> None:
+    def _check_unchanged(self) -> None:
         try:
             there, size = _is_at(self._fd, self._file), os.fstat(self._fd).st_size
         except OSError as fault:

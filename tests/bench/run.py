@@ -96,8 +96,8 @@ def print_machine(found: dict[str, Path]) -> None:
 
 def print_row(row: Row, found: dict[str, Path], runs: int) -> bool:
     samples, faults = measured(row, found, min(runs, row.most_runs))
-    figures = {name: figure(name, values) for name, values in samples.items()} | faults
-    ours, peers = ([figures[c.name] for c in row.contenders if c.ours is side] for side in (True, False))
+    statistics = {name: figure(name, values) for name, values in samples.items()} | faults
+    ours, peers = ([statistics[c.name] for c in row.contenders if c.ours is side] for side in (True, False))
     verdicts = [verdict(limit, samples) for limit in row.limits]
     cells = (
         f"{row.work}, {row.unit}",
