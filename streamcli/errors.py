@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_EXCERPT = 120
+
+
 def reason(fault: BaseException) -> str:
     """Why a call of the system or a parser failed, in the system's or its own words, as part of a line of ours."""
     text = getattr(fault, "strerror", None) or str(fault)
@@ -135,16 +138,18 @@ class APITimeoutError(APIConnectionError):
 
 
 class APIStatusError(APIError):
-    """The server refused, by its HTTP status or by an `error` event inside a stream.
+    """An error response, or an `error` event inside a stream.
 
     `status_code` is the HTTP status; for an `error` event it is the status that belongs to `type`, or 200 for a type
-    nobody knows. `type` is the API's `error.type`, or None where the body had none. `headers` are the answer's, `body`
-    is its parsed JSON or its text. `retry_after` is how many seconds the server asks to wait, or None.
+    nobody knows. `type` is the API's `error.type`, or None where the body had none. `headers` are the response's,
+    `body` is its parsed JSON or its text, `data` that of an `error` event as it was sent. `retry_after` is how many seconds
+    the server asks to wait, or None.
     """
 
     exit_code = 3
     code = "status_error"
     retry_after: float | None = None
+    data: bytes | None = None
 
     def __init__(
         self,
@@ -342,23 +347,23 @@ def status_error(
     request_id: str | None = None,
     partial: Any = None,
 ) -> APIStatusError:
-    """The error that a refusal is (protocol.md sections 6.1, 6.2 and 6.4).
+    """The error that an error response or an `error` event is; streamcli(7), section "ERRORS".
 
-    `status_code` is the HTTP status, or None for an `error` event, whose class is chosen by `error.type`. `body` is
-    the parsed JSON, or the text of a body that is none. Never raises, whatever the body holds.
+    `status_code` is the HTTP status, or None for an `error` event, whose class is chosen by `error.type`, or by a code
+    that is an HTTP status. `body` is the parsed JSON, or the text of a body that is not JSON. Its words are found where
+    servers put them. Never raises, whatever the body holds.
     """
-    error = body.get("error") if isinstance(body, dict) else body
-    fields = error if isinstance(error, dict) else {"message": error}
-    kind = fields.get("type") if isinstance(fields.get("type"), str) else None
-    message = fields.get("message")
+    fields = _error_fields(body)
+    kind = fields.get("type")
     details = fields.get("details")
     if request_id is None and isinstance(body, dict) and isinstance(body.get("request_id"), str):
         request_id = body["request_id"]
-    status = _STATUS_OF_TYPE.get(kind or "", 200) if status_code is None else status_code
-    cls = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
+    kind = kind if isinstance(kind, str) and kind != "error" else None
+    status = _STATUS_OF_TYPE.get(kind or "") or _status_code(fields.get("code")) if status_code is None else status_code
+    cls = _BY_STATUS.get(status or 200, InternalServerError if (status or 200) >= 500 else APIStatusError)
     return cls(
-        message if isinstance(message, str) and message.strip() else "the server gave no reason",
-        status_code=status,
+        _words(fields, body) or "the server gave no reason",
+        status_code=status or 200,
         type=kind,
         headers=headers,
         details=details if isinstance(details, dict) else None,
@@ -367,3 +372,34 @@ def status_error(
         request_id=request_id,
         partial=partial,
     )
+
+
+def _error_fields(body: Any) -> dict[str, Any]:
+    """The object that says what is wrong: the API's `error`, or what other servers put in its place."""
+    if not isinstance(body, dict):
+        return {"message": body}
+    for key in ("error", "message", "detail"):
+        if isinstance(body.get(key), dict):
+            return {**body[key], "code": body[key].get("code", body.get("code"))}
+    return body
+
+
+def _words(fields: dict[str, Any], body: Any) -> str | None:
+    """What the server says, wherever it says it, else the beginning of the whole."""
+    for key in ("message", "detail", "error"):
+        text = fields.get(key)
+        if isinstance(text, str) and text.strip():
+            return text
+    said = {key: value for key, value in fields.items() if key != "type" and value is not None}
+    if not isinstance(body, dict) or not said:
+        return None
+    import json  # noqa: PLC0415 - for servers that say it in a way of their own
+
+    excerpt = json.dumps(said, ensure_ascii=False, default=str)
+    return excerpt if len(excerpt) <= _EXCERPT else excerpt[:_EXCERPT] + "…"
+
+
+def _status_code(code: Any) -> int | None:
+    """A code that is an HTTP status of an error, as a number or as text."""
+    text = str(code)
+    return int(text) if type(code) in {int, str} and len(text) == 3 and text.isdecimal() and text >= "400" else None

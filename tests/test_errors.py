@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 import streamcli
 from streamcli import errors
-from streamcli.errors import APIError, APIStatusError, InternalServerError, StreamcliError, StreamError, status_error
+from streamcli.errors import (
+    APIError,
+    APIStatusError,
+    InternalServerError,
+    OverloadedError,
+    RateLimitError,
+    StreamcliError,
+    StreamError,
+    status_error,
+)
 
 
 def drawn():
@@ -121,7 +130,40 @@ def test_no_body_is_a_crash(status, value):
     assert error.message
 
 
-@pytest.mark.parametrize("value", [None, "", "  ", {}, {"error": None}, {"error": {"message": 3}}, []])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"error": "text"}, "text"),
+        ({"error": {"code": "1302", "message": "slow down"}}, "slow down"),
+        ({"type": "error", "message": {"type": "api_error", "message": "inner"}}, "inner"),
+        ({"type": "error", "message": "not loaded"}, "not loaded"),
+        ({"detail": "boom"}, "boom"),
+        ({"detail": [{"msg": "field required"}]}, '{"detail": [{"msg": "field required"}]}'),
+        ({"error": {"message": 3}}, '{"message": 3}'),
+        ({"object": "error", "message": "m", "code": 404}, "m"),
+    ],
+)
+def test_the_words_of_an_error_are_found_wherever_a_server_puts_them(value, words):
+    assert status_error(None, value).message == words
+
+
+@pytest.mark.parametrize(
+    ("value", "cls"),
+    [
+        ({"code": 500, "message": "m", "type": "server_error"}, InternalServerError),
+        ({"error": {"code": "429", "message": "m"}}, RateLimitError),
+        ({"code": 529, "error": {"message": "m"}}, OverloadedError),
+        ({"error": {"type": "overloaded_error", "code": 400}}, OverloadedError),
+        ({"error": {"code": "1302"}}, APIStatusError),
+        ({"error": {"code": 200}}, APIStatusError),
+        ({"error": {"code": True}}, APIStatusError),
+    ],
+)
+def test_the_class_of_an_error_event_is_that_of_its_type_or_of_a_code_that_is_a_status(value, cls):
+    assert type(status_error(None, value)) is cls
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", {}, {"error": None}, {"error": {"message": None}}, []])
 def test_a_body_without_a_reason_is_said_to_have_none(value):
     assert status_error(500, value).message == "the server gave no reason"
 

@@ -814,7 +814,7 @@ def test_retries_n_is_n_further_attempts():
     stalled=([head(400, length=9) + b"half", HANG], "half"),
     dripping=([head(400) + b"half", *[b" ", 0.02] * 500], "half"),
     a_list=(json_response([1], 400), "[1]"),
-    an_error_of_no_use=(json_response({"error": 7}, 400), "the server gave no reason"),
+    an_error_of_no_use=(json_response({"error": None}, 400), "the server gave no reason"),
 )
 def test_the_status_wins_whatever_the_body_is(answer, words, /):
     ended = ask(answer, "--idle-timeout", "0.3", "--timeout", "2", prefix=LITTLE_MEMORY)
@@ -1366,7 +1366,7 @@ ENDINGS = {
     "empty": (ok(), "streamcli.incomplete_stream"),
     "cut": (ok(opening("Hel")), "streamcli.incomplete_stream"),
     "reset": ([head(chunked=True) + chunk(opening("Hel")), RESET], "streamcli.incomplete_stream"),
-    "malformed": (ok(opening("Hel"), b"data: no json\n\n"), "streamcli.protocol_error"),
+    "malformed": (ok(opening("Hel"), b"data: {no json\n\n"), "streamcli.protocol_error"),
     "error_event": (ok(opening("Hel"), error_event()), "overloaded_error"),
     "error_event_at_once": (ok(error_event()), "overloaded_error"),
     "idle": ([head() + opening("Hel"), HANG], "streamcli.timeout_error"),

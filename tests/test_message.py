@@ -113,18 +113,51 @@ def test_tool_input_cut_anywhere_is_never_handed_out():
     text = json.dumps({"path": "/tmp", "recursive": True, "note": "fin", "n": 12345})
     tool = block_start(0, type="tool_use", id="toolu_1", name="t", input={})
     for cut in range(1, len(text)):
-        accumulator = built(START, tool, delta(0, "input_json_delta", partial_json=text[:cut]))
-        with pytest.raises(ProtocolError, match="not one complete JSON object"):
-            accumulator.receive("content_block_stop", b'{"type":"content_block_stop","index":0}')
-        assert accumulator.snapshot()["content"][0]["input"] == {}
+        accumulator = built(START, tool, delta(0, "input_json_delta", partial_json=text[:cut]), block_stop(0), STOP)
+        [block] = accumulator.snapshot()["content"]
+        assert (block["input"], block["partial_json"]) == ({}, text[:cut])
 
 
-def test_a_tool_block_left_open_is_closed_by_message_stop_and_checked():
+def test_a_tool_block_left_open_is_closed_by_message_stop():
     tool = block_start(0, type="tool_use", id="toolu_1", name="t", input={})
     whole = built(START, tool, delta(0, "input_json_delta", partial_json='{"a":1}'), STOP)
     assert whole.snapshot()["content"][0]["input"] == {"a": 1}
-    with pytest.raises(ProtocolError):
-        built(START, tool, delta(0, "input_json_delta", partial_json='{"a":'), STOP)
+    cut = built(START, tool, delta(0, "input_json_delta", partial_json='{"a":'), STOP)
+    assert cut.snapshot()["content"][0] == {**tool["content_block"], "partial_json": '{"a":'}
+
+
+def test_the_input_a_block_began_with_stays_where_the_fragments_are_not_whole():
+    tool = block_start(0, type="tool_use", id="toolu_1", name="t", input={"q": 1})
+    accumulator = built(START, tool, delta(0, "input_json_delta", partial_json='{"a":'), STOP)
+    assert accumulator.snapshot()["content"][0]["input"] == {"q": 1}
+
+
+def test_integers_of_any_size_stay_exact_wherever_they_stand():
+    big = 2**80 + 1
+    start = {"type": "message_start", "message": {"content": [], "big": big}}
+    tool = block_start(0, type="tool_use", id="toolu_1", name="t", input={"n": big})
+    amended = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": big}}
+    message = built(start, tool, amended, STOP).snapshot()
+    assert (message["big"], message["content"][0]["input"]["n"], message["usage"]["output_tokens"]) == (big,) * 3
+
+
+def test_a_key_beside_the_delta_of_a_message_delta_is_kept():
+    amended = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "novelty": 1, "id": "other"}
+    message = built(START, amended, STOP).snapshot()
+    assert (message["novelty"], message["id"]) == (1, "msg_1")
+
+
+@pytest.mark.parametrize("kind", ["message_stop", "message_delta", "content_block_stop", "ping"])
+def test_text_is_read_only_of_the_events_that_have_some(kind):
+    stray = {"type": kind, "index": 0, "delta": {"type": "text_delta", "text": "x"}, "content_block": {"type": "text"}}
+    assert text_of(stray) == ""
+
+
+def test_text_in_message_start_is_text():
+    blocks = [{"type": "text", "text": "a"}, {"type": "thinking", "thinking": "t"}, {"type": "text", "text": "b"}]
+    event = {"type": "message_start", "message": {"content": blocks}}
+    assert text_of(event) == "ab"
+    assert built(event, STOP).text == "ab"
 
 
 def test_blocks_may_interleave():
@@ -169,10 +202,18 @@ def test_a_delta_on_a_block_that_comes_whole_is_refused():
         built(START, block_start(0, type="redacted_thinking", data=""), delta(0, "text_delta", text="b"))
 
 
-def test_an_event_with_an_unknown_name_is_skipped_unparsed():
+def test_an_event_of_an_unknown_name_and_an_unknown_type_is_skipped():
     accumulator = built(START)
     assert accumulator.receive("sparkle", b"no json") is None
-    assert accumulator.receive("sparkle", b'{"type":"error"}') is None
+    assert accumulator.receive("sparkle", b'{"type":"glitter"}') is None
+
+
+def test_the_type_decides_also_under_a_name_nobody_knows():
+    accumulator = built(START)
+    with pytest.raises(APIStatusError):
+        accumulator.receive("sparkle", b'{"type":"error"}')
+    with pytest.raises(ProtocolError, match="message_stop in an event that is called 'sparkle'"):
+        accumulator.receive("sparkle", b'{"type":"message_stop"}')
 
 
 def test_nothing_counts_after_message_stop():

@@ -86,7 +86,8 @@ class Settings(TypedDict, total=False):
     given is 5 and 90, or 600 where an answer comes whole. `total_timeout` bounds a whole call. `max_retries` further
     attempts are made while nothing was received, and `on_retry` is told the error and the seconds to wait before each.
     `allow_http` lets a key go out in clear. `endpoint` replaces key, address, headers and version. With `keep_text`
-    false the message keeps its text only while that is short, for streams that are only passed on.
+    false the message keeps its text only while that is short, for streams that are only passed on. `strict` makes the
+    first deviation of a stream a ProtocolError (streamcli(7), section "DEVIATIONS").
     """
 
     api_key: str | None
@@ -101,6 +102,7 @@ class Settings(TypedDict, total=False):
     endpoint: Endpoint | None
     on_retry: Callable[[APIError, float], None] | None
     keep_text: bool
+    strict: bool
 
 
 class _ClientState:
@@ -115,6 +117,7 @@ class _ClientState:
         self.max_retries = settings.get("max_retries", MAX_RETRIES)
         self.on_retry = settings.get("on_retry")
         self.keep_text = settings.get("keep_text", True)
+        self.strict = settings.get("strict", False)
         self._allow_http = settings.get("allow_http", False)
 
     def _proxy(self) -> Proxy | None:
@@ -136,6 +139,7 @@ class _ClientState:
             max_retries=self.max_retries,
             total=self.total_timeout,
             keep_text=self.keep_text,
+            strict=self.strict,
         )
 
     def _next_attempt(self, exchange: Exchange, error: APIError) -> float:
@@ -184,6 +188,11 @@ class _StreamState:
         return self.exchange.request_id
 
     @property
+    def deviations(self) -> dict[str, int]:
+        """How often the stream deviated from the documented one so far, by kind; empty where it did not."""
+        return self.exchange.deviations
+
+    @property
     def current_message_snapshot(self) -> Message:
         """The message as of the event handed out last; it does not change afterwards.
 
@@ -196,11 +205,11 @@ class _StreamState:
 
 
 def _records(exchange: Exchange, data: bytes) -> Iterator[Event]:
-    for raw, event in exchange.receive(data):
-        if event is None:
-            yield Event(parsed(raw.event, raw.data))
-        else:
+    for raw, event, is_nothing in exchange.receive(data):
+        if event is not None:
             yield from events(event, exchange.accumulator)
+        elif raw and not is_nothing:
+            yield Event(parsed(raw.event, raw.data))
 
 
 def _fields(fields: Mapping[str, Any], extra_body: Mapping[str, Any] | None, *, stream: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from streamcli.protocol.exchange import Exchange, Received
+    from streamcli.protocol.sse import ServerSentEvent
 
     from .meter import Meter
 
@@ -201,12 +202,17 @@ class Thoughts(Format):
         self._at_line_start = True
 
 
+# How the data of nearly all events begins.
+_TYPED = b'{"type":'
+
+
 class Events(Format):
     """Each event's data as sent, one a line; the last line says how it ended."""
 
     def add(self, received: Received) -> None:
-        """The event's line."""
-        self.pending.append(_event_line(received))
+        """The event's line, or the lines of events that were joined."""
+        if received.raw:
+            self.pending.append(_event_line(received.raw, received.event))
 
     def results(self, results: Sequence[Mapping[str, Any]]) -> None:
         """A line for each result, which no event of the API stands for."""
@@ -214,21 +220,31 @@ class Events(Format):
 
     def fail(self, error: StreamcliError) -> None:
         """The last line."""
-        self.pending.append(dumps(error_event(error)) + b"\n")
+        data = error.data if isinstance(error, APIStatusError) else None
+        self.pending.append(_object_line("error", data or b"") or dumps(error_event(error)) + b"\n")
 
 
-def _event_line(received: Received) -> bytes:
-    data = received.raw.data
-    if received.event is None and not _is_object(data):  # unknown or a ping
-        data = dumps(parsed(received.raw.event, data))
-    return data.replace(b"\n", b" ") + b"\n"
+def _event_line(raw: ServerSentEvent, event: Mapping[str, Any] | None) -> bytes:
+    if event is not None and raw.data.startswith(_TYPED) and b"\n" not in raw.data:
+        return raw.data + b"\n"
+    lines = [_object_line(raw.event, line) for line in raw.data.split(b"\n")]
+    if len(lines) > 1 and all(lines):  # events that were joined
+        return b"".join(filter(None, lines))
+    return _object_line(raw.event, raw.data) or dumps(event or parsed(raw.event, raw.data)) + b"\n"
 
 
-def _is_object(data: bytes) -> bool:
+def _object_line(name: str, data: bytes) -> bytes | None:
+    """Data that is one object as it was sent, on one line and with a type; None for any other."""
     try:
-        return isinstance(loads(data), dict)
+        value = loads(data)
     except ValueError:
-        return False
+        return None
+    if not isinstance(value, dict):
+        return None
+    line = data.replace(b"\n", b" ") + b"\n"
+    if "type" in value:
+        return line
+    return b'{"type":' + dumps(name) + (b"," if value else b"") + line.lstrip().removeprefix(b"{")
 
 
 def error_event(error: StreamcliError) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from streamcli.errors import (
     APIStatusError,
     APITimeoutError,
     IncompleteStreamError,
+    ProtocolError,
     UnexpectedResponseError,
     status_error,
 )
@@ -32,21 +33,27 @@ from .sse import Decoder
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from .deviations import Reader
     from .request import Request
     from .sse import ServerSentEvent
 
 # How much of a refusal's body is worth reading (faults.md row 44).
 MAX_ERROR_BODY = 64 * 1024
 _EXCERPT = 120
+_FIELDS = (b"event", b"data", b"id", b"retry")
 # Anything shorter is no secret, and part of many words.
 _SHORTEST_SECRET = 6
 
 
 class Received(NamedTuple):
-    """An event as it came, and parsed where it builds the message (else None)."""
+    """An event as it came, and parsed where it builds the message (else None).
 
-    raw: ServerSentEvent
+    Where an event deviated, what it stands for may be several events, of which only the first has `raw`, or nothing.
+    """
+
+    raw: ServerSentEvent | None
     event: dict[str, Any] | None
+    is_nothing: bool = False
 
 
 # A named tuple's own constructor takes three times as long.
@@ -68,6 +75,7 @@ class Exchange:
         max_retries: int = MAX_RETRIES,
         total: float | None = None,
         keep_text: bool = True,
+        strict: bool = False,
     ) -> None:
         self.request = request
         self.timeout = timeout
@@ -75,10 +83,18 @@ class Exchange:
         self.total = total
         self.deadline = None if total is None else time.monotonic() + total
         self.request_id: str | None = None
-        self.accumulator = Accumulator()
         self._max_retries = max_retries
         self._keep_text = keep_text
+        self._strict = strict
+        self._begin()
+
+    def _begin(self) -> None:
+        self.accumulator = Accumulator(keep_text=self._keep_text)
         self._decoder = Decoder()
+        # Reads on once something deviated.
+        self._reader: Reader | None = None
+        # The beginning of a body in which no event has come yet.
+        self._beginning: bytes | None = b""
 
     def failed(self, error: APIError) -> float:
         """The attempt ended with `error`; returns the seconds to wait, or raises what is final."""
@@ -109,8 +125,7 @@ class Exchange:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if status != 200 or kind != "text/event-stream" or _coding(headers):
             return False
-        self.accumulator = Accumulator(keep_text=self._keep_text)
-        self._decoder = Decoder()
+        self._begin()
         return True
 
     def json_object(self, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
@@ -155,15 +170,51 @@ class Exchange:
 
         Raises ProtocolError or the error that an `error` event is, after the events before it.
         """
+        if self._beginning is not None:
+            self._beginning = (self._beginning + data)[:MAX_ERROR_BODY]
         accumulator = self.accumulator
         receive = accumulator.receive
         try:
             for raw in self._decoder.feed(data):
-                yield _new(Received, (raw, receive(raw.event, raw.data)))
+                self._beginning = None
+                if self._reader:
+                    yield from self._read_on(raw)
+                else:
+                    try:
+                        event = receive(raw.event, raw.data)
+                    except ProtocolError:
+                        if self._strict:
+                            raise
+                        self._reader = _reader(accumulator)
+                        yield from self._read_on(raw)
+                    else:
+                        yield _new(Received, (raw, event, False))
                 if accumulator.complete:
                     return
         except APIError as error:
+            if isinstance(error, APIStatusError):
+                error.data = raw.data
             raise self.explained(error) from None
+
+    def _read_on(self, raw: ServerSentEvent) -> Iterator[Received]:
+        """What an event means in a stream that deviates."""
+        assert self._reader  # noqa: S101 - the caller's
+        known = self._reader.deviations.total
+        source: ServerSentEvent | None = raw
+        for event in self._reader.read(raw.event, raw.data):
+            yield Received(source, event)
+            source = None
+        if source:
+            yield Received(raw, None, is_nothing=self._reader.deviations.total > known)
+
+    @property
+    def deviations(self) -> dict[str, int]:
+        """How often the stream deviated from the documented one, by kind; streamcli(7), section "DEVIATIONS"."""
+        return self._reader.deviations.counts if self._reader else {}
+
+    def deviation_lines(self) -> list[str]:
+        """A line for each kind: where it came first, and how often."""
+        return self._reader.deviations.lines() if self._reader else []
 
     def check_time(self) -> None:
         """Raise APITimeoutError once the total limit has passed; for drivers whose reads do not know it."""
@@ -175,15 +226,23 @@ class Exchange:
         """Whether message_stop came: nothing more need be read."""
         return self.accumulator.complete
 
-    def end(self, cause: str = "the stream ended before message_stop") -> None:
-        """The body ended. Raises IncompleteStreamError unless the message is complete."""
+    def end(self) -> None:
+        """The body ended. Raises IncompleteStreamError unless the message is complete.
+
+        UnexpectedResponseError where the body did not even begin as an event stream does.
+        """
         if self.complete:
             return
         try:
             self._decoder.close()
         except APIError as error:
             raise self.explained(error) from None
-        raise self.explained(IncompleteStreamError(cause))
+        if self._beginning is not None and not begins_like_events(self._beginning):
+            what = _excerpt(self._beginning.decode("utf-8", "replace"))
+            raise self.explained(UnexpectedResponseError(f"there is no event in the response, which begins: {what}"))
+        reason = self.accumulator.stop_reason
+        after = f", after stop reason {reason}" if reason else ""
+        raise self.explained(IncompleteStreamError(f"the stream ended before message_stop{after}"))
 
     def explained(self, error: APIError) -> APIError:
         """`error` with the request id and the message so far."""
@@ -204,6 +263,21 @@ class Exchange:
         """The message so far, or None before message_start."""
         fields = self.accumulator.snapshot()
         return None if fields is None else Message(fields)
+
+
+def _reader(accumulator: Accumulator) -> Reader:
+    from .deviations import Deviations, Reader  # noqa: PLC0415 - few streams deviate
+
+    return Reader(accumulator, Deviations())
+
+
+def begins_like_events(body: bytes) -> bool:
+    """Whether a body that begins so, perhaps cut, may be an event stream."""
+    first = body.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    name = first.replace(b"\r", b"\n").partition(b"\n")[0].partition(b":")[0]
+    if len(name) == len(first):
+        return any(field.startswith(name) for field in _FIELDS)
+    return not name or name in _FIELDS
 
 
 def _coding(headers: Mapping[str, str]) -> str:

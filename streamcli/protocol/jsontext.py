@@ -31,7 +31,11 @@ def loads(text: bytes) -> Any:
 
 def loads_exact(text: bytes) -> Any:
     """As `loads`, with integers of any size kept exact, at the price of one more look at the text."""
-    value = loads(text)  # orjson alone decides what is JSON
+    return exact(loads(text), text)  # orjson alone decides what is JSON
+
+
+def exact(value: Any, text: bytes) -> Any:
+    """`value`, which `loads` gave for `text`, with its integers exact. Raises ValueError."""
     digits = text.translate(_DIGITS_AS_ZEROS)
     if not any(long in digits for long in _LONG_INTEGERS):
         return value

@@ -1,19 +1,21 @@
 """Events of one answer in, the message they build out: no text is lost silently, none is invented.
 
 Contract: `Accumulator.receive` takes each event's name and data in order and raises at the first that breaks the
-rules; what was built until then stays readable. The type inside the data decides, the event's name only stands in
-for it. Only `message_stop` makes a message complete, and after it nothing counts. Unknown events, blocks, deltas and
-fields never fail. Work is linear in the bytes: fragments are joined when somebody looks. No I/O.
-Source: protocol.md sections 4.2 to 4.7.
+rules, having changed nothing; what was built until then stays readable, and `deviations` may go on from there. The type
+inside the data decides, the event's name only stands in for it. Only `message_stop` makes a message complete, and after
+it nothing counts. Unknown events, blocks, deltas and fields never fail. A tool's input is a whole JSON object or stays
+text beside the block's first input, as `partial_json`. Work is linear in the bytes: fragments are joined when somebody
+looks. No I/O. Source: streamcli(7), section "THE EVENT STREAM".
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from streamcli.errors import ProtocolError, status_error
+from streamcli.errors import ProtocolError, UnexpectedResponseError, status_error
 
-from .jsontext import loads, loads_exact
+from . import tool_input
+from .jsontext import exact, loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,12 +50,13 @@ class _Block:
     `grown_by` is the type of the deltas that bring them, `fragment` the field of those.
     """
 
-    __slots__ = ("fields", "fragment", "grown_by", "grows", "kind", "pieces")
+    __slots__ = ("accepts", "fields", "fragment", "grown_by", "grows", "kind", "pieces")
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = dict(fields)
         self.kind: str = fields["type"]
         self.grows = ""
+        self.accepts = False  # a tool input that deviates and can be read
         self.pieces: list[str] = []
         self.grown_by, self.fragment = _GROWN_BY.get(self.kind, ("", ""))
         if self.kind in {"text", "thinking"}:
@@ -64,7 +67,7 @@ class _Block:
     def grow(self, field: str) -> None:
         start = self.fields.get(field)
         if not isinstance(start, str | None):
-            _breach(f"a {self.kind} block whose {field} is no string")
+            _breach(f"a {self.kind} block whose {field} is not a string")
         if start:
             self.pieces.append(start)
         self.grows = field
@@ -96,16 +99,21 @@ class Accumulator:
         self._usage: dict[str, Any] | None = None
         self._blocks: list[_Block] = []
         self._open: dict[int, _Block] = {}
+        # Where blocks stand in the message that do not stand where they came.
+        self._places: dict[int, tuple[int, int]] = {}
 
     def receive(self, name: str, data: bytes) -> dict[str, Any] | None:
         """Take one event; returns it parsed, or None where it builds nothing: a ping, an unknown event, a late one.
 
         Raises ProtocolError for an event that breaks the rules, and the APIStatusError that an `error` event is.
         """
-        if self.complete or name not in _NAMES:
+        if self.complete:
+            return None
+        if name not in _NAMES:
+            self._look_into(name, data)
             return None
         if name == "error":
-            raise status_error(None, _object_or_text(data))
+            raise status_error(None, object_or_text(data))
         try:
             event = loads(data)
         except ValueError:
@@ -113,20 +121,40 @@ class Accumulator:
         if type(event) is not dict:
             _breach(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
         kind = event.setdefault("type", name)
+        if kind != "content_block_delta":  # whose numbers are of no interest
+            event = _exact(event, data, name)
+        return event if self.take(event) else None
+
+    def take(self, event: dict[str, Any]) -> bool:
+        """Take one event that is parsed already; returns whether it is of a type that is known. Raises as `receive`."""
+        kind = event["type"]
         if type(kind) is not str:
             _breach(f"an event's type is {kind!r}")
         handler = _HANDLERS.get(kind)
         if handler is None:
-            return None
+            _check_unknown(event)
+            return False
         if not self.started and kind not in _FIRST:
             _breach(f"{kind} came before message_start")
         handler(self, event)
-        return event
+        return True
+
+    def _look_into(self, name: str, data: bytes) -> None:
+        """An event of an unknown name is skipped, unless it hides what must not be lost."""
+        value = object_or_text(data)
+        if value == DONE:
+            _breach(f"the event {name!r} holds {DONE}")
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind == "error":
+            raise status_error(None, value)
+        if isinstance(kind, str) and kind in _HANDLERS:
+            _breach(f"a {kind} in an event that is called {name!r}")
 
     @property
     def stop_reason(self) -> str | None:
-        """Why the model stopped (protocol.md section 4.7), or None while that is unknown."""
-        return self._message.get("stop_reason")
+        """Why the model stopped, or None while that is unknown."""
+        reason = self._message.get("stop_reason")
+        return reason if isinstance(reason, str) else None
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -136,17 +164,18 @@ class Accumulator:
     @property
     def text(self) -> str:
         """All text blocks so far, joined."""
-        return "".join("".join(block.pieces) for block in self._blocks if block.kind == "text")
+        return "".join("".join(block.pieces) for block in self._ordered() if block.kind == "text")
 
     def snapshot(self) -> dict[str, Any] | None:
         """The message so far, or None before message_start. It shares nothing with what is still being built.
 
-        A tool input is the one of content_block_start until its block is whole.
+        A tool input is the one of content_block_start until its block is whole; where the fragments are not a whole
+        object it stays so, and they stand beside it as `partial_json`.
         """
         if not self.started:
             return None
         message = dict(self._message)
-        message["content"] = [block.snapshot() for block in self._blocks]
+        message["content"] = [block.snapshot() for block in self._ordered()]
         if self._usage is not None:
             message["usage"] = dict(self._usage)
         return message
@@ -163,19 +192,58 @@ class Accumulator:
         """The citations of the block at `index`: a list that only ever grows."""
         return self._blocks[index].fields.setdefault("citations", [])  # type: ignore[no-any-return]
 
+    # For `deviations`, which makes one message of what a server meant.
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def kind(self, index: int) -> str:
+        """The type of the content block at `index`."""
+        return self._blocks[index].kind
+
+    def is_open(self, index: int) -> bool:
+        """Whether the content block at `index` has not stopped yet."""
+        return index in self._open
+
+    def input_deviation(self, index: int) -> str:
+        """How the tool input of the block at `index` differs from a JSON object, though it can be read; or ""."""
+        block = self._blocks[index]
+        return _read_input(block).deviation if block.kind in _TOOL_INPUTS else ""
+
+    def accept_input(self, index: int) -> None:
+        """Let the input of the block at `index` count, however it deviates."""
+        self._blocks[index].accepts = True
+
+    def place(self, index: int, key: tuple[int, int]) -> None:
+        """Let the block at `index` stand in the message by `key`, and not by when it came."""
+        self._places[index] = key
+
+    def reopen(self, index: int) -> None:
+        """Let the block at `index` go on though it has stopped."""
+        self._open[index] = self._blocks[index]
+
+    def restart(self) -> None:
+        """Forget a message that has begun and holds nothing yet."""
+        self.started, self._message, self._usage = False, {}, None
+
+    def _ordered(self) -> list[_Block]:
+        if not self._places:
+            return self._blocks
+        return [self._blocks[n] for n in sorted(range(len(self._blocks)), key=lambda n: self._places.get(n, (n, n)))]
+
     def _begin_message(self, event: dict[str, Any]) -> None:
         if self.started:
             _breach("a second message_start")
         message = dict(_field(event, "message", dict))
         content = message.get("content") or []
-        usage = message.get("usage")
-        if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
-            _breach("message_start has content that is no list of blocks")
-        for block in content:
-            self._add_block(block)
-        if usage is not None:
-            self._merge_usage(usage)
+        usage = _usage(message)
+        if not isinstance(content, list) or not all(map(_is_block, content)):
+            _breach("message_start has content that is not a list of blocks")
+        blocks = [_Block(fields) for fields in content]
         self._message = message
+        for block in blocks:
+            self._add_block(block)
+        self._merge_usage(usage)
         self.started = True
 
     def _start_block(self, event: dict[str, Any]) -> None:
@@ -183,21 +251,21 @@ class Accumulator:
         if index != len(self._blocks):
             known = "was started before" if index < len(self._blocks) else f"leaves a gap after {len(self._blocks)}"
             _breach(f"content block {index} {known}")
-        self._open[index] = self._add_block(_field(event, "content_block", dict))
-
-    def _add_block(self, fields: dict[str, Any]) -> _Block:
-        if type(fields.get("type")) is not str:
+        fields = _field(event, "content_block", dict)
+        if not _is_block(fields):
             _breach("a content block has no type")
-        block = _Block(fields)
+        self._open[index] = block = _Block(fields)
+        self._add_block(block)
+
+    def _add_block(self, block: _Block) -> None:
         self._blocks.append(block)
         if self._room is not None:
             self._room -= sum(map(len, block.pieces))
             if self._room <= 0:
                 self._drop_text()
-        target = fields.get("to")
-        if fields["type"] == "fallback" and isinstance(target, dict) and isinstance(target.get("model"), str):
+        target = block.fields.get("to")
+        if block.kind == "fallback" and isinstance(target, dict) and isinstance(target.get("model"), str):
             self._message["model"] = target["model"]
-        return block
 
     def _grow_block(self, event: dict[str, Any]) -> None:
         block = self._open_block(event)
@@ -209,7 +277,7 @@ class Accumulator:
             return
         fragment = delta.get(block.fragment)
         if type(fragment) is not str:
-            _breach(f"a delta whose {block.fragment} is no string")
+            _breach(f"a delta whose {block.fragment} is not a string")
         if self._room is None or kind == "input_json_delta":
             block.pieces.append(fragment)
         elif self._room > 0:
@@ -230,10 +298,10 @@ class Accumulator:
         kind = delta.get("type")
         if type(kind) is not str:
             _breach("a delta without a type")
-        rule = _DELTAS.get(kind)
+        rule = DELTAS.get(kind)
         if rule is None:
             return False
-        if block.kind not in rule.blocks and block.kind in _KNOWN_BLOCKS:
+        if block.kind not in rule.blocks and block.kind in KNOWN_BLOCKS:
             _breach(f"a {kind} on a {block.kind} block")
         if rule.apply:
             rule.apply(block, delta)
@@ -247,33 +315,33 @@ class Accumulator:
 
     def _stop_block(self, event: dict[str, Any]) -> None:
         block = self._open_block(event)
-        del self._open[event["index"]]
         _close(block)
+        del self._open[event["index"]]
 
     def _amend_message(self, event: dict[str, Any]) -> None:
         delta = event.get("delta")
-        usage = event.get("usage")
+        usage = _usage(event)
         if delta is not None:
             if not isinstance(delta, dict):
-                _breach("a message_delta whose delta is no object")
+                _breach("a message_delta whose delta is not an object")
             self._message.update({k: v for k, v in delta.items() if v is not None and k not in _NEVER_AMENDED})
-        if usage is not None:
-            self._merge_usage(usage)
-        for key in ("context_management", "input_transformations"):  # beta: beside the delta, not in it
-            if event.get(key) is not None:
-                self._message[key] = event[key]
+        self._merge_usage(usage)
+        for key, value in event.items():  # beta: beside the delta, not in it
+            if value is not None and key not in _OF_THE_EVENT and not (key in _IDENTITY and key in self._message):
+                self._message[key] = value
 
     def _end_message(self, event: dict[str, Any]) -> None:  # noqa: ARG002 - every handler takes its event
         for block in self._open.values():
             _close(block)
+        self._open.clear()
         self.complete = True
 
     def _fail(self, event: dict[str, Any]) -> NoReturn:
         raise status_error(None, event)
 
-    def _merge_usage(self, usage: Any) -> None:
-        if not isinstance(usage, dict):
-            _breach("usage is no object")
+    def _merge_usage(self, usage: dict[str, Any] | None) -> None:
+        if usage is None:
+            return
         if self._usage is None:
             self._usage = dict(usage)
         else:
@@ -321,7 +389,7 @@ def _compact(block: _Block, delta: dict[str, Any]) -> None:
     block.fields.update({key: delta[key] for key in ("content", "encrypted_content") if key in delta})
 
 
-_DELTAS: dict[str, _Delta] = {
+DELTAS: dict[str, _Delta] = {
     "text_delta": _Delta(frozenset({"text"}), "text"),
     "thinking_delta": _Delta(frozenset({"thinking"}), "thinking"),
     "input_json_delta": _Delta(_TOOL_INPUTS, "partial_json"),
@@ -329,35 +397,52 @@ _DELTAS: dict[str, _Delta] = {
     "citations_delta": _Delta(frozenset({"text"}), "citation", _cite),
     "compaction_delta": _Delta(frozenset({"compaction"}), "content", _compact),
 }
-_GROWN_BY = {block: (kind, rule.field) for kind, rule in _DELTAS.items() if not rule.apply for block in rule.blocks}
-_KNOWN_BLOCKS = _WHOLE_BLOCKS.union(*(rule.blocks for rule in _DELTAS.values()))
+_GROWN_BY = {block: (kind, rule.field) for kind, rule in DELTAS.items() if not rule.apply for block in rule.blocks}
+KNOWN_BLOCKS = _WHOLE_BLOCKS.union(*(rule.blocks for rule in DELTAS.values()))
+
+_JSON_TYPES: dict[type, str] = {dict: "an object", str: "a string"}
 
 _NAMES = frozenset(
     {"message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta"}
     | {"message_stop", "error", "message"}  # "message" is the name of an event that was given none
 )
+KNOWN_TYPES = frozenset(_HANDLERS)
 _FIRST = frozenset({"message_start", "error"})
 _NEVER_AMENDED = frozenset({"type", "content", "usage"})
+# A key beside the delta is the message's, unless it belongs to the event, or to another kind of event.
+_OF_THE_EVENT = _NEVER_AMENDED | {"delta", "index", "message", "content_block", "error", "request_id"}
+_IDENTITY = frozenset({"id", "model", "role"})
+# With this the Chat Completions protocol ends a stream; servers that speak both send it here too.
+DONE = "[DONE]"
 
 
 def text_of(event: dict[str, Any]) -> str:
     """The text that an accepted event adds to the answer, or ""."""
-    delta = event.get("delta")
-    if delta is not None:
-        return delta["text"] if delta.get("type") == "text_delta" else ""
-    block = event.get("content_block")
-    return (block.get("text") or "") if block is not None and block.get("type") == "text" else ""
+    match event["type"]:
+        case "content_block_delta":
+            delta = event["delta"]
+            return delta["text"] if delta.get("type") == "text_delta" else ""
+        case "content_block_start":
+            return _text(event["content_block"])
+        case "message_start":
+            return "".join(map(_text, event["message"].get("content") or ()))
+    return ""
+
+
+def _text(block: dict[str, Any]) -> str:
+    return (block.get("text") or "") if block.get("type") == "text" else ""
 
 
 def parsed(name: str, data: bytes) -> dict[str, Any]:
     """Any event as an object, for those who want to see what builds nothing; data that is no object is kept as text."""
-    value = _object_or_text(data)
+    value = object_or_text(data)
     if isinstance(value, dict):
         return value if "type" in value else {"type": name, **value}
     return {"type": name, "data": value} if value else {"type": name}
 
 
-def _object_or_text(data: bytes) -> dict[str, Any] | str:
+def object_or_text(data: bytes) -> dict[str, Any] | str:
+    """The JSON object that the data is, else its text."""
     try:
         value = loads(data)
     except ValueError:
@@ -366,25 +451,55 @@ def _object_or_text(data: bytes) -> dict[str, Any] | str:
 
 
 def _close(block: _Block) -> None:
-    if block.kind in _TOOL_INPUTS:
-        block.fields["input"] = _tool_input(block)
-        block.pieces = []  # not cleared: who kept an event may still look at its fragments
+    if block.kind not in _TOOL_INPUTS:
+        return
+    found = _read_input(block)
+    if found.deviation and not block.accepts:
+        _breach(f"the input of tool {block.fields.get('name')!r} {found.deviation}")
+    block.fields.pop("partial_json", None)
+    if found.whole:
+        block.fields["input"] = found.value
+    else:
+        block.fields["input"] = block.fields.get("input") or {}
+        block.fields["partial_json"] = "".join(block.pieces)
 
 
-def _tool_input(block: _Block) -> dict[str, Any]:
-    """The whole input: never half of one, so anything but one object is a fault (faults.md row 11)."""
+def _read_input(block: _Block) -> tool_input.ToolInput:
     text = "".join(block.pieces)
-    value = block.fields.get("input")
-    if text.strip(" \t\r\n"):
-        try:
-            value = loads_exact(text.encode())
-        except ValueError:
-            value = text
-    elif value is None:
-        value = {}
-    if not isinstance(value, dict):
-        _breach(f"the input of tool {block.fields.get('name')!r} is not one complete JSON object")
-    return value
+    if text.strip(tool_input.BLANKS):
+        return tool_input.read(text)
+    start = block.fields.get("input")
+    return tool_input.ToolInput({} if start is None else start)
+
+
+def _exact(event: dict[str, Any], data: bytes, name: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = exact(event, data)
+    except ValueError:
+        _breach("data that is nested too deeply")
+    found.setdefault("type", name)
+    return found
+
+
+def _is_block(fields: Any) -> bool:
+    return isinstance(fields, dict) and type(fields.get("type")) is str
+
+
+def _usage(holder: dict[str, Any]) -> dict[str, Any] | None:
+    usage = holder.get("usage")
+    if not isinstance(usage, dict | None):
+        _breach("usage is not an object")
+    return usage
+
+
+def _check_unknown(event: dict[str, Any]) -> None:
+    """Raise what an object of no known type says, if it is an error or of another protocol."""
+    if event.get("error") or event.get("object") == "error" or (event["type"] == "message" and event.get("detail")):
+        raise status_error(None, event)
+    if str(event.get("object")).startswith("chat.completion") or isinstance(event.get("choices"), list):
+        raise UnexpectedResponseError(
+            "the server streams Chat Completions, not Messages: check --base-url, and whether it has /v1/messages"
+        )
 
 
 def _index(event: dict[str, Any]) -> int:
@@ -397,7 +512,7 @@ def _index(event: dict[str, Any]) -> int:
 def _field(event: dict[str, Any], name: str, kind: type) -> Any:
     value = event.get(name)
     if not isinstance(value, kind):
-        _breach(f"{event.get('type', 'an event')} whose {name} is no {kind.__name__}")
+        _breach(f"{event.get('type', 'an event')} whose {name} is not {_JSON_TYPES[kind]}")
     return value
 
 

@@ -1,0 +1,412 @@
+"""Events that break the rules in, well-formed events out, wherever exactly one reading loses and invents nothing.
+
+Contract: this module is entered when the accumulator refuses an event, and reads the rest of that stream. What a server
+meant is handed on as events that the accumulator takes, each taken before the next one is asked for; what deviates is
+counted by its kind, with the place where it came first. What has no such reading stays the ProtocolError that the
+accumulator makes of it. No I/O. Source: streamcli(7), section "DEVIATIONS", which has a row for each row of KINDS.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from streamcli.errors import ProtocolError, status_error
+
+from .jsontext import dumps, exact, loads
+from .message import DELTAS, DONE, KNOWN_BLOCKS, KNOWN_TYPES, object_or_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .message import Accumulator
+
+    Event = dict[str, Any]
+
+
+class Kind(NamedTuple):
+    """A kind of deviation: how it is read, and who was seen to send it."""
+
+    rule: str
+    source: str
+
+
+KINDS: dict[str, Kind] = {
+    "index": Kind(
+        "blocks stand by their index, whatever whole number it is; one that is used again is a new block behind the "
+        "others; without an index the newest block is meant",
+        "gateways that translate Chat Completions: thinking and text both at 0, counting from 1, or no index at all",
+    ),
+    "repeated start": Kind(
+        "a start of the same kind on an open block, bringing nothing, goes on with that block",
+        "gateways that send a start before every piece",
+    ),
+    "missing start": Kind(
+        "a text or thinking delta for no open block begins one; a tool's input without its start is an error",
+        "gateways that forward pieces as they come",
+    ),
+    "kind": Kind(
+        "a text or thinking delta on a block of another kind belongs to a block of its own beside it",
+        "gateways that keep one block open for reasoning, text and tools",
+    ),
+    "stray stop": Kind(
+        "a stop for no open block is nothing, and what comes after the stop of its block still belongs to it",
+        "gateways that close a tool's block before its input is whole, or twice",
+    ),
+    "missing message_start": Kind(
+        "the message has neither id nor model, because nobody sent them",
+        "llama.cpp, where the first piece of text ends inside a character",
+    ),
+    "repeated message_start": Kind(
+        "before any content the later one counts; after content two answers were spliced, which is an error",
+        "gateways that begin anew when a fallback takes over",
+    ),
+    "event name": Kind(
+        "the type inside the data decides, whatever the event is called",
+        "gateways that name every event alike",
+    ),
+    "null": Kind(
+        "a null text, thinking, fragment, signature, citation or delta is nothing",
+        "servers that serialise every field of a delta",
+    ),
+    "delta type": Kind(
+        "a delta without a type, with one field that only one type has, is of that type",
+        "gateways that copy the delta of another protocol",
+    ),
+    "no data": Kind(
+        "an event without data, or an unnamed one whose data does not begin like JSON, is nothing",
+        "keep-alives of proxies and load balancers",
+    ),
+    "joined events": Kind(
+        "several data lines that are each one JSON object are one event each",
+        "servers that leave out the blank line between events",
+    ),
+    "[DONE]": Kind(
+        "it is skipped, and after a stop reason it ends the message",
+        "servers that speak Chat Completions as well",
+    ),
+    "tool input": Kind(
+        "an input that is given as an object, begins with an empty object, holds unescaped control characters, or is "
+        "JSON and not an object, is taken as what it is",
+        "models that write the input themselves, and the servers that pass it on",
+    ),
+}
+
+
+class Deviations:
+    """What deviated in one stream: for each kind how often, and where first."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._places: dict[str, str] = {}
+
+    def note(self, kind: str, place: str) -> None:
+        """One more deviation of `kind`, one of KINDS; `place` says what was seen."""
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        self._places.setdefault(kind, place)
+
+    @property
+    def total(self) -> int:
+        """How many deviations there were."""
+        return sum(self._counts.values())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each kind came, in the order of their first coming."""
+        return dict(self._counts)
+
+    def lines(self) -> list[str]:
+        """A line for each kind: what it is, where it came first, how often."""
+        lines = ((kind, self._places[kind], count) for kind, count in self._counts.items())
+        return [f"deviation: {kind}: {place} (×{count})" for kind, place, count in lines]  # noqa: RUF001 - meant
+
+
+# Deltas that may begin a block of their own, and the type of that block.
+_GROW_ALONE = {"text_delta": "text", "thinking_delta": "thinking"}
+_TYPE_OF_FIELD = {rule.field: kind for kind, rule in DELTAS.items()} | {"content": ""}
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+# What begins so is JSON that was cut or is broken, and may have held something.
+_LIKE_JSON = (b"{", b"[", b'"')
+_NOTHING = frozenset({b"", b"null"})
+# What shows by itself that there is a message.
+_BEGIN_MESSAGE = frozenset({"content_block_start", "content_block_delta", "message_delta"})
+
+
+class Reader:
+    """Reads the rest of a stream in which something deviated, into `accumulator`; `deviations` are counted."""
+
+    def __init__(self, accumulator: Accumulator, deviations: Deviations) -> None:
+        self._accumulator = accumulator
+        self.deviations = deviations
+        # The index on the wire, and the numbers of the blocks that it stands for: the one that was started last, then
+        # those beside it. Until now the two were the same.
+        self._blocks: dict[int, list[int]] = {number: [number] for number in range(len(accumulator))}
+        self._furthest = len(accumulator) - 1
+
+    def read(self, name: str, data: bytes) -> Iterator[Event]:
+        """The events that one event stands for, each taken by the accumulator. Raises ProtocolError, APIStatusError."""
+        if self._accumulator.complete:
+            return
+        if data.strip() == DONE.encode():
+            yield from self._done()
+            return
+        if name == "error":
+            raise status_error(None, object_or_text(data))
+        for event in self._objects(name, data):
+            yield from self._done() if event is None else self._read_one(name, event)
+
+    def _done(self) -> Iterator[Event]:
+        stop_reason = self._accumulator.stop_reason
+        after = f"after stop reason {stop_reason}" if stop_reason else "before any stop reason"
+        self._note("[DONE]", f"{DONE} came {after}")
+        if stop_reason:
+            yield from self._taken({"type": "message_stop"})
+
+    def _objects(self, name: str, data: bytes) -> list[Event | None]:
+        """The objects in the data of one event: none where it brings nothing, several where events were joined.
+
+        None stands for [DONE] among several.
+        """
+        value = _parsed(data)
+        if isinstance(value, dict):
+            return [value]
+        if name not in KNOWN_TYPES and name != "message":
+            return []
+        bare = data.strip()
+        if bare in _NOTHING or (name == "message" and value is None and not bare.startswith(_LIKE_JSON)):
+            what = f"has the data {_shown(bare)}" if bare else "has no data"
+            self._note("no data", f"{_called(name)} {what}")
+            return []
+        lines = [line for line in data.split(b"\n") if line.strip()]
+        values: list[Any] = [None if line.strip() == DONE.encode() else _parsed(line) or line for line in lines]
+        if len(lines) > 1 and all(isinstance(value, dict | None) for value in values):
+            self._note("joined events", f"{_called(name)} holds {len(lines)} objects")
+            return values
+        raise _breach(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
+
+    def _read_one(self, name: str, event: Event) -> Iterator[Event]:
+        kind = event.setdefault("type", name)
+        if not isinstance(kind, str):
+            raise _breach(f"an event's type is {kind!r}")
+        if name not in KNOWN_TYPES and name != "message":
+            if kind not in KNOWN_TYPES:
+                return
+            self._note("event name", f"a {kind} came in {_called(name)}")
+        if kind in _BEGIN_MESSAGE and not self._accumulator.started and _is_a_beginning(event):
+            self._note("missing message_start", f"{kind} came first")
+            yield from self._taken({"type": "message_start", "message": _nobody_s_message()})
+        read = _READERS.get(kind)
+        yield from read(self, event) if read else self._taken(event)
+
+    def _message_start(self, event: Event) -> Iterator[Event]:
+        if event.get("message", event) is None:
+            self._note("null", "the message of message_start is null")
+            event = {**event, "message": _nobody_s_message()}
+        if self._accumulator.started and not len(self._accumulator):
+            self._note("repeated message_start", "message_start came again")
+            self._accumulator.restart()
+        yield from self._taken(event)
+        self._blocks = {number: [number] for number in range(len(self._accumulator))}
+        self._furthest = len(self._accumulator) - 1
+
+    def _block_start(self, event: Event) -> Iterator[Event]:
+        index = self._index(event)
+        there = self._blocks.get(index, []) if index is not None else []
+        if there:
+            if self._brings_nothing(there[0], event.get("content_block")):
+                self._note("repeated start", f"content block {index} was started again")
+                return
+            self._note("index", f"content block {index} was started again")
+            for number in filter(self._accumulator.is_open, there):
+                yield from self._stopped(number)
+        elif index is None:
+            self._note("index", "a content block was started without an index")
+        elif index != len(self._accumulator):
+            self._note("index", f"content block {index} was started without {len(self._accumulator)}")
+        yield from self._begun(event, index, behind=bool(there) or index is None)
+
+    def _begun(self, event: Event, index: int | None, *, behind: bool) -> Iterator[Event]:
+        """The event as it starts the next block, which stands by its index, or `behind` all others."""
+        number = len(self._accumulator)
+        place = self._furthest if behind or index is None else index
+        yield from self._taken({**event, "index": number})
+        self._accumulator.place(number, (place, number))
+        self._furthest = max(self._furthest, place)
+        self._blocks[number if index is None else index] = [number]
+
+    def _block_delta(self, event: Event) -> Iterator[Event]:
+        index = self._index(event)
+        numbers = self._meant(event, index)
+        delta = self._delta(event)
+        if delta is None:
+            return
+        event = {**event, "delta": delta}
+        kind = delta.get("type")
+        number = self._taker(numbers, kind)
+        if number is None and kind in _GROW_ALONE:
+            number = len(self._accumulator)
+            yield from self._begun_alone(event, index, numbers)
+        elif number is None:
+            number = numbers[0] if numbers else len(self._accumulator)  # which the accumulator will not have
+        elif not self._accumulator.is_open(number):
+            self._note("stray stop", f"a {kind} came after content block {index} was stopped")
+            self._accumulator.reopen(number)
+        yield from self._taken({**event, "index": number})
+
+    def _begun_alone(self, event: Event, index: int | None, numbers: list[int]) -> Iterator[Event]:
+        """The start of the block that a text or thinking delta needs."""
+        kind = event["delta"]["type"]
+        block = _GROW_ALONE[kind]
+        start = {"type": "content_block_start", "content_block": {"type": block, block: ""}}
+        opened = next(filter(self._accumulator.is_open, numbers), None)
+        if opened is None:
+            self._note("missing start", f"a {kind} came for content block {index}, which is not open")
+            yield from self._begun(start, index, behind=bool(numbers))
+            return
+        self._note("kind", f"a {kind} came for content block {index}, which is {self._accumulator.kind(opened)}")
+        number = len(self._accumulator)
+        yield from self._taken({**start, "index": number})
+        self._accumulator.place(number, (self._furthest if index is None else index, number))
+        numbers.append(number)
+
+    def _block_stop(self, event: Event) -> Iterator[Event]:
+        index = self._index(event)
+        numbers = [*filter(self._accumulator.is_open, self._meant(event, index))]
+        if not numbers:
+            self._note("stray stop", f"content block {index} was stopped, and was not open")
+        for number in numbers:
+            yield from self._stopped(number, event)
+
+    def _message_stop(self, event: Event) -> Iterator[Event]:
+        for number in filter(self._accumulator.is_open, range(len(self._accumulator))):
+            self._check_input(number)
+        yield from self._taken(event)
+
+    def _stopped(self, number: int, event: Event | None = None) -> Iterator[Event]:
+        self._check_input(number)
+        yield from self._taken({**(event or {"type": "content_block_stop"}), "index": number})
+
+    def _check_input(self, number: int) -> None:
+        deviation = self._accumulator.input_deviation(number)
+        if deviation:
+            self._note("tool input", f"the input of content block {number} {deviation}")
+            self._accumulator.accept_input(number)
+
+    def _index(self, event: Event) -> int | None:
+        """The index on the wire, or None where there is none. Raises ProtocolError for one that is not a number."""
+        index = event.get("index")
+        if type(index) is int or index is None:
+            return index
+        if isinstance(index, str) and _WHOLE_NUMBER.fullmatch(index.strip()):
+            self._note("index", f"the index {index!r} is text")
+            return int(index)
+        if isinstance(index, float) and math.isfinite(index) and index == int(index):
+            self._note("index", f"the index {index!r} has a fraction")
+            return int(index)
+        raise _breach(f"a content block index of {index!r}")
+
+    def _meant(self, event: Event, index: int | None) -> list[int]:
+        """The numbers of the blocks that an index stands for."""
+        if index is not None:
+            return self._blocks.setdefault(index, [])
+        self._note("index", f"a {event['type']} has no index")
+        newest = len(self._accumulator) - 1
+        return next((numbers for numbers in self._blocks.values() if newest in numbers), [])
+
+    def _taker(self, numbers: list[int], kind: Any) -> int | None:
+        """Of some blocks the one that a delta of that type belongs to: an open one, or one that lacks its end."""
+        fitting = [number for number in numbers if _fits(self._accumulator.kind(number), kind)]
+        still_open = [number for number in fitting if self._accumulator.is_open(number)]
+        if still_open or kind in _GROW_ALONE:
+            return still_open[-1] if still_open else None
+        return fitting[-1] if fitting else None
+
+    def _delta(self, event: Event) -> Event | None:
+        """The delta with its type and no deviation of its own, or None where it brings nothing."""
+        delta = event.get("delta", event)
+        if delta is None:
+            self._note("null", "the delta of a content_block_delta is null")
+            return None
+        if not isinstance(delta, dict) or delta is event:
+            raise _breach("a content_block_delta without a delta object")
+        if delta.get("type") is None:
+            kinds = [_TYPE_OF_FIELD[field] for field in delta if field in _TYPE_OF_FIELD]
+            if len(kinds) != 1 or not kinds[0]:
+                raise _breach("a delta without a type")
+            self._note("delta type", f"a delta with {DELTAS[kinds[0]].field} has no type")
+            delta = {**delta, "type": kinds[0]}
+        rule = DELTAS.get(delta["type"]) if isinstance(delta["type"], str) else None
+        if rule is None or rule.field not in delta:
+            return delta
+        value = delta[rule.field]
+        if value is None:
+            self._note("null", f"the {rule.field} of a {delta['type']} is null")
+            return None
+        if rule.field == "partial_json" and isinstance(value, dict):
+            self._note("tool input", "the partial_json of a delta is an object")
+            return {**delta, "partial_json": dumps(value).decode()}
+        return delta
+
+    def _brings_nothing(self, number: int, fields: Any) -> bool:
+        """Whether a start only repeats that of an open block."""
+        if not self._accumulator.is_open(number) or not isinstance(fields, dict):
+            return False
+        there = self._accumulator.block(number)
+        grown = {"text", "thinking", "input"}
+        return fields.get("type") == there["type"] and all(
+            not value or (key not in grown and there.get(key) == value) for key, value in fields.items()
+        )
+
+    def _taken(self, event: Event) -> Iterator[Event]:
+        if self._accumulator.take(event):
+            yield event
+
+    def _note(self, kind: str, place: str) -> None:
+        self.deviations.note(kind, place)
+
+
+_READERS: dict[str, Callable[[Reader, Event], Iterator[Event]]] = {
+    "message_start": Reader._message_start,
+    "content_block_start": Reader._block_start,
+    "content_block_delta": Reader._block_delta,
+    "content_block_stop": Reader._block_stop,
+    "message_stop": Reader._message_stop,
+}
+
+
+def _parsed(data: bytes) -> Any:
+    """The JSON value of some data, or None where it is not JSON."""
+    try:
+        return exact(loads(data), data)
+    except ValueError:
+        return None
+
+
+def _fits(block: str, delta: Any) -> bool:
+    rule = DELTAS.get(delta) if isinstance(delta, str) else None
+    return rule is None or block in rule.blocks or block not in KNOWN_BLOCKS
+
+
+def _is_a_beginning(event: Event) -> bool:
+    """Whether the event shows that there is a message: an end alone must say why."""
+    if event["type"] != "message_delta":
+        return True
+    delta = event.get("delta")
+    return isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str)
+
+
+def _nobody_s_message() -> Event:
+    return {"type": "message", "role": "assistant", "content": []}
+
+
+def _called(name: str) -> str:
+    return "an unnamed event" if name == "message" else f"an event called {name}"
+
+
+def _shown(data: bytes) -> str:
+    return repr(data[:40].decode("utf-8", "replace"))
+
+
+def _breach(what: str) -> ProtocolError:
+    return ProtocolError(f"the stream is malformed: {what}")

@@ -1,0 +1,63 @@
+"""The fragments of a tool's input, joined, in; the input out, and whether it is one.
+
+Contract: a whole JSON object is the input. Text with exactly one other reading gives that, and says how it deviates.
+Anything else is no input at all, above all one that was cut: half of an input is never handed out. No I/O.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, NoReturn
+
+from .jsontext import loads_exact
+
+BLANKS = " \t\r\n"
+
+
+class ToolInput(NamedTuple):
+    """The `value`, if the text is `whole`; `deviation` says how it differs from what is documented, or ""."""
+
+    value: Any = None
+    whole: bool = True
+    deviation: str = ""
+
+
+def read(text: str) -> ToolInput:
+    """The input that `text`, which is not blank, stands for."""
+    value = _value(text)
+    if isinstance(value, dict):
+        return ToolInput(value)
+    if value is not _NOTHING:
+        return ToolInput(value, deviation="is JSON, but not an object")
+    stripped = text.lstrip(BLANKS)
+    if stripped.startswith("{}"):
+        value = _value(stripped[2:])
+        if isinstance(value, dict):
+            return ToolInput(value, deviation="begins with an empty object before the real one")
+    value = _with_control_characters(text)
+    if value is not _NOTHING:
+        return ToolInput(value, deviation="holds a control character that is not escaped")
+    return ToolInput(whole=False)
+
+
+_NOTHING = object()
+
+
+def _value(text: str) -> Any:
+    try:
+        return loads_exact(text.encode())
+    except ValueError:
+        return _NOTHING
+
+
+def _with_control_characters(text: str) -> Any:
+    import json  # noqa: PLC0415 - for what orjson refuses
+
+    try:
+        value = json.loads(text, strict=False, parse_constant=_reject)
+    except (ValueError, RecursionError):
+        return _NOTHING
+    return value if isinstance(value, dict) else _NOTHING
+
+
+def _reject(constant: str) -> NoReturn:
+    raise ValueError(constant)  # NaN and the infinities are not JSON
