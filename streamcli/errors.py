@@ -151,7 +151,7 @@ class APIStatusError(APIError):
         message: str,
         *,
         status_code: int,
-        type: str | None = None,  # noqa: A002 - the API's own word for it (protocol.md section 6.1)
+        type: str | None = None,  # noqa: A002 - the API's own word for it
         headers: Mapping[str, str] | None = None,
         details: Mapping[str, Any] | None = None,
         body: Any = None,
@@ -342,7 +342,7 @@ def status_error(
     request_id: str | None = None,
     partial: Any = None,
 ) -> APIStatusError:
-    """The error that a refusal is (protocol.md sections 6.1, 6.2 and 6.4).
+    """The error that a refusal is (streamcli(7), section "Statuses").
 
     `status_code` is the HTTP status, or None for an `error` event, whose class is chosen by `error.type`. `body` is
     the parsed JSON, or the text of a body that is none. Never raises, whatever the body holds.

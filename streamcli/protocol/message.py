@@ -4,7 +4,7 @@ Contract: `Accumulator.receive` takes each event's name and data in order and ra
 rules; what was built until then stays readable. The type inside the data decides, the event's name only stands in
 for it. Only `message_stop` makes a message complete, and after it nothing counts. Unknown events, blocks, deltas and
 fields never fail. Work is linear in the bytes: fragments are joined when somebody looks. No I/O.
-Source: protocol.md sections 4.2 to 4.7.
+Source: streamcli(7), section "EVENT STREAM".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_TEXT, _PIECE_BYTES = 4 << 20, 56
 
 _TOOL_INPUTS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 
-# Blocks that come whole in content_block_start (protocol.md section 4.5); a delta on one of them is a fault.
+# Blocks that come whole in content_block_start; a delta on one of them is a fault.
 _WHOLE_BLOCKS = frozenset(
     {
         "redacted_thinking",
@@ -125,7 +125,7 @@ class Accumulator:
 
     @property
     def stop_reason(self) -> str | None:
-        """Why the model stopped (protocol.md section 4.7), or None while that is unknown."""
+        """Why the model stopped (streamcli(7), section "Stop reasons"), or None while that is unknown."""
         return self._message.get("stop_reason")
 
     @property
@@ -372,7 +372,7 @@ def _close(block: _Block) -> None:
 
 
 def _tool_input(block: _Block) -> dict[str, Any]:
-    """The whole input: never half of one, so anything but one object is a fault (faults.md row 11)."""
+    """The whole input: never half of one, so anything but one object is a fault."""
     text = "".join(block.pieces)
     value = block.fields.get("input")
     if text.strip(" \t\r\n"):
