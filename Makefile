@@ -38,7 +38,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 man:
-	man ./man/streamcli.1
+	man ./man/streamcli.1 ./man/streamcli.5 ./man/streamcli.7
 
 install:
 	$(PYTHON) -m pip install --prefix '$(DESTDIR)$(PREFIX)' .

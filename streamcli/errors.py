@@ -142,8 +142,8 @@ class APIStatusError(APIError):
 
     `status_code` is the HTTP status; for an `error` event it is the status that belongs to `type`, or 200 for a type
     nobody knows. `type` is the API's `error.type`, or None where the body had none. `headers` are the response's,
-    `body` is its parsed JSON or its text, `data` that of an `error` event as it was sent. `retry_after` is how many seconds
-    the server asks to wait, or None.
+    `body` is its parsed JSON or its text, `data` that of an `error` event as it was sent. `retry_after` is how many
+    seconds the server asks to wait, or None.
     """
 
     exit_code = 3
@@ -156,7 +156,7 @@ class APIStatusError(APIError):
         message: str,
         *,
         status_code: int,
-        type: str | None = None,  # noqa: A002 - the API's own word for it (protocol.md section 6.1)
+        type: str | None = None,  # noqa: A002 - the API's own word for it
         headers: Mapping[str, str] | None = None,
         details: Mapping[str, Any] | None = None,
         body: Any = None,
@@ -347,7 +347,7 @@ def status_error(
     request_id: str | None = None,
     partial: Any = None,
 ) -> APIStatusError:
-    """The error that an error response or an `error` event is; streamcli(7), section "ERRORS".
+    """The error that an error response or an `error` event is; streamcli(7), section "Error responses".
 
     `status_code` is the HTTP status, or None for an `error` event, whose class is chosen by `error.type`, or by a code
     that is an HTTP status. `body` is the parsed JSON, or the text of a body that is not JSON. Its words are found where

@@ -1,4 +1,4 @@
-"""A loopback server of the Message Batches endpoints (protocol.md section 8.1), on real sockets.
+"""A loopback server of the Message Batches endpoints (streamcli(7), section "Message Batches"), on real sockets.
 
 What a test controls:
 

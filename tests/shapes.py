@@ -1,4 +1,4 @@
-"""The body of a Messages request as JSON Schema, from protocol.md sections 2 and 3: what a loopback server checks.
+"""The body of a Messages request as JSON Schema, as the API documents it: what a loopback server checks.
 
 Everything is closed here that is closed there, so that a misspelt or misplaced field is found.
 """

@@ -1,4 +1,4 @@
-"""The Message Batches API through both halves of the library (protocol.md section 8.1)."""
+"""The Message Batches API through both halves of the library (streamcli(7), section "Message Batches")."""
 
 import gc
 import json

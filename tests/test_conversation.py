@@ -73,7 +73,7 @@ WITH_TOOLS = [
 
 
 def error_response(messages):
-    """Why the API would refuse these messages (protocol.md section 3), or None."""
+    """Why the API would refuse these messages, or None."""
     groups = [
         (role, [block for message in group for block in blocks_of(message)])
         for role, group in itertools.groupby(messages, lambda message: message["role"])

@@ -1,18 +1,60 @@
-"""man/streamcli.1 says what the command has: every option and no other, every status, and examples that run."""
+"""The manual says what the command does: its options, statuses and formats, and its examples are what comes out."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+import tomllib
 
+import manual
 import pytest
-from server import ok, text_events
+from batches import BatchesServer
+from faults_command import ask, environment, streamcli
+from manual import PAGES, items, prose, rows, sections, texts, values
+from server import (
+    MESSAGE_STOP,
+    block_start,
+    block_stop,
+    error_response,
+    head,
+    message_delta,
+    message_start,
+    ok,
+    opening,
+    text_events,
+)
 
 from streamcli import errors
-from streamcli.cli.args import command
+from streamcli.batch import limiter, offload, results
+from streamcli.batch.statistics import Statistics
+from streamcli.cli import answer, batch, config, run
+from streamcli.cli.args import OPTIONS, Number, command
+from streamcli.client import client
+from streamcli.network import tape as tapes
+from streamcli.network import transport
+from streamcli.protocol import exchange, message, request, retry, sse
+from streamcli.turns import processes, tools
 
-PAGE = (Path(__file__).parent.parent / "man" / "streamcli.1").read_text()
+PAGE = PAGES[1]
+OPTIONS_BY_NAME = {option.name: option for option in OPTIONS}
+KEY = "sk-a-key-of-many-letters"
+PARIS = ok(*text_events("Paris."))
+CALL = ok(
+    message_start(),
+    block_start(type="tool_use", id="toolu_1", name="now", input={}),
+    block_stop(),
+    message_delta("tool_use"),
+    MESSAGE_STOP,
+)
+
+
+def all_subclasses(cls):
+    return {cls}.union(*map(all_subclasses, cls.__subclasses__()))
+
+
+# streamcli(1)
 
 
 def options_of_the_page():
@@ -27,12 +69,7 @@ def options_of_the_command():
 
 
 def statuses_of_the_page():
-    section = PAGE.partition(".Sh EXIT STATUS")[2].partition(".Sh")[0]
-    return {int(status) for status in re.findall(r"^\.It (\d+)$", section, re.MULTILINE)}
-
-
-def all_subclasses(cls):
-    return {cls}.union(*map(all_subclasses, cls.__subclasses__()))
+    return {int(status) for status in re.findall(r"^\.It (\d+)$", sections(1)["EXIT STATUS"], re.MULTILINE)}
 
 
 def test_every_option_is_in_the_page_and_no_other():
@@ -45,13 +82,18 @@ def test_every_status_of_an_error_is_in_the_page_and_no_other():
 
 
 def test_every_variable_that_is_named_after_an_option_has_one():
-    named = set(re.findall(r"STREAMCLI_([A-Z_]+)", PAGE)) - {"LOCAL_MODEL"}
+    named = set(re.findall(r"STREAMCLI_([A-Z_]+)", "".join(PAGES.values()))) - {"LOCAL_MODEL"}
     assert named <= {option.name.upper() for option in command().params}
+
+
+def test_every_option_that_another_page_names_exists():
+    named = set(re.findall(r"\bFl (-[\w-]+|\w)\b", PAGES[5] + PAGES[7])) - {"-describe"}
+    assert {f"-{name}" for name in named} <= options_of_the_command()
 
 
 def examples_of_the_page():
     """The shell programs of EXAMPLES, a line or a block each; the one that needs a model is tests/test_local.py's."""
-    section = PAGE.partition(".Sh EXAMPLES")[2].partition(".Sh")[0]
+    section = sections(1)["EXAMPLES"]
     lines = re.findall(r"^\.Dl \$ (.*)$", section, re.MULTILINE)
     blocks = re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", section, re.MULTILINE | re.DOTALL)
     programs = lines + [re.sub(r"^[$>] ", "", block, flags=re.MULTILINE) for block in blocks]
@@ -60,10 +102,10 @@ def examples_of_the_page():
 
 @pytest.fixture
 def tape(server, tmp_path):
-    server.responses = [ok(*text_events("Paris."))]
+    server.responses = [PARIS]
     path = tmp_path / "answer.tape"
-    ask = [sys.executable, "-m", "streamcli", "-I", "--base-url", server.url, "--record", str(path), "hi"]
-    subprocess.run(ask, check=True, capture_output=True)
+    words = [sys.executable, "-m", "streamcli", "-I", "--base-url", server.url, "--record", str(path), "hi"]
+    subprocess.run(words, check=True, capture_output=True)
     return path
 
 
@@ -73,20 +115,390 @@ def test_an_example_runs_as_it_stands_on_a_tape(program, tape, tmp_path):
         (tmp_path / name).write_text("text\n")
     (tmp_path / "streamcli").write_text(f'#!/bin/sh\nexec {sys.executable} -m streamcli "$@"\n')
     (tmp_path / "streamcli").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     if "--replay" not in program:
-        environment["STREAMCLI_REPLAY"] = str(tape)
-    run = subprocess.run(
-        ["sh", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        variables["STREAMCLI_REPLAY"] = str(tape)
+    ended = subprocess.run(
+        ["sh", "-c", program], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
     )
-    files = "".join(path.read_text() for path in tmp_path.glob("*.*") if path.suffix in {".md", ".txt"})
-    assert (run.returncode, run.stderr) == (0, "")
-    assert "Paris." in run.stdout + files
+    files = "".join(path.read_text() for path in tmp_path.glob("*.txt"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Paris." in ended.stdout + files
 
 
+# streamcli(5): the examples
+
+
+TIMES = {"t", "duration", "output_tokens_per_second", "time_to_first_token", "p50", "p90", "p99"}
+CHANGING = {r"127\.0\.0\.1:\d+": "host", r"\b[0-9a-f]{16,64}\b": "hash", r"(?<=streamcli/)[\d.]+": "version"}
+
+
+def alike(value, key=""):
+    """A JSON value without what differs from run to run: times, ports, hashes, versions, lengths."""
+    if isinstance(value, dict):
+        return {name: alike(inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [alike(inner) for inner in value]
+    if isinstance(value, str):
+        for pattern, name in CHANGING.items():
+            value = re.sub(pattern, name, value)
+        return "length" if key == "content-length" else value
+    return "time" if key in TIMES and isinstance(value, int | float) else value
+
+
+def parsed(data):
+    return [json.loads(line) for line in data.splitlines()]
+
+
+@pytest.fixture
+def asked(server):
+    """Asks a server that gives these responses; what came on standard output, as JSON lines."""
+
+    def ask_it(*responses_and_words, **options):
+        server.responses = [each for each in responses_and_words if not isinstance(each, str)]
+        words = [each for each in responses_and_words if isinstance(each, str)]
+        return parsed(ask(server, *words, **options).out)
+
+    return ask_it
+
+
+@pytest.fixture
+def tool(tmp_path):
+    """The program of the page, for which it is always noon."""
+    (tmp_path / "now").write_text(texts(5, "Tool programs")[0])
+    (tmp_path / "date").write_text("#!/bin/sh\necho 12:00\n")
+    for name in ("now", "date"):
+        (tmp_path / name).chmod(0o755)
+    return environment(PATH=f"{tmp_path}:{os.environ['PATH']}")
+
+
+def test_events_are_those_of_the_example(asked):
+    assert asked(PARIS, "--events") == values(5, "Events")
+
+
+def test_the_last_event_of_a_stream_that_broke_off_is_that_of_the_example(asked):
+    assert asked(head() + opening("Par"), "--events")[-1:] == values(5, "Events", 1)
+
+
+def test_a_tool_result_among_events_is_that_of_the_example(asked, tool):
+    events = asked(CALL, PARIS, "--events", "-T", "now", env=tool)
+    found = [event for event in events if event["type"].startswith("streamcli.")]
+    assert found == values(5, "Tool results")
+    assert found[0].keys() <= set(items(5, "Tool results"))
+
+
+def test_the_final_message_is_that_of_the_example_and_the_last_snapshot(asked):
+    assert asked(PARIS, "--message") == values(5, "Message") == asked(PARIS, "--snapshots")[-1:]
+
+
+def test_a_summary_is_that_of_the_example(server):
+    server.responses = [PARIS]
+    shown = [dict(line.split(": ") for line in text.splitlines()) for text in texts(5, "Summary")]
+    found = dict(line.split(": ") for line in ask(server, "--summary").out.decode().splitlines())
+    times = TIMES & found.keys()
+    assert [found | dict.fromkeys(times)] == [example | dict.fromkeys(times) for example in shown]
+
+
+def test_the_fields_of_usage_are_those_of_the_example(asked):
+    assert alike(asked(PARIS, "--usage-to", "/dev/fd/1", "-o", os.devnull)) == alike(values(5, "Usage"))
+
+
+def test_the_line_of_usage_is_that_of_the_example(server):
+    server.responses = [PARIS]
+    without_time = [re.sub(r"[\d.]+\n$", "", text) for text in (ask(server, "-u").err, texts(5, "Usage")[1])]
+    assert without_time[0] == without_time[1]
+
+
+def test_the_keys_of_a_summary_are_all_in_the_page(asked, tool):
+    (found,) = asked(CALL, PARIS, "--usage-to", "/dev/fd/1", "-o", os.devnull, "-T", "now", env=tool)
+    assert found.keys() - {"input_tokens", "output_tokens"} == set(items(5, "Summary"))
+
+
+def test_an_error_line_is_that_of_the_example(server):
+    server.responses = [error_response(529, "overloaded_error", "Overloaded", retry_after="30")]
+    found = parsed(ask(server, "--error-format", "json").err)
+    assert found == values(5, "Error line")
+    assert list(found[0]) == items(5, "Error line")
+
+
+def test_a_conversation_is_that_of_the_example(server, tmp_path):
+    path = tmp_path / "talk.jsonl"
+    question, _ = lines = values(5, "Conversations")
+    server.responses = [PARIS]
+    assert streamcli("--base-url", server.url, "-c", str(path), question["content"]).out == b"Paris."
+    assert parsed(path.read_text()) == lines
+
+
+def test_a_tape_is_that_of_the_example_and_can_be_replayed(server, tmp_path):
+    lines = values(5, "Tapes")
+    server.responses = [ok(lines[2]["data"].encode())]
+    words = ["-I", "--base-url", server.url, "--record", str(tmp_path / "tape"), "hi"]
+    assert streamcli(*words, env=environment(ANTHROPIC_API_KEY=KEY)).status == 0
+    assert alike(parsed((tmp_path / "tape").read_text())) == alike(lines)
+    (tmp_path / "tape").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert streamcli("--replay", str(tmp_path / "tape"), "--message").out == b'{"content":[]}\n'
+
+
+def test_the_configuration_of_the_example_is_in_force(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(texts(5, "Configuration")[0])
+    example = tomllib.loads(path.read_text())
+    profiles = example.pop("profile")
+    assert set(profiles) == {"local", "box"}
+    for words, wanted in ([], example), (["--profile", "box"], example | profiles["box"]):
+        shown = tomllib.loads(streamcli("--config", str(path), "--show-config", *words).out.decode())
+        assert {key: shown[key] for key in wanted} == wanted
+    shown = streamcli("--config", str(path), "--show-config", "--profile", "local").out.decode()
+    assert re.search(r"^local = .* profile local, ", shown, re.MULTILINE)
+
+
+@pytest.fixture
+def batch_file(tmp_path):
+    path = tmp_path / "batch.jsonl"
+    path.write_text(texts(5, "Request lines")[0])
+    return path
+
+
+def test_the_request_lines_of_the_example_give_the_result_lines_and_statistics(server, batch_file, tmp_path):
+    server.responses = [lambda asking: error_response(400) if b"Spain" in asking.body else PARIS]
+    report = tmp_path / "report.json"
+    words = ["--base-url", server.url, "--batch", str(batch_file), "--usage-to", str(report)]
+    found = parsed(streamcli(*words).out)
+    assert alike(found[:2]) == alike(values(5, "Result lines"))
+    assert (found[2]["custom_id"], found[2]["result"]["type"]) == ("three", "succeeded")
+    assert alike(parsed(report.read_text())) == alike(values(5, "Statistics"))
+
+
+def test_the_state_of_an_offloaded_batch_is_that_of_the_example(batch_file, tmp_path):
+    with BatchesServer(faults={"retrieve": [error_response(404, "not_found_error")]}) as api:
+        words = ["--base-url", api.url, "--batch", str(batch_file), "--offload", "-o", str(tmp_path / "out")]
+        assert streamcli(*words).status == 3
+    assert alike(parsed((tmp_path / "out.batches").read_text())) == alike(values(5, "State file"))
+
+
+def test_the_tool_of_the_example_describes_itself_and_answers(tool):
+    programs = tools.described(["now"], environment=tool, timeout=20)
+    call = {"type": "tool_use", "id": "t", "name": "now", "input": {}}
+    (block,) = tools.results([call], programs, environment=tool, timeout=20)
+    assert block == {"type": "tool_result", "tool_use_id": "t", "content": "12:00"}
+
+
+def test_the_tool_definitions_of_the_example_are_declared():
+    text = texts(5, "Tool definitions")[0]
+    assert tools.declared(text.encode(), "the page") == json.loads(text)
+
+
+# streamcli(5): the lists
+
+
+def test_the_types_of_errors_are_all_in_the_page_with_their_statuses():
+    bases = {errors.APIError, errors.StreamError, errors.ShapeError}  # of which none is raised itself
+    found = {cls for cls in all_subclasses(errors.StreamcliError) if cls.__module__.startswith("streamcli")} - bases
+    assert {answer.SignalError, answer.StopReasonError, batch.FailedLinesError} <= found
+    assert set(items(5, "Error types")) == {f"streamcli.{cls.code}" for cls in found}
+    statuses = re.findall(r"^\.It Li streamcli\.(\w+) , No status (\d+)$", sections(5)["Error types"], re.MULTILINE)
+    own = {cls.code: cls.exit_code for cls in found if "code" in cls.__dict__}
+    assert {code: own[code] for code, _ in statuses} == {code: int(status) for code, status in statuses}
+
+
+def test_the_keys_of_tapes_results_statistics_and_states_are_all_in_the_page(tmp_path):
+    assert set(items(5, "Tapes")) == tapes._TYPES.keys() | {"end"}
+    assert set(items(5, "Result lines")) == {"succeeded", "errored"} | results._OTHER_OUTCOMES.keys()
+    assert items(5, "Statistics") == list(Statistics(1).fields())
+    assert set(items(5, "State file")) == keys_of_a_state(tmp_path / "state")
+
+
+def keys_of_a_state(path):
+    with offload.State(str(path), "http://host") as state:
+        state.intend(part := offload.Part(0))
+        state.submitted(part, "msgbatch_01", adopted=True)
+        state.fetched(part)
+        return set().union(*parsed(path.read_text()))
+
+
+def test_the_keys_of_a_configuration_are_all_in_the_page_by_what_they_take():
+    def kind(option):
+        if option.is_flag:
+            return "true or false"
+        if option.multiple:
+            return "a list of strings, or one string"
+        return "a number" if isinstance(option.type, Number) else "a string"
+
+    wanted = {}
+    for option in OPTIONS:
+        keys = [name[2:] for name in option.opts if name.startswith("--") and option.name not in config._NOT_HERE]
+        wanted[kind(option)] = wanted.get(kind(option), set()) | set(keys)
+    entries = re.findall(r"^\.It (.+)\n((?:\.Li .*\n)+)", sections(5)["Configuration"], re.MULTILINE)
+    found = {tag: set(re.findall(r"[a-z][\w-]+", lines.replace(".Li", ""))) for tag, lines in entries}
+    assert found == wanted
+
+
+def test_the_limits_of_tools_and_the_variables_they_miss_are_those_of_the_page():
+    limits = [tools.MAX_BYTES, tools._TAIL, processes._AT_ONCE, OPTIONS_BY_NAME["tool_timeout"].default]
+    assert [int(row[-1]) for row in rows(5, "Tool programs")] == limits
+    words = re.findall(r"(?:ANTHROPIC|STREAMCLI)_[A-Z_]+", sections(5)["Tool programs"])
+    assert set(words) == tools._SECRET_VARIABLES
+
+
+# streamcli(7)
+
+
+def test_the_headers_of_a_request_are_all_in_the_page():
+    found = set()
+    for scheme in ("x-api-key", "bearer"):
+        endpoint = request.Endpoint("https://host", request.Credential(scheme, KEY))
+        found |= endpoint.request("POST", "/v1/messages", {}, betas=["a"]).headers.keys()
+    assert set(items(7, "Headers")) == found
+
+
+def test_the_version_rule_is_that_of_the_page():
+    fields = manual.bare_items(7, "Version")
+    assert set(fields) == request._SAMPLING
+    assert {request.version_for({field: 1}) for field in fields} == {request.SAMPLING_API_VERSION}
+    dates = re.findall(r"\d{4}-\d\d-\d\d", sections(7)["Version"])
+    assert set(dates) == {request.API_VERSION, request.SAMPLING_API_VERSION}
+    assert dates[0] == request.version_for({})
+
+
+def test_a_plain_request_has_the_fields_of_the_page(server, asked):
+    asked(PARIS, "--message")
+    assert list(server.request().json) == manual.bare_items(7, "Body")
+
+
+def test_the_events_that_are_read_are_those_of_the_page():
+    assert set(items(7, "Events")) == (message._NAMES - {"message"}) | {"ping"}
+    assert f"more than {sse.MAX_EVENT_BYTES >> 20} MiB" in prose(7, "Decoding")
+
+
+FRAGMENTS = {"citation": {"cited_text": "a"}, "partial_json": "{}"}
+
+
+@pytest.mark.parametrize(("delta", "kind", "field", "effect"), rows(7, "Deltas"))
+def test_a_delta_does_what_the_table_says(delta, kind, field, effect):
+    value = FRAGMENTS.get(field, "a")
+    target = {"citation": "citations", "partial_json": "input"}.get(field, field)
+    block = grown(kind, [{"type": delta, field: value}] * 2)
+    wanted = {"appended": "aa", "replaced": "a", "added": [value, value]}[effect]
+    assert block[target] == wanted if field != "partial_json" else block["partial_json"] == ["{}", "{}"]
+    other = "text" if kind != "text" else "thinking"
+    with pytest.raises(errors.ProtocolError):
+        grown(other, [{"type": delta, field: value}])
+
+
+def grown(kind, deltas):
+    accumulator = message.Accumulator()
+    for event in (
+        {"type": "message_start", "message": {}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": kind}},
+        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
+    ):
+        accumulator.receive(event["type"], json.dumps(event).encode())
+    block = accumulator.block(0)
+    return block | {"partial_json": accumulator.pieces(0)} if kind in message._TOOL_INPUTS else block
+
+
+def test_deltas_and_blocks_are_all_in_the_page():
+    assert {(delta, kind) for delta, kind, *_ in rows(7, "Deltas")} == {
+        (name, kind) for name, rule in message.DELTAS.items() for kind in rule.blocks
+    }
+    assert set(manual.bare_items(7, "Content blocks")) == message._WHOLE_BLOCKS
+
+
+def test_the_stop_reasons_that_are_noted_are_those_of_the_page():
+    noted = re.findall(r"^\.It Li (\w+) Pq noted$", sections(7)["Stop reasons"], re.MULTILINE)
+    assert set(noted) == answer._WORTH_SAYING.keys()
+
+
+def statuses(words):
+    """The statuses that a row of the table is for."""
+    first, *last = map(int, re.findall(r"\d+", words))
+    named = [int(row[0]) for row in rows(7, "Statuses") if row[0].isdigit()]
+    return [first] if not last else [each for each in range(first, last[0] + 1) if each not in named and each != 407]
+
+
+@pytest.mark.parametrize(("words", "kind", "exit_status", "retried"), rows(7, "Statuses"))
+def test_a_status_means_what_the_table_says(words, kind, exit_status, retried):
+    for status in statuses(words):
+        error = exchange.Exchange(request.Request("POST", "http://host", {}, b"")).error_response(status, {}, b"{}")
+        again = retry.delay(error, 0, max_retries=1, chance=0, now=0) is not None
+        known = errors.type_of_status(status) or ""
+        assert (status, known, error.exit_code, again) == (status, kind, int(exit_status), retried == "yes")
+        if kind and "to" not in words and status != 503:
+            in_stream = errors.status_error(None, {"error": {"type": kind}})
+            assert in_stream.exit_code == error.exit_code
+
+
+def test_the_limits_of_error_responses_are_those_of_the_page():
+    said = prose(7, "Error responses")
+    assert f"at most {exchange._EXCERPT} characters" in said
+    assert f"At most {exchange.MAX_ERROR_BODY >> 10} KiB of the body are read" in said
+    assert f"for at most {transport.ERROR_BODY_TIMEOUT:g} seconds" in said
+
+
+def test_the_waits_between_attempts_are_those_of_the_page():
+    assert set(manual.bare_items(7, "What is retried")) == retry.HOPELESS
+    fault = errors.APIConnectionError("no")
+    waits = [retry.delay(fault, attempt, max_retries=9, chance=0, now=0) for attempt in range(6)]
+    first, then = ", ".join(f"{wait:g}" for wait in waits[:4]), waits[4]
+    assert waits[5] == then
+    assert f"{first}, then {then:g} seconds" in prose(7, "Waiting")
+    assert f"more than {retry.MAX_WAIT:g} seconds gets no further attempt" in prose(7, "Waiting")
+    assert f"at most {limiter.MAX_HOLD:g} seconds" in prose(7, "Throttling")
+
+
+def test_timeouts_and_proxies_are_those_of_the_page():
+    found = [row[-1] for row in rows(7, "Timeouts")]
+    timeouts = [transport.CONNECT_TIMEOUT, transport.IDLE_TIMEOUT, transport.WHOLE_TIMEOUT.read]
+    assert found == [*(f"{each:g}" for each in timeouts), "none", f"{transport.ERROR_BODY_TIMEOUT:g}"]
+    assert [OPTIONS_BY_NAME[name].default for name in ("connect_timeout", "idle_timeout")] == timeouts[:2]
+    assert set(manual.bare_items(7, "Proxies")) == transport._PROXY_SCHEMES
+
+
+def test_batches_and_counts_are_asked_for_as_the_page_says():
+    said = prose(7, "Message Batches")
+    assert f"at most {offload.MAX_REQUESTS} requests and {offload.MAX_BYTES >> 20} MiB" in said
+    assert f"{len(offload.SETTLING)} times within {sum(offload.SETTLING):g} seconds" in said
+    assert f"after {offload.FIRST_WAIT:g} second, then at growing intervals of up to {offload.LONGEST_WAIT:g}" in said
+    assert f"{offload.MAX_FAULTS} failures in a row" in said
+    for statuses_, link in (client._NOTHING_DONE, "and"), (offload._ABSENT, "or"):
+        *most, last = sorted(statuses_)
+        assert f"{', '.join(map(str, most))} {link} {last}" in said
+    assert set(manual.bare_items(7, "Token counts")) == run._UNCOUNTED
+
+
+# All pages
+
+
+@pytest.mark.parametrize("number", PAGES)
 @pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
-def test_mandoc_has_nothing_to_say():
-    lint = subprocess.run(
-        ["mandoc", "-Tlint", "-W", "warning"], input=PAGE, capture_output=True, text=True, check=False
+def test_mandoc_has_nothing_to_say(number):
+    lint = ["mandoc", "-Tlint", "-W", "warning"]
+    said = subprocess.run(lint, input=PAGES[number], capture_output=True, text=True, check=False)
+    assert said.stdout + said.stderr == ""
+
+
+@pytest.mark.parametrize("number", PAGES)
+def test_no_quotation_mark_is_lost_in_a_macro(number):
+    assert re.findall(r'^\.(?!Bl -column).*".*$', PAGES[number], re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("number", PAGES)
+@pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
+def test_a_page_fits_on_a_terminal(number):
+    shown = subprocess.run(
+        ["groff", "-mandoc", "-ww", "-Tutf8", "-P-cbou"],
+        input=PAGES[number],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert lint.stdout + lint.stderr == ""
+    assert shown.stderr == ""
+    assert [line for line in shown.stdout.splitlines() if len(line) > 80] == []
+
+
+def test_the_pages_are_installed_and_shown():
+    installed = tomllib.loads((manual.FOLDER.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+    shown = (manual.FOLDER.parent / "Makefile").read_text()
+    for number in PAGES:
+        assert installed[f"share/man/man{number}"] == [f"man/streamcli.{number}"]
+        assert f"./man/streamcli.{number}" in shown

@@ -4,7 +4,7 @@ Contract: one limiter for all requests to one server. A response that throttles 
 every new request back and halves how many may run, once for all that started before it was known; each success raises
 that by a part, so that a whole round of successes raises it by one, up to where it began. No clock and no chance of
 its own: both are parameters. No I/O.
-Source: design.md section 4; the headers are those of protocol.md section 7.
+Source: streamcli(7), section "Throttling".
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Contract: a source becomes parts, each a batch at the server. Before a part is s
 disk, and its batch's id before anything else is done, so that whoever goes on after a run that ended anywhere, kill -9
 included, finds every batch and submits no line twice. Results are read as a stream; a line's result is on the disk
 before its batch is forgotten. In memory there is one part at a time. Nothing is cancelled but by `cancel`.
-Source: design.md section 4, protocol.md section 8.1.
+Source: streamcli(5), section "State file"; streamcli(7), section "Message Batches".
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _OVERLOADED = 529
 
 
 class Counts(NamedTuple):
-    """How far the batches are. All that is in one counts as `processing` until it has ended (protocol.md 8.1)."""
+    """How far the batches are. All that is in one counts as `processing` until it has ended."""
 
     batches: int
     ended: int
@@ -515,7 +515,7 @@ class Offload:
 
 
 def _is_batch(value: Any) -> bool:
-    """Whether it has what is needed of a batch (protocol.md section 8.1)."""
+    """Whether it has what is needed of a batch."""
     return (
         isinstance(value, dict)
         and bool(value.get("id"))

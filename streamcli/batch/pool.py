@@ -4,7 +4,7 @@ Contract: lines are drawn one at a time, `jobs` are in work at most, and no more
 turn to be written, so that memory is bounded however long the input and however slow the reader is. A line that fails
 gives an errored result and never stops the others. Nothing of a line is passed on before it is whole, so every fault
 that may pass is worth another attempt here. Whatever ends a run early, what is complete is still written.
-Source: design.md section 4.
+Source: streamcli(7), section "Throttling".
 """
 
 from __future__ import annotations

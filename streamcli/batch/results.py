@@ -1,8 +1,8 @@
 """What became of each request in, a file of results out that a broken-off run goes on with.
 
-Contract: results are kept in the form of the Message Batches API (protocol.md section 8.1), so that at every moment the
-file holds whole lines of this input and nothing else. Of a line of the input a byte is kept. Who asks is not known
-here: a loop in this process or the Message Batches API. Source: design.md section 4.
+Contract: results are kept in the form of the Message Batches API, so that at every moment the file holds whole lines
+of this input and nothing else. Of a line of the input a byte is kept. Who asks is not known here: a loop in this
+process or the Message Batches API. Source: streamcli(5), section "Result lines".
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def taken(message: Mapping[str, Any]) -> int:  # noqa: ARG001 - as a Judge is
 
 
 def result(line: Line, outcome: Mapping[str, Any], judge: Judge = taken, *, error: APIError | None = None) -> Result:
-    """The result of `line`; `outcome` is an object as the batches' results have it (protocol.md section 8.1).
+    """The result of `line`; `outcome` is an object as the batches' results have it.
 
     Its status is that of `error`, where the outcome was made of one, else that of `status`.
     """
@@ -68,7 +68,7 @@ def errored(error: StreamcliError) -> dict[str, Any]:
 
 
 def status(outcome: Mapping[str, Any], judge: Judge = taken) -> int:
-    """The exit status that an outcome stands for (design.md section 2); `judge` is asked of a complete message."""
+    """The exit status that an outcome stands for; `judge` is asked of a complete message."""
     kind = outcome.get("type")
     if kind == "succeeded":
         message = outcome.get("message")

@@ -1,7 +1,8 @@
 """Many prompts in a file in, the requests they stand for out, one at a time.
 
 Contract: JSON Lines of three forms are read, and everything that is wrong with them is found before anything is sent.
-Of a line that is not in work some thirty bytes are kept, so that memory is bounded. Source: design.md section 4.
+Of a line that is not in work some thirty bytes are kept, so that memory is bounded.
+Source: streamcli(5), section "Request lines".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Contract: outputs are opened before anything is sent. An attempt is repeated only while nothing of it was written.
 Where the model calls tools that can be run here, it is asked again with their results. Whatever ends the run, every
-form says its last and every sink is finished. Source: design.md sections 2 and 5.
+form says its last and every sink is finished. Source: streamcli(5), section "OUTPUT FORMATS".
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     Results = Sequence[Mapping[str, Any]]
 
-# Endings that leave the answer short, though it is complete (protocol.md section 4.7).
+# Endings that leave the answer short, though it is complete (streamcli(7), section "Stop reasons").
 _WORTH_SAYING = {
     "max_tokens": "the answer was cut at --max-tokens",
     "refusal": "the model refused",

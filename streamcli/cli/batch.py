@@ -3,7 +3,7 @@
 Contract: whatever is wrong with the asking is found before an output is opened and anything is sent. The first signal
 ends the run with what is complete written and a word on how to go on, the next one at once; then the process dies of
 the signal. On a terminal a line shows how it goes and is gone in the end; elsewhere stderr stays silent unless lines
-failed. Source: design.md section 4.
+failed. Source: streamcli(5), section "BATCHES".
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """config.toml in, defaults for the options out, each with the place where it was set.
 
 Contract: keys are the long option names; the tables [profile.NAME] lie over them. Nothing is imported for a file that
-is not there. Whatever is wrong with a file is found here as a usage error that names it. Source: design.md section 2.
+is not there. Whatever is wrong with a file is found here as a usage error that names it.
+Source: streamcli(5), section "Configuration".
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Descriptor:
 
 
 class StandardError(Descriptor):
-    """What is written beside the answer, on stderr: that nobody can read it changes nothing (faults.md row 58)."""
+    """What is written beside the answer, on stderr: that nobody can read it changes nothing."""
 
     def write(self, data: bytes) -> None:
         """Write what can be written."""
@@ -198,7 +198,7 @@ def read_stdin(*, timeout: float | None = None, silent: Callable[[], None] | Non
     """Standard input to its end.
 
     With a `timeout`, UsageError is raised where no first byte comes within so many seconds (0: however long), after
-    `silent` was called once at SILENCE seconds: input that was promised is never left out (peers.md section 2).
+    `silent` was called once at SILENCE seconds: input that was promised is never left out.
     """
     if timeout is not None and not _readable(SILENCE if not timeout else min(SILENCE, timeout)):
         if silent and (not timeout or timeout > SILENCE):
@@ -280,7 +280,7 @@ class Diagnostics:
         self._say(one_line(text).encode())
 
     def _say(self, line: bytes) -> None:
-        """Whether anybody can read it changes nothing (faults.md row 58)."""
+        """Whether anybody can read it changes nothing."""
         with self.live, contextlib.suppress(OSError):
             os.write(STDERR, self.without_secrets(line) + b"\n")
 

@@ -1,7 +1,8 @@
 """A process in, an exit status out: signals, descriptors and the last word on stderr.
 
-Contract: the status is the one of design.md section 2, death by signal included; no traceback leaves. What --help and
---version need is imported here, everything else when it is known that there is something to do.
+Contract: the status tells how it went, death by signal included; no traceback leaves. What --help and --version need
+is imported here, everything else when it is known that there is something to do.
+Source: streamcli(1), section "EXIT STATUS".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Contract: whatever ends the run, the batches go on at the server, and stderr says how to come back to them. Counts are
 one line on a terminal, drawn over itself and gone in the end; elsewhere a line where they change.
-Source: design.md section 4.
+Source: streamcli(1), section "Many prompts".
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`Args` and the world in, what to send and where out: files, standard input, keys and addresses are looked up here.
 
 Contract: everything that is wrong with the asking is found here as UsageError, before anything is sent, and nothing
-is lost on the way: input is UTF-8 or it is refused with the place. Source: design.md section 2.
+is lost on the way: input is UTF-8 or it is refused with the place. Source: streamcli(1), section "Input".
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def text_of_stdin(args: Args, streams: io.StandardStreams, diagnostics: io.Diagn
 
 
 def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """The request but for the prompt's turn (protocol.md section 2.1): --body, and over it the options.
+    """The request but for the prompt's turn: --body, and over it the options.
 
     `tools` are the definitions of what can be run here.
     """

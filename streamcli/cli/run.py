@@ -1,7 +1,7 @@
 """`Args` in, the exit status out: what was asked is put together and handed to who does it.
 
 Contract: whatever is wrong with the asking is found before an output is opened or a byte is sent, so that every file
-stays as it was. Source: design.md section 2.
+stays as it was.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # spoil messages and tapes.
 _SHORTEST_SECRET = 8
 _KEEP_TEXT = frozenset({"message", "snapshots"})
-# What a request is counted without (protocol.md section 8.2).
+# What a request is counted without (streamcli(7), section "Token counts").
 _UNCOUNTED = frozenset(
     {"max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "metadata", "service_tier"}
     | {"container", "inference_geo", "diagnostics", "fallbacks", "fallback_credit_token", "thread"}

@@ -1,7 +1,7 @@
 """A request or the settings in force in, bytes that show them out, every secret hidden.
 
 Contract: nothing is sent and nothing is changed. What `as_curl` gives runs as it is, the key taken from the
-environment; only the body is not searched for secrets there. Source: design.md section 2.
+environment; only the body is not searched for secrets there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def dry_run(request: Request) -> bytes:
 
 
 def _without_tokens(value: Any) -> Any:
-    """A body, the tokens of other servers in it hidden (protocol.md section 2.8)."""
+    """A body, the tokens of other servers in it hidden."""
     if isinstance(value, list):
         return [_without_tokens(item) for item in value]
     if isinstance(value, dict):

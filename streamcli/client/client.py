@@ -2,7 +2,7 @@
 
 Contract: the drivers open, read, sleep and close; what any of it means is decided below them. The asynchronous half of
 this file is the synchronous one with `async` and `await`, and a test holds it to that. No exception but APIError
-leaves. Source: design.md section 3; the surface follows protocol.md section 5.
+leaves. The surface is that of the official SDK, as far as it goes.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
     Timeout = float | httpx.Timeout | None
 
-# How many models or batches one page may hold (protocol.md sections 8.1 and 8.3).
+# How many models or batches one page may hold (streamcli(7), section "OTHER ENDPOINTS").
 _PAGE = 1000
 _BATCHES = "/v1/messages/batches"
 # Answers which say that nothing was done, so that doing it again does it once.
@@ -246,7 +246,7 @@ def _batch_path(message_batch_id: str) -> str:
 
 
 def samples(fields: Any) -> bool:
-    """Whether a request of these fields needs the version that takes sampling parameters (design.md section 2)."""
+    """Whether a request of these fields needs the version that takes sampling parameters."""
     return isinstance(fields, dict) and version_for(fields) == SAMPLING_API_VERSION
 
 
@@ -275,8 +275,8 @@ def _results_url(batch: Mapping[str, Any], endpoint: Endpoint) -> str:
 class _Creation(Exchange):
     """A call that makes something each time it is made, so that only a refusal may be followed by another attempt.
 
-    After anything else, a lost connection above all, the server may have made it (protocol.md section 1.2: no
-    idempotency key is transmitted).
+    After anything else, a lost connection above all, the server may have made it (streamcli(7), section "Message
+    Batches").
     """
 
     def failed(self, error: APIError) -> float:
@@ -423,7 +423,7 @@ class Messages:
         timeout: Timeout = None,
         **fields: Any,
     ) -> MessageStreamManager:
-        """A stream of one answer, as a context manager that sends when it is entered (protocol.md section 2.1).
+        """A stream of one answer, as a context manager that sends when it is entered.
 
         `betas` go out as `anthropic-beta`; `timeout`, in seconds, replaces the client's for this call.
         """
@@ -448,13 +448,13 @@ class Messages:
         return Message(self._client._fetch(exchange))
 
     def count_tokens(self, *, betas: Sequence[str] = (), timeout: Timeout = None, **fields: Any) -> Record:
-        """How many `input_tokens` a request would have (protocol.md section 8.2). Raises APIError."""
+        """How many `input_tokens` a request would have (streamcli(7), section "Token counts"). Raises APIError."""
         exchange = self._client._exchange("POST", "/v1/messages/count_tokens", fields, betas=betas, timeout=timeout)
         return self._client._fetch(exchange)
 
 
 class Batches:
-    """The Message Batches API (protocol.md section 8.1)."""
+    """The Message Batches API (streamcli(7), section "Message Batches")."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -559,7 +559,7 @@ class BatchResults(_ResultsState):
 
 
 class Models:
-    """The Models API (protocol.md section 8.3)."""
+    """The Models API (streamcli(7), section "Models")."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -817,7 +817,7 @@ class AsyncMessages:
         timeout: Timeout = None,
         **fields: Any,
     ) -> AsyncMessageStreamManager:
-        """A stream of one answer, as a context manager that sends when it is entered (protocol.md section 2.1).
+        """A stream of one answer, as a context manager that sends when it is entered.
 
         `betas` go out as `anthropic-beta`; `timeout`, in seconds, replaces the client's for this call.
         """
@@ -842,13 +842,13 @@ class AsyncMessages:
         return Message(await self._client._fetch(exchange))
 
     async def count_tokens(self, *, betas: Sequence[str] = (), timeout: Timeout = None, **fields: Any) -> Record:
-        """How many `input_tokens` a request would have (protocol.md section 8.2). Raises APIError."""
+        """How many `input_tokens` a request would have (streamcli(7), section "Token counts"). Raises APIError."""
         exchange = self._client._exchange("POST", "/v1/messages/count_tokens", fields, betas=betas, timeout=timeout)
         return await self._client._fetch(exchange)
 
 
 class AsyncBatches:
-    """The Message Batches API (protocol.md section 8.1)."""
+    """The Message Batches API (streamcli(7), section "Message Batches")."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -953,7 +953,7 @@ class AsyncBatchResults(_ResultsState):
 
 
 class AsyncModels:
-    """The Models API (protocol.md section 8.3)."""
+    """The Models API (streamcli(7), section "Models")."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client

@@ -1,7 +1,7 @@
 """A GGUF file in, a Messages endpoint on loopback out, for as long as the context is open.
 
 Contract: llama.cpp's own server runs inside the process, on a port of its choosing; nobody else's network is touched
-and nothing is downloaded. Source: design.md section 7.
+and nothing is downloaded.
 """
 
 from __future__ import annotations

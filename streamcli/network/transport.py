@@ -47,9 +47,9 @@ CONNECT_TIMEOUT = 5.0
 # Bytes of any kind count, pings included; the API pings every few seconds.
 IDLE_TIMEOUT = 90.0
 TIMEOUT = httpx.Timeout(IDLE_TIMEOUT, connect=CONNECT_TIMEOUT, pool=None)
-# An answer that is no stream has no pings, and comes when all of it is thought out (protocol.md section 6.6).
+# An answer that is no stream has no pings, and comes when all of it is thought out (streamcli(7), section "Timeouts").
 WHOLE_TIMEOUT = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT, pool=None)
-# A refusal's status is known already; its body gets this long to say why (faults.md row 44).
+# A refusal's status is known already; its body gets this long to say why (streamcli(7), section "Error responses").
 ERROR_BODY_TIMEOUT = 5.0
 
 _PROXY_SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
@@ -94,7 +94,7 @@ def environment_proxy(url: str, environment: Mapping[str, str]) -> Proxy | None:
     """The proxy that the environment names for `url`, or None.
 
     Lower-case names win over upper-case ones, a scheme's own variable over ALL_PROXY; NO_PROXY exempts hosts. Raises
-    UsageError, naming the variable, for one that cannot be used (faults.md row 49).
+    UsageError, naming the variable, for one that cannot be used (streamcli(7), section "Proxies").
     """
     host = urlsplit(url).hostname or ""
     exempt = environment.get("no_proxy") or environment.get("NO_PROXY") or ""

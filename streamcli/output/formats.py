@@ -3,6 +3,7 @@
 Contract: a form is given each event as it is accumulated (`add`), hands over what there is to write after each
 network read (`take`), and says its last when the message is complete (`finish`) or failed (`fail`). Where tools are
 run, another message follows (`turn`). Nothing is written here, and nothing is kept that the form does not need.
+Source: streamcli(5), section "OUTPUT FORMATS".
 """
 
 from __future__ import annotations
@@ -248,7 +249,7 @@ def _object_line(name: str, data: bytes) -> bytes | None:
 
 
 def error_event(error: StreamcliError) -> dict[str, Any]:
-    """The error as an `error` event: the server's own, or one whose type begins `streamcli.` (design.md section 2)."""
+    """The error as an `error` event: the server's own, or one whose type begins `streamcli.`."""
     if isinstance(error, APIStatusError) and isinstance(error.body, dict) and isinstance(error.body.get("error"), dict):
         return {**error.body, "type": "error"}
     kind = (error.type if isinstance(error, APIError) else None) or f"streamcli.{error.code}"

@@ -3,7 +3,7 @@
 Contract: control characters become visible, tab and newline stay, and nothing else changes. An escape sequence needs
 its first character to act, so making each character visible by itself is enough, however a stream cuts it; only a CR
 must wait for the next character, because CRLF is a line end. Only for terminals and diagnostics: elsewhere bytes
-pass untouched. Source: faults.md row 16.
+pass untouched.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .request import Request
     from .sse import ServerSentEvent
 
-# How much of a refusal's body is worth reading (faults.md row 44).
+# How much of a refusal's body is worth reading (streamcli(7), section "Error responses").
 MAX_ERROR_BODY = 64 * 1024
 _EXCERPT = 120
 _FIELDS = (b"event", b"data", b"id", b"retry")
@@ -252,7 +252,7 @@ class Exchange:
         return error
 
     def _hide_secrets(self, error: APIError) -> None:
-        """Take out of the words what went out in secret: a server may say it back (faults.md row 8)."""
+        """Take out of the words what went out in secret: a server may say it back."""
         for name, value in self.request.headers.items():
             secret = value.removeprefix("Bearer ")
             if is_secret(name) and len(secret) >= _SHORTEST_SECRET:

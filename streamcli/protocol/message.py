@@ -5,7 +5,7 @@ rules, having changed nothing; what was built until then stays readable, and `de
 inside the data decides, the event's name only stands in for it. Only `message_stop` makes a message complete, and after
 it nothing counts. Unknown events, blocks, deltas and fields never fail. A tool's input is a whole JSON object or stays
 text beside the block's first input, as `partial_json`. Work is linear in the bytes: fragments are joined when somebody
-looks. No I/O. Source: streamcli(7), section "THE EVENT STREAM".
+looks. No I/O. Source: streamcli(7), section "EVENT STREAM".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST_TEXT, _PIECE_BYTES = 4 << 20, 56
 
 _TOOL_INPUTS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 
-# Blocks that come whole in content_block_start (protocol.md section 4.5); a delta on one of them is a fault.
+# Blocks that come whole in content_block_start; a delta on one of them is a fault.
 _WHOLE_BLOCKS = frozenset(
     {
         "redacted_thinking",

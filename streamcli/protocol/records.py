@@ -3,7 +3,7 @@
 Contract: every dict inside one is one too, so `event.delta.text` and `message["content"][0].text` both work; unknown
 keys stay; a missing key is AttributeError. They are plain dicts to json, orjson and copy. A key that is also the name
 of a dict method (`items`, `keys`, `get`) is read with brackets. The classes below only name what the API documents
-(protocol.md sections 4.2 to 4.6), for type checkers; they hold nothing that was not sent.
+(streamcli(7), section "EVENT STREAM"), for type checkers; they hold nothing that was not sent.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ _CLASSES: dict[str, type[Record]] = {
     "content": ContentBlock,
 }
 
-# Delta type -> the derived event's type and the field it carries over (protocol.md section 5.1).
+# Delta type -> the derived event's type and the field it carries over.
 _DERIVED = {
     "text_delta": ("text", "text"),
     "input_json_delta": ("input_json", "partial_json"),
@@ -189,7 +189,7 @@ _DERIVED = {
 
 
 def events(event: dict[str, Any], accumulator: Accumulator) -> tuple[Event, ...]:
-    """The event that was just accumulated, as a record, and the derived one after it (design.md section 3).
+    """The event that was just accumulated, as a record, and the derived one after it.
 
     Text that a block starts with has its derived event too, so the texts add up to the message's.
     """

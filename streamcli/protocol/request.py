@@ -2,7 +2,7 @@
 
 Contract: everything that could make a request impossible is found here, before anything is sent, as UsageError, and
 no message ever shows a key. No I/O; the environment is a parameter.
-Source: protocol.md sections 1 and 2; which credential and which version go out: design.md section 2.
+Source: streamcli(7), section "REQUEST".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEFAULT_MODEL = "claude-sonnet-5-5"
 DEFAULT_MAX_TOKENS = 8192
 
 API_VERSION = "2026-10-21"
-# The version above refuses a request that carries one of these, even at its default (protocol.md section 0).
+# The version above refuses a request that carries one of these, even at its default (streamcli(7), section "Version").
 SAMPLING_API_VERSION = "2023-06-01"
 _SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 
@@ -96,7 +96,7 @@ class Endpoint(NamedTuple):
             )
         fields = {
             "accept": "application/json",
-            "accept-encoding": "identity",  # a cut compressed body ends without an error (faults.md row 2)
+            "accept-encoding": "identity",  # a cut compressed body ends without an error
             "user-agent": f"streamcli/{__version__}",
             "anthropic-version": self.api_version or version_for(body),
         }
@@ -121,7 +121,7 @@ def holds_credential(headers: Iterable[tuple[str, str]]) -> bool:
 
 
 def version_for(body: Mapping[str, Any] | None) -> str:
-    """The `anthropic-version` that a request with this body needs (protocol.md section 0)."""
+    """The `anthropic-version` that a request with this body needs (streamcli(7), section "Version")."""
     return SAMPLING_API_VERSION if body and not _SAMPLING.isdisjoint(body) else API_VERSION
 
 
@@ -135,7 +135,7 @@ def _json(body: Mapping[str, Any]) -> bytes:
 def credential(
     environment: Mapping[str, str], *, key: str | None = None, source: str = "the api_key argument", scheme: str = ""
 ) -> Credential | None:
-    """The credential to send, or None where there is none (design.md section 2, fine print).
+    """The credential to send, or None where there is none (streamcli(7), section "Credential").
 
     An explicit `key` wins, then ANTHROPIC_API_KEY as `x-api-key`, then ANTHROPIC_AUTH_TOKEN as a Bearer token; a
     `scheme` overrides how it goes out. White space around a key is no part of it and an empty one is unset. Raises
@@ -190,7 +190,7 @@ def parsed_header(line: str, *, source: str) -> tuple[str, str]:
 
 
 def custom_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The headers of ANTHROPIC_CUSTOM_HEADERS, one a line; lines without a colon are none (protocol.md 1.6)."""
+    """The headers of ANTHROPIC_CUSTOM_HEADERS, one a line; lines without a colon are none."""
     lines = environment.get("ANTHROPIC_CUSTOM_HEADERS", "").splitlines()
     return tuple(parsed_header(line, source="ANTHROPIC_CUSTOM_HEADERS") for line in lines if ":" in line)
 

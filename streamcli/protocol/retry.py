@@ -1,7 +1,7 @@
 """A failed attempt in, the seconds to wait before the next out, or None to give up.
 
 Contract: pure; the time and the chance are parameters. What is asked here is asked only while nothing of an answer
-has been passed on. Source: protocol.md section 6.5; the cap of 60 s is ours (faults.md row 25).
+has been passed on. Source: streamcli(7), section "RETRIES".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_WAIT = 60.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 
 _RETRIED = frozenset({408, 409, 429})
-# Waiting cannot lift a spending limit (protocol.md section 6.3).
+# Waiting cannot lift a spending limit (streamcli(7), section "What is retried").
 HOPELESS = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
 _SECONDS = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*")
 

@@ -1,7 +1,7 @@
 """A file's bytes, a URL or a file's id in, the content block that carries it out.
 
 Contract: a file's kind is judged by its bytes and a URL's by its suffix; what no block can carry is UsageError that
-says what would do. Bytes go out as they are. No I/O. Source: protocol.md sections 3.1 and 3.2.
+says what would do. Bytes go out as they are. No I/O. Source: streamcli(7), section "Attachments".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A conversation in a file: one message a line, exactly as the API takes it (design.md section 6).
+"""A conversation in a file: one message a line, exactly as the API takes it (streamcli(5), section "Conversations").
 
 Contract: the file is held for the whole run, so that runs on one file take turns. What is there is read as it is, or
 refused with the line's number; what is written is one whole turn, in one step and on the disk, or nothing. Nothing is

@@ -2,7 +2,7 @@
 
 Contract: `PROGRAM --describe` prints its definition; a call is its input as one line of JSON on standard input, and
 its standard output is the result. What a program does wrong is a result that says so, never an exception. How programs
-are run and ended is said in `processes`. Source: design.md section 5, protocol.md sections 2.5 and 3.
+are run and ended is said in `processes`. Source: streamcli(5), section "TOOLS".
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Program(NamedTuple):
 def declared(text: bytes, source: str) -> list[dict[str, Any]]:
     """The definitions in the text of a file: a JSON array of them, one alone, or `{"tools": [...]}`, each as it stands.
 
-    A definition has a `type` of the API's own, or a `name` and an `input_schema` (protocol.md section 2.5). `source`
+    A definition has a `type` of the API's own, or a `name` and an `input_schema`. `source`
     is what to call the text. Raises UsageError, with the entry's number, for anything else.
     """
     try:
@@ -156,7 +156,7 @@ def results(
     timeout: float | None,
     max_bytes: int = MAX_BYTES,
 ) -> list[dict[str, Any]]:
-    """The `tool_result` block of each `tool_use` block, in their order (protocol.md section 3); the calls run together.
+    """The `tool_result` block of each `tool_use` block, in their order; the calls run together.
 
     The content is always text: what the program printed, without the final newline, or "(no output)". It is an error
     where the program failed (the end of its standard error), took longer than `timeout` seconds (None: no limit),

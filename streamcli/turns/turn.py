@@ -2,8 +2,8 @@
 
 Contract: nothing is sent, run or written here, and nothing that was given is changed. Only `tool_use` with calls for
 us and `pause_turn` go on; whatever else ends an answer, one that is not known above all, is final and no tool is run.
-Blocks go back as they came, and the results of one answer in one message. Source: protocol.md sections 2.4, 2.5, 2.7
-and 4.7, design.md section 5.
+Blocks go back as they came, and the results of one answer in one message.
+Source: streamcli(7), section "Tool use".
 """
 
 from __future__ import annotations
