@@ -32,6 +32,7 @@ from streamcli.errors import OutputError, StreamcliError, UsageError, reason
 from streamcli.network.transport import TIMEOUT, AsyncTransport, proxy_for, tls_context
 from streamcli.output.terminal import Visible
 from streamcli.protocol.jsontext import dumps
+from streamcli.turns.signals import ENDING
 
 from . import io, progress
 from .answer import judge
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
     from .args import Args
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Seconds between two looks of the terminal's line, and the width of its bar.
 _LOOK = 0.2
 _BAR = 20
@@ -292,8 +292,8 @@ def _allowed_jobs(jobs: int) -> int:
 def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     """Has the first ending signal call `stop` and noted in what this gives; another one ends the process at once."""
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in _ENDING}
-    heard = [number for number in _ENDING if before[number] is not signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in ENDING}
+    heard = [number for number in ENDING if before[number] is not signal.SIG_IGN]
     caught: list[int] = []
 
     def end(number: int) -> None:

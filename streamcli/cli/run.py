@@ -21,6 +21,7 @@ from streamcli.network.transport import own_client, proxy_for
 from streamcli.output.terminal import one_line
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.request import Endpoint, is_secret
+from streamcli.turns.signals import signals_held
 from streamcli.turns.turn import Turns
 
 from . import io, resolve
@@ -127,8 +128,9 @@ def _asked(this: Run) -> tuple[Endpoint, Question]:
 
 def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
     if this.args.local is not None:
-        served = local.serving(this.args.local, os.environ, parallel=parallel)
-        return resolve.endpoint(this.args, this.stack.enter_context(served))
+        with signals_held():  # the model's threads take none; its loading heeds none anyway
+            url = this.stack.enter_context(local.serving(this.args.local, os.environ, parallel=parallel))
+        return resolve.endpoint(this.args, url)
     endpoint = resolve.endpoint(this.args)
     this.diagnostics.secrets |= _secrets(endpoint)
     return endpoint
