@@ -132,7 +132,7 @@ def test_input_may_come_out_of_a_pipe_with_a_name(server, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        (['"a"', "nonsense"], "line 2 is no JSON: "),
+        (['"a"', "nonsense"], "line 2 is not JSON: "),
         (named("a", "b", "a"), "line 3 has the custom_id 'a' of line 1"),
         (['"a"', "{}"], "line 2 has no prompt"),
         ([], "holds no prompt"),

@@ -2,9 +2,12 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -54,6 +57,39 @@ class TestDescriptor:
             with pytest.raises(io.ReaderClosedPipe):
                 io.Descriptor(writing.fileno(), "the pipe").write(LONG)
             writer.join()
+
+    def test_signals_at_any_moment_neither_lose_nor_repeat_a_byte(self):
+        """Each piece goes out whole or not at all, whatever comes between a write and the note of its count."""
+        script = """
+import signal, sys
+from streamcli.cli.io import Descriptor
+
+def end(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, end)
+sink = Descriptor(1, "standard output")
+for number in range(2000):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, (1 + number % 200) * 2e-6)
+        sink.write(b"%6d\\n" % number * (1 + number % 3000))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        pass
+sink.write(b"")
+sys.stderr.write(str(sink.written))
+"""
+        with small_pipe() as (reading, writing):
+            process = subprocess.Popen([sys.executable, "-c", script], stdout=writing, stderr=subprocess.PIPE)
+            writing.close()
+            got = b"".join(iter(lambda: reading.read(1 << 16), b""))
+            written = int(process.communicate()[1])
+        assert written == len(got)
+        lines = list(map(int, got.split()))
+        pieces = {number: len(list(group)) for number, group in itertools.groupby(lines)}
+        assert list(pieces) == sorted(set(lines))
+        assert pieces == {number: 1 + number % 3000 for number in pieces}
+        assert len(pieces) > 1000
 
     def test_a_full_disk_is_named_and_nothing_counts_as_written(self):
         sink = io.opened("/dev/full", atomic=False)

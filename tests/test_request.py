@@ -14,6 +14,7 @@ from streamcli.protocol.request import (
     custom_headers,
     is_loopback,
     parsed_header,
+    readable_on_the_way,
 )
 from streamcli.version import __version__
 
@@ -162,6 +163,21 @@ class TestWhereACredentialGoes:
     )
     def test_loopback_is_judged_by_the_name(self, url, is_one):
         assert is_loopback(url) is is_one
+
+    @pytest.mark.parametrize(
+        ("url", "proxy", "is_readable"),
+        [
+            ("http://api.test", None, True),
+            ("http://127.0.0.1", None, False),
+            ("https://api.test", None, False),
+            ("https://api.test", "http://proxy.test", False),
+            ("http://127.0.0.1", "http://proxy.test", True),
+            ("http://127.0.0.1", "https://proxy.test", True),
+            ("http://api.test", "http://127.0.0.1:8080", False),
+        ],
+    )
+    def test_a_key_can_be_read_where_it_leaves_this_machine_by_plain_http(self, url, proxy, is_readable):
+        assert readable_on_the_way(url, proxy) is is_readable
 
 
 def checked(url, *, has_credential=True, allow_http=False):

@@ -107,7 +107,7 @@ class TestBody:
     @pytest.mark.parametrize("text", ["", "null", "[]", '"a"', "{", '{"a": NaN}', '{"messages": null}', "[" * 5000])
     def test_what_is_no_request_is_refused(self, tmp_path, text):
         (tmp_path / "request.json").write_text(text)
-        with pytest.raises(UsageError, match=r"^--body .* is no JSON"):
+        with pytest.raises(UsageError, match=r"^--body .* is not (a )?JSON"):
             body("--body", str(tmp_path / "request.json"), "hi")
 
 

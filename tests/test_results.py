@@ -132,8 +132,8 @@ class TestSource:
     @pytest.mark.parametrize(
         ("text", "why"),
         [
-            ("nonsense", "line 1 is no JSON: "),
-            ('"a"\n{"prompt": "b"', "line 2 is no JSON: "),
+            ("nonsense", "line 1 is not JSON: "),
+            ('"a"\n{"prompt": "b"', "line 2 is not JSON: "),
             (b'"a"\n\n"\xff"', "line 3 is not UTF-8: byte 2 is 0xff"),
             ("1", "line 1 is neither a string nor an object with prompt or params"),
             ('["a"]', "line 1 is neither a string nor an object with prompt or params"),

@@ -149,8 +149,8 @@ class TestDeclared:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("", "tools.json is no JSON"),
-            ("{", "tools.json is no JSON"),
+            ("", "tools.json is not JSON"),
+            ("{", "tools.json is not JSON"),
             ("3", "tools.json holds no tools: it needs an object, or an array of objects"),
             ("null", "tools.json holds no tools"),
             ("[3]", "tools.json: tool 1 is no object"),
@@ -276,9 +276,9 @@ class TestDescribed:
             ("kill -9 $$", "ended by SIGKILL"),
             ("sleep 100", "took longer than 0.5 s and was killed"),
             ("yes", "printed more than 1048576 bytes and was killed"),
-            ("", "what --describe printed is no JSON object"),
-            ("echo '[]'", "what --describe printed is no JSON object"),
-            ("echo '{} {}'", "what --describe printed is no JSON object"),
+            ("", "what --describe printed is not a JSON object"),
+            ("echo '[]'", "what --describe printed is not a JSON object"),
+            ("echo '{} {}'", "what --describe printed is not a JSON object"),
         ],
     )
     def test_one_that_cannot_describe_itself_is_refused(self, make, script, why):

@@ -21,6 +21,7 @@ from streamcli.errors import (
     type_of_status,
 )
 from streamcli.protocol.jsontext import dumps, loads
+from streamcli.protocol.userinput import BYTE_ORDER_MARK
 from streamcli.turns.journal import Journal
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     # The exit status that a complete message stands for: 0, unless it is not what was asked for.
     Judge = Callable[[Mapping[str, Any]], int]
 
-_BOM = b"\xef\xbb\xbf"
 _MODE = 0o666
 
 
@@ -241,7 +241,7 @@ class Results:
         with open(self.path, "rb") as file:
             offset = 0
             for text in file:
-                found = _parsed(text.removeprefix(_BOM))
+                found = _parsed(text.removeprefix(BYTE_ORDER_MARK))
                 if found:
                     offsets[self._source.number(found[0])] = offset
                 offset += len(text)
@@ -250,7 +250,7 @@ class Results:
             for offset in offsets:
                 if offset >= 0:
                     file.seek(offset)
-                    yield file.readline().removeprefix(_BOM).rstrip(b"\r\n") + b"\n"
+                    yield file.readline().removeprefix(BYTE_ORDER_MARK).rstrip(b"\r\n") + b"\n"
 
 
 _HEAD = b'{"custom_id":'

@@ -12,13 +12,13 @@ from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from streamcli.errors import UsageError
-from streamcli.protocol.jsontext import dumps, loads_exact
+from streamcli.protocol.jsontext import dumps
+from streamcli.protocol.userinput import BYTE_ORDER_MARK, decoded, json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import BinaryIO
 
-_BOM = b"\xef\xbb\xbf"
 _KEYS = frozenset({"custom_id", "prompt", "params"})
 
 
@@ -85,7 +85,7 @@ class Source:
     def _read(self) -> Iterator[Line]:
         self._file.seek(0)
         for number, raw in enumerate(self._file, 1):
-            text = raw.removeprefix(_BOM) if number == 1 else raw
+            text = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
             if not text.isspace() and text:
                 yield self._line(number, text)
 
@@ -99,17 +99,10 @@ class Source:
         return Line(number, custom_id or _made_id(number, params), params)
 
     def _value(self, number: int, text: bytes) -> dict[str, Any]:
-        try:
-            plain = text.decode()
-        except UnicodeDecodeError as fault:
-            self._reject(number, f"is not UTF-8: byte {fault.start + 1} is {text[fault.start]:#04x}")
+        where = self._where(number)
         if self._as_prompts:
-            return {"prompt": plain.removesuffix("\n").removesuffix("\r")}
-        try:
-            value = loads_exact(text)
-        except ValueError as fault:
-            reason = str(fault).partition(": line 1 column")[0]  # the parser's line, not the file's
-            self._reject(number, f"is no JSON: {reason}; with --lines each line is a prompt as it stands")
+            return {"prompt": decoded(text, where).removesuffix("\n").removesuffix("\r")}
+        value = json_value(text, where, hint="; with --lines each line is a prompt as it stands")
         if isinstance(value, str):
             return {"prompt": value}
         if not isinstance(value, dict):
@@ -139,8 +132,11 @@ class Source:
             self._reject(number, "has no prompt: its params have no messages")
         return params
 
+    def _where(self, number: int) -> str:
+        return f"{self.name}: line {number}"
+
     def _reject(self, number: int, why: str) -> NoReturn:
-        raise UsageError(f"{self.name}: line {number} {why}")
+        raise UsageError(f"{self._where(number)} {why}")
 
 
 def _made_id(number: int, params: dict[str, Any]) -> str:

@@ -21,19 +21,17 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import httpx
-
 from streamcli.batch.pool import Pool, Settings
 from streamcli.batch.results import Results
 from streamcli.batch.source import Line, Source
 from streamcli.batch.statistics import Statistics
-from streamcli.client.client import AsyncClient
+from streamcli.client.client import Client
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
-from streamcli.network.transport import TIMEOUT, AsyncTransport, proxy_for, tls_context
 from streamcli.output.terminal import Visible
 from streamcli.protocol.jsontext import dumps
+from streamcli.turns.signals import ENDING
 
-from . import io, progress
+from . import clients, io, progress
 from .answer import judge
 
 if TYPE_CHECKING:
@@ -41,12 +39,12 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from streamcli.batch.results import Result
+    from streamcli.client.client import AsyncClient
     from streamcli.errors import APIError
     from streamcli.protocol.request import Endpoint
 
     from .args import Args
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Seconds between two looks of the terminal's line, and the width of its bar.
 _LOOK = 0.2
 _BAR = 20
@@ -74,7 +72,7 @@ def run(  # noqa: PLR0917 - all that was put together for it
         source = checked_source(args, streams, defaults, compose, stack)
         # What would be wrong with every request is said once: a missing key, a proxy or a certificate out of use.
         endpoint.request("POST", "/v1/messages", {**next(source.lines()).params, "stream": True}, betas=args.beta)
-        http = _http(args, endpoint)
+        client = clients.client(args, endpoint, diagnostics) if args.offload else clients.async_client(args, endpoint)
         output = _output(args, source, standard_output, stack)
         report = io.opened(args.usage_to, atomic=False) if args.usage_to else None
         statistics = Statistics(source.count, output.recorded)
@@ -82,7 +80,7 @@ def run(  # noqa: PLR0917 - all that was put together for it
         diagnostics.live = screen.line
         batch = _Batch(args, source, output, statistics, screen, diagnostics)
         try:
-            signals = batch.offload(endpoint) if args.offload else asyncio.run(batch.ask(endpoint, http))
+            signals = batch.offload(client) if isinstance(client, Client) else asyncio.run(batch.ask(client))
             if not signals:
                 output.finish(ordered=not args.unordered)
         except BaseException as fault:
@@ -152,14 +150,6 @@ def _kept(fd: int, name: str) -> BinaryIO:
     return file
 
 
-def _http(args: Args, endpoint: Endpoint) -> httpx.AsyncClient:
-    """A client whose streams share one TLS context: making one costs as much as ten requests."""
-    proxy = None if args.local is not None else proxy_for(endpoint, named=args.proxy, allow_http=args.allow_http)
-    secure = endpoint.base_url.startswith("https:") or (proxy is not None and proxy.scheme == "https")
-    transport = AsyncTransport(proxy=proxy, context=tls_context(args.ca_file) if secure else None)
-    return httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False)
-
-
 def _output(
     args: Args, source: Source, standard_output: io.Descriptor, stack: contextlib.ExitStack
 ) -> Results | _Stream:
@@ -211,18 +201,18 @@ class _Batch(NamedTuple):
     screen: Screen
     diagnostics: io.Diagnostics
 
-    def offload(self, endpoint: Endpoint) -> list[int]:
+    def offload(self, client: Client) -> list[int]:
         """Have the lines that are not done answered by the Message Batches API; signals that end it are raised."""
         from . import offload  # noqa: PLC0415 - what runs there needs nothing of what runs here
 
         if not isinstance(self.output, Results):
             raise UsageError(f"--offload needs a file to come back to, and {self.args.output} is none")
         offload.run(
-            self.args, self.diagnostics, endpoint, source=self.source, results=self.output, statistics=self.statistics
+            self.args, self.diagnostics, client, source=self.source, results=self.output, statistics=self.statistics
         )
         return []
 
-    async def ask(self, endpoint: Endpoint, http: httpx.AsyncClient) -> list[int]:
+    async def ask(self, client: AsyncClient) -> list[int]:
         """Ask the lines that are not done; returns the signals that ended that before its time."""
         args, output = self.args, self.output
         jobs = _allowed_jobs(args.jobs)
@@ -232,13 +222,6 @@ class _Batch(NamedTuple):
         if importlib.util.find_spec("sniffio") is None:
             sys.modules["sniffio"] = None  # type: ignore[assignment]
         gc.freeze()  # what there is by now stays: not to look at it again and again saves a tenth
-        client = AsyncClient(
-            endpoint=endpoint,
-            http_client=http,
-            timeout=httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None),
-            total_timeout=args.timeout or None,
-            max_retries=0,
-        )
         settings = Settings(
             jobs=jobs,
             retries=args.retries,
@@ -248,10 +231,9 @@ class _Batch(NamedTuple):
             on_retry=self._say_retry if args.verbose else lambda *_: None,
         )
         beside = isinstance(output, _Stream) and output.on_terminal
-        async with http:
-            pool = Pool(client, self.screen.beside(output.write) if beside else output.write, self.statistics, settings)
-            with _signals(pool.stop) as caught, self.screen.drawn():
-                await pool.run(self.source.lines(), output.done)
+        pool = Pool(client, self.screen.beside(output.write) if beside else output.write, self.statistics, settings)
+        with _signals(pool.stop) as caught, self.screen.drawn():
+            await pool.run(self.source.lines(), output.done)
         return caught
 
     def _say_retry(self, line: Line, error: APIError, wait: float) -> None:
@@ -292,8 +274,8 @@ def _allowed_jobs(jobs: int) -> int:
 def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     """Has the first ending signal call `stop` and noted in what this gives; another one ends the process at once."""
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in _ENDING}
-    heard = [number for number in _ENDING if before[number] is not signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in ENDING}
+    heard = [number for number in ENDING if before[number] is not signal.SIG_IGN]
     caught: list[int] = []
 
     def end(number: int) -> None:

@@ -40,6 +40,20 @@ class ReaderClosedPipe(BaseException):
     """The reader of our output closed its end: the process ends by SIGPIPE, as every filter does."""
 
 
+def _write_counted(fd: int, data: memoryview, counts: list[int]) -> None:
+    """Write what fits of `data` and add its count to `counts`, so that no signal's handler runs between the two.
+
+    If one ran and raised there, the count would be lost, and what the kernel has taken would go out twice. Python runs
+    handlers between two steps of Python code, and in a call that a signal woke before it had done anything. `extend`,
+    `map` and `os.write` are all C: from the write to the list that holds its count there is no step of Python.
+
+    To hold signals back instead would not do: a write of more than there is room for waits for the reader, and a signal
+    must end that. Nor would shorter writes: how little never waits is known of pipes alone, and what one network read
+    brought goes out in one write.
+    """
+    counts.extend(map(os.write, (fd,), (data,)))
+
+
 class Descriptor:
     """An open descriptor. `name` is what messages call it.
 
@@ -61,12 +75,11 @@ class Descriptor:
     def write(self, data: bytes) -> None:
         """Write all of `data`, waiting while a non-blocking descriptor is full."""
         left = self._left()
-        self._before = self.written
-        self._data, self._counts = memoryview(bytes(left) + data if left else data), []
+        whole = memoryview(bytes(left) + data if left else data)
+        self._before, self._data, self._counts = self.written, whole, []
         while left := self._left():
             try:
-                # One step for the interpreter, so that no signal comes between a write and the note of its count.
-                self._counts.extend(map(os.write, (self.fd,), (left,)))
+                _write_counted(self.fd, left, self._counts)
             except BlockingIOError:
                 _wait(self.fd, select.POLLOUT)
             except BrokenPipeError:

@@ -17,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from streamcli.errors import OutputError, StreamcliError, UsageError
+from streamcli.turns.signals import ENDING
 
 from . import args as arguments
 from . import io
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-# The first of these ends the run; when another comes, at once.
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# So many seconds are left then for what there is to say, the last line of --events above all, read or not.
+# The first signal ends the run, another one ends it at once. In between, so many seconds are left for what there is to
+# say, the last line of --events above all, read or not.
 _LAST_WORDS = 0.05
 _TICK = 0.5
 
@@ -91,7 +91,7 @@ def _run(asked: arguments.Args, streams: io.StandardStreams, diagnostics: io.Dia
 
 def _on_ending(action: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     """What the signals that end a run do, but for those that the caller ignores, as nohup does."""
-    for number in _ENDING:
+    for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, action)
 

@@ -11,12 +11,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-import httpx
-
 from streamcli.batch.offload import Offload, State
-from streamcli.client.client import Client
 from streamcli.errors import StreamcliError
-from streamcli.network.transport import own_client, proxy_for
 
 from . import io
 from .answer import judge
@@ -29,7 +25,7 @@ if TYPE_CHECKING:
     from streamcli.batch.results import Results
     from streamcli.batch.source import Source
     from streamcli.batch.statistics import Statistics
-    from streamcli.protocol.request import Endpoint
+    from streamcli.client.client import Client
 
     from .args import Args
 
@@ -37,7 +33,7 @@ if TYPE_CHECKING:
 def run(
     args: Args,
     diagnostics: io.Diagnostics,
-    endpoint: Endpoint,
+    client: Client,
     *,
     source: Source,
     results: Results,
@@ -47,14 +43,10 @@ def run(
 
     Raises StreamcliError and io.Signalled.
     """
-    proxy = proxy_for(endpoint, named=args.proxy, allow_http=args.allow_http)
     watch = _Watch(diagnostics)
-    with (
-        own_client(proxy=proxy, ca_file=args.ca_file) as http,
-        State(f"{results.path}.batches", endpoint.base_url) as state,
-    ):
+    with State(f"{results.path}.batches", client.endpoint.base_url) as state:
         offload = Offload(
-            _client(args, endpoint, diagnostics, http),
+            client,
             source,
             results,
             statistics=statistics,
@@ -75,17 +67,6 @@ def run(
             raise
         finally:
             watch.close()
-
-
-def _client(args: Args, endpoint: Endpoint, diagnostics: io.Diagnostics, http: httpx.Client) -> Client:
-    return Client(
-        endpoint=endpoint,
-        http_client=http,
-        timeout=httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None),
-        total_timeout=args.timeout or None,
-        max_retries=args.retries,
-        on_retry=lambda error, wait: diagnostics.note(f"retrying in {wait:.1f} s after: {error}"),
-    )
 
 
 def _how_to_go_on(parts: Sequence[Part]) -> str:

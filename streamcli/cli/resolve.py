@@ -10,9 +10,10 @@ import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from streamcli.errors import UsageError, reason
+from streamcli.errors import UsageError
 from streamcli.protocol import request
 from streamcli.protocol.jsontext import loads_exact
+from streamcli.protocol.userinput import decoded, json_value
 
 from . import io
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     Message = dict[str, Any]
 
-_BOM = "\ufeff"
 # Options that are fields of the request.
 _FIELDS = {
     "model": "model",
@@ -46,7 +46,7 @@ def composer(args: Args) -> Callable[[str], Message | None]:
     _check_stdin(args)
     words = " ".join(word for word in args.prompt if word != "-")
     _check_encodable(words, "the prompt")
-    files = [_text(io.read_file(path, "the prompt file"), path) for path in args.file if path != "-"]
+    files = [decoded(io.read_file(path, "the prompt file"), path) for path in args.file if path != "-"]
     blocks = [_block(word) for word in args.attach]
 
     def message(text: str) -> Message | None:
@@ -101,7 +101,7 @@ def text_of_stdin(args: Args, streams: io.StandardStreams, diagnostics: io.Diagn
     )
     if args.verbose:
         diagnostics.note(f"read {len(raw)} bytes from standard input")
-    return _text(raw, "standard input")
+    return decoded(raw, "standard input")
 
 
 def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
@@ -147,12 +147,10 @@ def _base(args: Args) -> dict[str, Any]:
     if args.body is None:
         return {}
     raw = io.read_stdin() if args.body == "-" else io.read_file(args.body, "the request")
-    found: dict[str, Any] = _json(
-        _text(raw, "standard input" if args.body == "-" else args.body), f"--body {args.body}"
-    )
+    found: dict[str, Any] = json_value(raw, f"--body {args.body}")
     messages = found.get("messages", []) if isinstance(found, dict) else None
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise UsageError(f"--body {args.body} is no JSON object with a list of messages")
+        raise UsageError(f"--body {args.body} is not a JSON object with a list of messages")
     return found
 
 
@@ -183,11 +181,12 @@ def _add_output(args: Args, found: dict[str, Any]) -> None:
 
 
 def _schema(given: str) -> dict[str, Any]:
-    is_text = given.lstrip().startswith("{")
-    text = given if is_text else _text(io.read_file(given, "the schema"), given)
-    schema = _json(text, "--schema" if is_text else f"--schema {given}")
+    if given.lstrip().startswith("{"):
+        schema = json_value(given.encode(), "--schema")
+    else:
+        schema = json_value(io.read_file(given, "the schema"), f"--schema {given}")
     if not isinstance(schema, dict):
-        raise UsageError(f"--schema {given} is no JSON object")
+        raise UsageError(f"--schema {given} is not a JSON object")
     return schema
 
 
@@ -250,21 +249,6 @@ def _set(found: dict[str, Any], setting: str) -> None:
     found[last] = value
 
 
-def _json(text: str, source: str) -> Any:
-    try:
-        return loads_exact(text.encode())
-    except ValueError as fault:
-        raise UsageError(f"{source} is no JSON: {reason(fault)}") from None
-
-
-def _text(raw: bytes, source: str) -> str:
-    """Text as it is, but for a byte order mark at its start."""
-    try:
-        return raw.decode().removeprefix(_BOM)
-    except UnicodeDecodeError as fault:
-        raise UsageError(f"{source} is not UTF-8: byte {fault.start + 1} is {raw[fault.start]:#04x}") from None
-
-
 def _without_line_end(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
@@ -278,7 +262,7 @@ def _check_encodable(text: str, what: str) -> None:
 
 def _system(args: Args) -> str | None:
     if args.system_file:
-        return _text(io.read_file(args.system_file, "the system prompt"), args.system_file)
+        return decoded(io.read_file(args.system_file, "the system prompt"), args.system_file)
     return args.system
 
 

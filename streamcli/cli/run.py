@@ -11,19 +11,16 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import httpx
-
-from streamcli.client.client import Client
 from streamcli.errors import UnexpectedResponseError, UsageError
 from streamcli.network import local
-from streamcli.network.tape import Player, Recorder, TapeTurns
-from streamcli.network.transport import own_client, proxy_for
+from streamcli.network.tape import Player, TapeTurns
 from streamcli.output.terminal import one_line
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.request import Endpoint, is_secret
+from streamcli.turns.signals import signals_held
 from streamcli.turns.turn import Turns
 
-from . import io, resolve
+from . import clients, io, resolve
 from .answer import Answer, Question
 
 if TYPE_CHECKING:
@@ -33,8 +30,6 @@ if TYPE_CHECKING:
     from streamcli.turns.tools import Program
 
     from .args import Args
-
-    Record = Callable[[bytes], None]
 
 # What is shorter is no secret but a word, as for a server that wants any key, and hidden wherever it stands it would
 # spoil messages and tapes.
@@ -127,8 +122,9 @@ def _asked(this: Run) -> tuple[Endpoint, Question]:
 
 def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
     if this.args.local is not None:
-        served = local.serving(this.args.local, os.environ, parallel=parallel)
-        return resolve.endpoint(this.args, this.stack.enter_context(served))
+        with signals_held():  # the model's threads take none; its loading heeds none anyway
+            url = this.stack.enter_context(local.serving(this.args.local, os.environ, parallel=parallel))
+        return resolve.endpoint(this.args, url)
     endpoint = resolve.endpoint(this.args)
     this.diagnostics.secrets |= _secrets(endpoint)
     return endpoint
@@ -204,50 +200,24 @@ def _secrets(endpoint: Endpoint) -> set[str]:
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
     args, diagnostics = this.args, this.diagnostics
     turns = question.turns
-    http = httpx.Client(transport=turns.player, trust_env=False) if isinstance(turns, TapeTurns) else None
     keeps = args.output_format in _KEEP_TEXT or bool(
         args.schema or args.extract or question.conversation or question.run_tools
     )
-    client = this.stack.enter_context(
-        _client(args, endpoint, diagnostics, lambda line: answer.record(line), keep_text=keeps, http=http)  # noqa: PLW0108 - there is none yet
+    client = clients.client(
+        args,
+        endpoint,
+        diagnostics,
+        keep_text=keeps,
+        player=turns.player if isinstance(turns, TapeTurns) else None,
+        record=(lambda line: answer.record(line)) if args.record else None,  # noqa: PLW0108 - there is none yet
     )
     answer = Answer(args, diagnostics, this.standard_output)
     return answer.deliver(client, question)
 
 
-def _client(
-    args: Args,
-    endpoint: Endpoint,
-    diagnostics: io.Diagnostics,
-    record: Record | None = None,
-    *,
-    keep_text: bool = True,
-    http: httpx.Client | None = None,
-) -> Client:
-    return Client(
-        endpoint=endpoint,
-        http_client=http or _http(args, endpoint, record),
-        timeout=httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None),
-        total_timeout=args.timeout or None,
-        max_retries=args.retries,
-        keep_text=keep_text,
-        on_retry=lambda error, wait: diagnostics.note(f"retrying in {wait:.1f} s after: {error}"),
-    )
-
-
-def _http(args: Args, endpoint: Endpoint, record: Record | None) -> httpx.Client:
-    proxy = None if args.local is not None else proxy_for(endpoint, named=args.proxy, allow_http=args.allow_http)
-
-    def around(transport: httpx.BaseTransport) -> httpx.BaseTransport:
-        return Recorder(transport, record) if args.record and record else transport
-
-    return own_client(proxy=proxy, ca_file=args.ca_file, around=around)
-
-
 def _models(this: Run) -> int:
     args, endpoint = this.args, _endpoint(this)
-    with _client(args, endpoint, this.diagnostics) as client:
-        models = list(client.models.list(betas=args.beta))
+    models = list(clients.client(args, endpoint, this.diagnostics).models.list(betas=args.beta))
     wanted = [model for model in models if model.get("id")]
     lines = [
         dumps(model) if args.output_format == "message" else one_line(str(model["id"])).encode() for model in wanted
@@ -258,8 +228,7 @@ def _models(this: Run) -> int:
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     counted = {name: value for name, value in question.turns.body.items() if name not in _UNCOUNTED}
-    with _client(args, endpoint, this.diagnostics) as client:
-        count = client.messages.count_tokens(betas=args.beta, **counted)
+    count = clients.client(args, endpoint, this.diagnostics).messages.count_tokens(betas=args.beta, **counted)
     if not isinstance(count.get("input_tokens"), int):
         raise UnexpectedResponseError("the answer holds no count of input_tokens")
     shown = dumps(count) if args.output_format == "message" else str(count["input_tokens"]).encode()

@@ -29,7 +29,7 @@ from streamcli.errors import (
     UsageError,
 )
 from streamcli.protocol.exchange import MAX_ERROR_BODY
-from streamcli.protocol.request import holds_credential, is_loopback
+from streamcli.protocol.request import readable_on_the_way
 
 from .framing import Framing
 
@@ -115,8 +115,7 @@ def proxy_for(endpoint: Endpoint, *, named: str | None = None, allow_http: bool 
     """
     url = endpoint.base_url
     proxy = Proxy(named, "--proxy").checked() if named else environment_proxy(url, os.environ)
-    in_clear = urlsplit(url).scheme == "http" and (endpoint.credential or holds_credential(endpoint.headers))
-    if proxy and in_clear and not allow_http and not is_loopback(proxy.url):
+    if proxy and endpoint.has_credential and not allow_http and readable_on_the_way(url, proxy.url):
         host = urlsplit(proxy.url).hostname
         raise UsageError(f"{proxy.source} takes plain http to {host}: the key would be readable there; see NO_PROXY")
     return proxy

@@ -73,6 +73,11 @@ class Endpoint(NamedTuple):
     api_version: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def has_credential(self) -> bool:
+        """Whether a key goes out with every request, be it in one of the headers."""
+        return self.credential is not None or holds_credential(self.headers)
+
     def request(
         self,
         method: str,
@@ -90,7 +95,7 @@ class Endpoint(NamedTuple):
         url = path if "://" in path else self.base_url + path
         if urlsplit(url)[:2] != urlsplit(self.base_url)[:2]:
             raise UsageError(f"{url} is not on {self.base_url}, and the key goes nowhere else")
-        if self.credential is None and not holds_credential(self.headers) and not is_loopback(url):
+        if not self.has_credential and not is_loopback(url):
             raise UsageError(
                 "no API key: set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, or name a file with --api-key-file"
             )
@@ -169,9 +174,14 @@ def checked_base_url(url: str, *, source: str, has_credential: bool, allow_http:
         raise UsageError(f"{source} needs the form http://host[:port] or https://host[:port]")
     if parts.query or parts.fragment or parts.username is not None:
         raise UsageError(f"{source} may hold no user, query or fragment")
-    if parts.scheme == "http" and has_credential and not allow_http and not is_loopback(url):
+    if has_credential and not allow_http and readable_on_the_way(url):
         raise UsageError(f"{source} is plain http to {host}: the key would be readable on the way; use https")
     return url.rstrip("/")
+
+
+def readable_on_the_way(url: str, proxy_url: str | None = None) -> bool:
+    """Whether others could read a credential that is sent to `url`, by way of a proxy or straight."""
+    return urlsplit(url).scheme == "http" and not is_loopback(proxy_url or url)
 
 
 def is_loopback(url: str) -> bool:

@@ -7,11 +7,13 @@ says what would do. Bytes go out as they are. No I/O. Source: streamcli(7), sect
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 from typing import Any
 from urllib.parse import urlsplit
 
 from streamcli.errors import UsageError
+from streamcli.protocol.userinput import BYTE_ORDER_MARK, decoded
 
 _IMAGES = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -40,7 +42,7 @@ def of_bytes(data: bytes, source: str, title: str | None = None) -> dict[str, An
 
     Raises UsageError for a kind that has no source type, and for an empty file.
     """
-    if not data.removeprefix(b"\xef\xbb\xbf").strip():
+    if not data.removeprefix(BYTE_ORDER_MARK).strip():
         raise UsageError(f"{source} is empty")
     named = {"title": title} if title else {}
     image = _image_type(data)
@@ -87,15 +89,15 @@ def _base64(media_type: str, data: bytes) -> dict[str, Any]:
 
 
 def _text(data: bytes, source: str) -> str:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" not in text:
-        return text
+    with contextlib.suppress(UsageError):
+        text = decoded(data, source)
+        if "\0" not in text:
+            return text
+    raise UsageError(f"{source} is {_other_kind(data)}; {_FITTING}")
+
+
+def _other_kind(data: bytes) -> str:
     if data[4:8] == b"ftyp":
-        raise UsageError(f"{source} is a HEIC, AVIF or video file: {_FITTING}")
-    what = next(
-        (what for magic, what in _OTHERS.items() if data.startswith(magic)), "neither image, PDF nor UTF-8 text"
-    )
-    raise UsageError(f"{source} is {what}; {_FITTING}")
+        return "a HEIC, AVIF or video file"
+    usual = "neither an image, a PDF nor UTF-8 text"
+    return next((kind for magic, kind in _OTHERS.items() if data.startswith(magic)), usual)

@@ -12,7 +12,8 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 from streamcli.errors import OutputError, UsageError, reason
-from streamcli.protocol.jsontext import dumps, loads_exact
+from streamcli.protocol.jsontext import dumps
+from streamcli.protocol.userinput import json_value
 
 from .journal import Journal
 
@@ -88,10 +89,7 @@ class Conversation:
         for number, line in enumerate(self._journal.lines(), 1):
             if not line.strip():
                 continue
-            try:
-                messages.append(_message(line))
-            except ValueError as fault:
-                raise UsageError(f"{self.path}: line {number} is no message: {fault}") from None
+            messages.append(_message(line, f"{self.path}: line {number}"))
             numbers.append(number)
         if not self._journal.torn:
             return messages
@@ -119,32 +117,30 @@ class Conversation:
     def _line(self, message: Mapping[str, Any]) -> bytes:
         try:
             line = dumps(message)
-            _message(line)  # a parser's limit on nesting is not a writer's
-        except ValueError:
+            _message(line, self.path)  # a parser's limit on nesting is not a writer's
+        except (ValueError, UsageError):
             raise OutputError(f"cannot write to {self.path}: the turn could not be read again") from None
         return line + b"\n"
 
 
-def _message(line: bytes) -> dict[str, Any]:
-    """The message on a line. ValueError says what is wrong with it."""
-    try:
-        line.decode()
-    except UnicodeDecodeError as fault:
-        raise ValueError(f"byte {fault.start + 1} is not UTF-8") from None
-    try:
-        message = loads_exact(line)
-    except ValueError:
-        raise ValueError("it is no JSON") from None
+def _message(line: bytes, where: str) -> dict[str, Any]:
+    """The message on a line. Raises UsageError, which begins with `where`, for anything else."""
+    message: dict[str, Any] = json_value(line, where)
+    fault = _fault_of(message)
+    if fault:
+        raise UsageError(f"{where} is not a message: {fault}")
+    return message
+
+
+def _fault_of(message: Any) -> str:
     if not isinstance(message, dict):
-        raise ValueError("it is no JSON object")  # noqa: TRY004 - one exception for all that can be wrong
+        return "it is not an object"
     role, content = message.get("role"), message.get("content")
     if role not in _ROLES:
-        raise ValueError(f"its role is none of {', '.join(_ROLES)}")
+        return f"its role is not one of {', '.join(_ROLES)}"
     if not isinstance(content, str) and not (isinstance(content, list) and all(isinstance(b, dict) for b in content)):
-        raise ValueError("its content is neither text nor a list of blocks")
-    if not content:
-        raise ValueError("its content is empty")
-    return message
+        return "its content is neither text nor a list of blocks"
+    return "" if content else "its content is empty"
 
 
 def _blocks(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:

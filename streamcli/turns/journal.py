@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Self
 
 from streamcli.errors import OutputError, UsageError, reason
 from streamcli.protocol.jsontext import loads
+from streamcli.protocol.userinput import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _BLOCK = 1 << 20
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Journal:
@@ -76,7 +76,7 @@ class Journal:
 
     def lines(self, start: int = 0) -> Iterator[bytes]:
         """The lines from offset `start` on, without their ends and without a byte order mark. Raises UsageError."""
-        mark = _BYTE_ORDER_MARK if start == 0 else b""
+        mark = BYTE_ORDER_MARK if start == 0 else b""
         for line in self._read(start, self._end):
             yield line.removeprefix(mark).rstrip(b"\r\n")
             mark = b""
@@ -178,7 +178,7 @@ class Journal:
                 at += len(line)
                 continue
             head = line.partition(b"\0")[0]
-            last = head.removeprefix(_BYTE_ORDER_MARK) if at == 0 else head
+            last = head.removeprefix(BYTE_ORDER_MARK) if at == 0 else head
             whole = at + len(head) if _is_object(last) else at
             self.torn = whole < self._size and self._is_left(whole, b"\n" if whole > at else b"{")
             if self.torn:

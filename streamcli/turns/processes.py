@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import math
-import operator
 import os
 import selectors
 import signal
@@ -20,6 +18,8 @@ import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
+
+from .signals import signals_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -125,7 +125,7 @@ class _Child:
         self._output = bytearray()
         self._errors = bytearray()
         self._fault = ""
-        self._pids: list[int] = []  # none or one
+        self._pid: int | None = None  # until it is started
         self._status: int | None = None  # until it is reaped
         self._descriptors: list[int] = []  # ours, every one
         self._outputs: set[int] = set()  # those of them that somebody may still write to
@@ -154,21 +154,24 @@ class _Child:
             self._watch(fd, selectors.EVENT_READ, self._hear_of_its_end)
 
     def _spawn(self, argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        # Each `extend` is one step for the interpreter, so that no signal's handler runs between the making of a pipe
-        # or a process and the note of it; subprocess.Popen can leave a process behind that nobody knows of.
-        self._descriptors.extend(itertools.chain.from_iterable(itertools.starmap(os.pipe, [()] * 3)))
-        stdin, _, _, stdout, _, stderr = self._descriptors
-        own = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, stderr))]
-        spawn = partial(
-            os.posix_spawn,
-            file_actions=[*own, *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable())],
-            setsid=True,
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
-        )
-        self._pids.extend(map(spawn, [argv[0]], [argv], [environment]))
-        if hasattr(os, "pidfd_open"):
-            with contextlib.suppress(OSError):  # an old kernel, or a sandbox
-                self._descriptors.extend(map(os.pidfd_open, self._pids))
+        # subprocess.Popen can leave a process behind that nobody knows of, where a signal comes at the wrong moment.
+        with signals_held() as held_before:
+            for _ in range(3):
+                self._descriptors += os.pipe()
+            stdin, _, _, stdout, _, stderr = self._descriptors
+            own = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, stderr))]
+            self._pid = os.posix_spawn(
+                argv[0],
+                argv,
+                environment,
+                file_actions=[*own, *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable())],
+                setsid=True,
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+                setsigmask=held_before,
+            )
+            if hasattr(os, "pidfd_open"):
+                with contextlib.suppress(OSError):  # an old kernel, or a sandbox
+                    self._descriptors.append(os.pidfd_open(self._pid))
 
     def _watch(self, fd: int, event: int, act: Callable[[int], None]) -> None:
         self._selector.register(fd, event, partial(act, fd))
@@ -227,7 +230,7 @@ class _Child:
 
     def to_kill(self) -> list[int]:
         """The program's number, where something of it may still run that should not."""
-        return self._pids if self._outputs or not self._has_ended else []
+        return [self._pid] if self._pid and (self._outputs or not self._has_ended) else []
 
     def close(self) -> None:
         """Close every descriptor, and reap the program, which has ended or was killed."""
@@ -237,23 +240,27 @@ class _Child:
         self._has_ended = True
         for seconds in _PATIENCE:
             time.sleep(seconds)
-            if not self._pids or self._status is not None or self._reap():
+            if self._pid is None or self._status is not None or self._reap():
                 return
 
     def _reap(self) -> bool:
-        try:
-            pid, status = os.waitpid(self._pids[0], os.WNOHANG)
-        except ChildProcessError:  # SIGCHLD is ignored: the kernel has reaped it, and its status is lost
-            pid, status = self._pids[0], 0
-        if pid:
-            self._status = os.waitstatus_to_exitcode(status)
+        assert self._pid  # noqa: S101 - one that could not be started has a fault, and is not asked for
+        with signals_held():  # once it is reaped, its number may be another program's
+            try:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+            except ChildProcessError:  # SIGCHLD is ignored: the kernel has reaped it, and its status is lost
+                pid, status = self._pid, 0
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+                self._has_ended = True
         return bool(pid)
 
     def _shut(self, fd: int) -> None:
         with contextlib.suppress(KeyError):
             self._selector.unregister(fd)
-        # Again one step, so that none stays open that is not noted, and none is noted that is not open.
-        deque(map(operator.call, (os.close, self._descriptors.remove), (fd, fd)))
+        with signals_held():
+            os.close(fd)
+            self._descriptors.remove(fd)
 
     def end(self) -> End:
         """How it ended, once it is closed."""

@@ -7,7 +7,6 @@ are run and ended is said in `processes`. Source: streamcli(5), section "TOOLS".
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 import shlex
@@ -15,8 +14,9 @@ import shutil
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli.errors import ToolError, UsageError, reason
+from streamcli.errors import ToolError, UsageError
 from streamcli.protocol.jsontext import dumps, loads_exact
+from streamcli.protocol.userinput import json_value
 
 from .processes import End, Job, run
 
@@ -54,12 +54,7 @@ def declared(text: bytes, source: str) -> list[dict[str, Any]]:
     A definition has a `type` of the API's own, or a `name` and an `input_schema`. `source`
     is what to call the text. Raises UsageError, with the entry's number, for anything else.
     """
-    try:
-        value = loads_exact(text.removeprefix(codecs.BOM_UTF8).decode().encode())
-    except UnicodeDecodeError as fault:
-        raise UsageError(f"{source} is not UTF-8: byte {fault.start + 1} is {fault.object[fault.start]:#04x}") from None
-    except ValueError as fault:
-        raise UsageError(f"{source} is no JSON: {reason(fault)}") from None
+    value = json_value(text, source)
     if isinstance(value, dict):
         value = value["tools"] if isinstance(value.get("tools"), list) else [value]
     if not isinstance(value, list):
@@ -139,7 +134,7 @@ def _definition(path: str, end: End) -> dict[str, Any]:
     except ValueError:
         definition = None
     if not isinstance(definition, dict):
-        raise UsageError(f"the tool {path} cannot describe itself: what --describe printed is no JSON object")
+        raise UsageError(f"the tool {path} cannot describe itself: what --describe printed is not a JSON object")
     name = definition.get("name")
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise UsageError(f"the tool {path} needs a name of 1 to 128 letters, digits, _ and -, and not {name!r}")

@@ -1,0 +1,75 @@
+"""The options of the connection in, a client of the library out: every request of the command goes through one.
+
+Contract: a proxy or a certificate that cannot be used is UsageError here, before an output is opened or a byte is
+sent. There is nothing to close: a connection ends with its response.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+
+from streamcli.client.client import AsyncClient, Client, Settings
+from streamcli.network.tape import Player, Recorder
+from streamcli.network.transport import TIMEOUT, AsyncTransport, Proxy, own_client, proxy_for, tls_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamcli.protocol.request import Endpoint
+
+    from . import io
+    from .args import Args
+
+
+def client(
+    args: Args,
+    endpoint: Endpoint,
+    diagnostics: io.Diagnostics,
+    *,
+    keep_text: bool = True,
+    player: Player | None = None,
+    record: Callable[[bytes], None] | None = None,
+) -> Client:
+    """The client for one request after the other; it says when it retries.
+
+    `player` answers instead of the network; `record` is given each line of a tape of what goes over it.
+    """
+
+    def recorded(transport: httpx.BaseTransport) -> httpx.BaseTransport:
+        return Recorder(transport, record) if record else transport
+
+    if player:
+        http = httpx.Client(transport=player, trust_env=False)
+    else:
+        http = own_client(proxy=_proxy(args, endpoint), ca_file=args.ca_file, around=recorded)
+    settings: Settings = {
+        **_settings(args, endpoint),
+        "max_retries": args.retries,
+        "keep_text": keep_text,
+        "on_retry": lambda error, wait: diagnostics.note(f"retrying in {wait:.1f} s after: {error}"),
+    }
+    return Client(http_client=http, **settings)
+
+
+def async_client(args: Args, endpoint: Endpoint) -> AsyncClient:
+    """The client for many requests at once, whose user retries them.
+
+    All share one TLS context, made here: making one costs as much as ten requests.
+    """
+    proxy = _proxy(args, endpoint)
+    secure = endpoint.base_url.startswith("https:") or (proxy is not None and proxy.scheme == "https")
+    transport = AsyncTransport(proxy=proxy, context=tls_context(args.ca_file) if secure else None)
+    http = httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False)
+    settings: Settings = {**_settings(args, endpoint), "max_retries": 0}
+    return AsyncClient(http_client=http, **settings)
+
+
+def _settings(args: Args, endpoint: Endpoint) -> Settings:
+    timeout = httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None)
+    return {"endpoint": endpoint, "timeout": timeout, "total_timeout": args.timeout or None}
+
+
+def _proxy(args: Args, endpoint: Endpoint) -> Proxy | None:
+    return None if args.local is not None else proxy_for(endpoint, named=args.proxy, allow_http=args.allow_http)
