@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         UnprocessableEntityError,
         UsageError,
     )
+    from .protocol.history import sendable
     from .protocol.records import ContentBlock, Delta, Event, Message, Usage
     from .protocol.sse import Decoder, ServerSentEvent
     from .version import __version__ as __version__
@@ -85,10 +86,12 @@ __all__ = [
     "UnprocessableEntityError",
     "Usage",
     "UsageError",
+    "sendable",
 ]
 
 _HOMES = {
     "client.client": ("AsyncClient", "AsyncMessageStream", "Client", "MessageStream"),
+    "protocol.history": ("sendable",),
     "protocol.records": ("ContentBlock", "Delta", "Event", "Message", "Usage"),
     "protocol.sse": ("Decoder", "ServerSentEvent"),
     "version": ("__version__",),

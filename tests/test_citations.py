@@ -117,5 +117,6 @@ def test_a_page_refers_to_pages_and_sections_that_exist(number):
 
 
 def test_an_option_that_a_document_names_exists():
-    known = {name for option in command().params for name in (*option.opts, *option.secondary_opts)} | {"--describe", "--help"}
+    known = {name for option in command().params for name in (*option.opts, *option.secondary_opts)}
+    known |= {"--describe", "--help"}
     assert wrong(DOCUMENTS, lambda text: set(re.findall(r"`(--[a-z][a-z-]*)", text)) - known) == []

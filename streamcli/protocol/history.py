@@ -1,0 +1,43 @@
+"""The content of an answer in, what of it the API takes back in a later request out.
+
+Contract: the API gives what it refuses to be given: blank text, a call of a server's tool that has no result yet, an
+answer that ends in thinking, and what this package adds to a call whose input is not whole. Everything else goes back
+as it came, in its order, and nothing that was given is changed. No I/O. Source: streamcli(7), section "Tool use".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+_SERVER_CALLS = frozenset({"server_tool_use", "mcp_tool_use"})
+_THINKING = frozenset({"thinking", "redacted_thinking"})
+_OURS = frozenset({"partial_json"})
+
+
+def sendable(content: Iterable[Mapping[str, Any]], *, results: Collection[Any] | None = None) -> list[dict[str, Any]]:
+    """The blocks of an assistant's answer that may be sent back as its turn; [] where nothing is left.
+
+    `results` are the ids of the calls of a server's tools whose results are known, by default those whose results
+    `content` holds itself. Pass what an answer with a pending call, or one that paused, is followed by through
+    `continued` instead.
+    """
+    blocks = continued(content)
+    known = {block.get("tool_use_id") for block in blocks} if results is None else results
+    blocks = [block for block in blocks if block.get("type") not in _SERVER_CALLS or block.get("id") in known]
+    while blocks and blocks[-1].get("type") in _THINKING:
+        blocks.pop()
+    return blocks
+
+
+def continued(content: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """As `sendable`, of an answer that goes on: a server's calls and the last thoughts stay."""
+    return [
+        {key: value for key, value in block.items() if key not in _OURS} for block in content if not _is_blank(block)
+    ]
+
+
+def _is_blank(block: Mapping[str, Any]) -> bool:
+    return block.get("type") == "text" and not str(block.get("text") or "").strip()
