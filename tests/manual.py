@@ -21,6 +21,11 @@ def items(number, title):
     return [word for entry in entries for word in re.sub(r" (?:No|Pq) .*", "", entry).split() if word != ","]
 
 
+def terms(number, title):
+    """The entries of a section's lists that are plain words."""
+    return re.findall(r"^\.It (?!Li |Fl |Ev )(\S.*)$", sections(number)[title], re.MULTILINE)
+
+
 def bare_items(number, title):
     """The entries of a section's lists without tags: the word that begins each."""
     return re.findall(r"^\.It\n\.Li (\S+)", sections(number)[title], re.MULTILINE)

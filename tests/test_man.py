@@ -34,7 +34,7 @@ from streamcli.cli.args import OPTIONS, Number, command
 from streamcli.client import client
 from streamcli.network import tape as tapes
 from streamcli.network import transport
-from streamcli.protocol import exchange, message, request, retry, sse
+from streamcli.protocol import deviations, exchange, message, request, retry, sse
 from streamcli.turns import processes, tools
 
 PAGE = PAGES[1]
@@ -395,6 +395,10 @@ def grown(kind, deltas):
         accumulator.receive(event["type"], json.dumps(event).encode())
     block = accumulator.block(0)
     return block | {"partial_json": accumulator.pieces(0)} if kind in message._TOOL_INPUTS else block
+
+
+def test_every_kind_of_deviation_is_in_the_page_and_no_other():
+    assert set(manual.terms(7, "Deviations that are read through")) == deviations.KINDS.keys()
 
 
 def test_deltas_and_blocks_are_all_in_the_page():

@@ -87,6 +87,7 @@ class Args(NamedTuple):
     retries: int
     proxy: str | None
     ca_file: str | None
+    strict: bool
     allow_http: bool
     fail_on: frozenset[str]
     error_format: str
@@ -259,6 +260,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _option("--retries", type=_COUNT, default=2, metavar="N", help="Further attempts: 2."),
         _option("--proxy", metavar="URL", help="Instead of the environment's."),
         _option("--ca-file", metavar="PATH", help="Certificates to trust instead of the usual ones."),
+        _flag("--strict", help="Fail at the first deviation from the documented event stream."),
         _flag("--allow-http", help="Send a key over plain http to another machine."),
     ],
     "The rest": [

@@ -68,7 +68,8 @@ def async_client(args: Args, endpoint: Endpoint) -> AsyncClient:
 
 def _settings(args: Args, endpoint: Endpoint) -> Settings:
     timeout = httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None)
-    return {"endpoint": endpoint, "timeout": timeout, "total_timeout": args.timeout or None}
+    total = args.timeout or None
+    return {"endpoint": endpoint, "timeout": timeout, "total_timeout": total, "strict": args.strict}
 
 
 def _proxy(args: Args, endpoint: Endpoint) -> Proxy | None:
