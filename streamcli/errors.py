@@ -57,6 +57,8 @@ class StreamcliError(Exception):
 
     exit_code: ClassVar[int] = 1
     code: ClassVar[str] = "internal_error"
+    # Whether another attempt, now or later, could end differently.
+    retryable = False
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -73,8 +75,9 @@ class StreamcliError(Exception):
             "status": getattr(self, "status_code", None),
             "message": self.message,
             "request_id": getattr(self, "request_id", None),
-            "retryable": status in {5, 6, 7},
+            "retryable": self.retryable or status == APITimeoutError.exit_code,  # what is slow now may be quick later
             "retry_after": getattr(self, "retry_after", None),
+            "details": getattr(self, "details", None) or None,
             "exit_code": status,
         }
 
@@ -170,6 +173,16 @@ class APIStatusError(APIError):
         self.body = body
         self.in_stream = in_stream
         self._type = type
+        self.retryable = self._may_pass()
+
+    def _may_pass(self) -> bool:
+        advice = self.headers.get("x-should-retry")
+        if advice in {"true", "false"}:
+            return advice == "true"
+        if str(self.details.get("error_code")) in HOPELESS:
+            return False
+        # An error event of a type nobody knows has no status of its own.
+        return self.status_code in _RETRIED or self.status_code >= 500 or (self.in_stream and self.status_code == 200)
 
     @property
     def type(self) -> str | None:  # type: ignore[override]  # a refusal need not carry a type
@@ -301,6 +314,10 @@ class SchemaError(ShapeError):
 
     code = "schema_error"
 
+
+_RETRIED = frozenset({408, 409, 429})
+# Waiting cannot lift a spending limit (streamcli(7), section "What is retried").
+HOPELESS = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {
     400: BadRequestError,

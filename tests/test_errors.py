@@ -191,3 +191,36 @@ def test_faults_of_our_own_have_a_type_too():
 def test_everything_that_is_raised_can_be_caught_by_one_name():
     assert all(issubclass(cls, StreamcliError) for cls in CLASSES.values())
     assert issubclass(StreamError, APIError)
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [
+        (status_error(429, {}), True),
+        (status_error(500, {}), True),
+        (status_error(400, {}), False),
+        (status_error(429, {}, headers={"x-should-retry": "false"}), False),
+        (status_error(400, {}, headers={"x-should-retry": "true"}), True),
+        (status_error(429, {"error": {"details": {"error_code": "enforced_spend_limit_reached"}}}), False),
+        (status_error(429, {"error": {"details": {"error_code": ["odd"]}}}), True),
+        (status_error(None, {"error": {"type": "nobody_knows"}}), True),
+        (status_error(None, {"error": {"type": "invalid_request_error"}}), False),
+        (errors.APIConnectionError("m", retryable=False), False),
+        (errors.APIConnectionError("m"), True),
+        (errors.IncompleteStreamError("m"), False),
+        (errors.UsageError("m"), False),
+    ],
+)
+def test_an_error_knows_whether_another_attempt_could_end_differently(error, retryable):
+    assert error.retryable is error.evidence()["retryable"] is retryable
+
+
+def test_what_was_too_slow_may_be_quick_later_though_it_is_not_asked_again():
+    error = errors.APITimeoutError("m", retryable=False)
+    assert error.evidence()["retryable"]
+    assert not error.retryable
+
+
+def test_the_details_of_an_error_are_evidence():
+    assert status_error(400, {"error": {"details": {"a": 1}}}).evidence()["details"] == {"a": 1}
+    assert status_error(400, {}).evidence()["details"] is None

@@ -529,9 +529,11 @@ def test_a_wait_beyond_the_total_limit_fails_at_once(server):
 
 @each(2**31, 10**30, -1)
 def test_an_index_is_not_believed(index, /):
-    ended = ask(ok(message_start(), block_start(index)), prefix=LITTLE_MEMORY)
-    assert ended.status == 8
-    assert "the stream is malformed: " in ended.error
+    stream = ok(message_start(), block_start(index))
+    assert "the stream ended before message_stop" in ask(stream, prefix=LITTLE_MEMORY).error
+    strict = ask(stream, "--strict", prefix=LITTLE_MEMORY)
+    assert strict.status == 8
+    assert "the stream is malformed: " in strict.error
 
 
 def test_thousands_of_blocks_are_no_trouble():

@@ -440,7 +440,7 @@ def test_the_limits_of_error_responses_are_those_of_the_page():
 
 
 def test_the_waits_between_attempts_are_those_of_the_page():
-    assert set(manual.bare_items(7, "What is retried")) == retry.HOPELESS
+    assert set(manual.bare_items(7, "What is retried")) == errors.HOPELESS
     fault = errors.APIConnectionError("no")
     waits = [retry.delay(fault, attempt, max_retries=9, chance=0, now=0) for attempt in range(6)]
     first, then = ", ".join(f"{wait:g}" for wait in waits[:4]), waits[4]

@@ -142,3 +142,15 @@ def test_a_copied_derived_event_has_its_snapshot_as_a_key():
     *_, text = handed_out(message_start(), block_start(), text_delta("a"))
     assert "snapshot" not in text
     assert copy.deepcopy(text) == {"type": "text", "text": "a", "snapshot": "a"}
+
+
+def test_what_is_documented_as_nullable_is_none_where_a_server_leaves_it_out():
+    message = Message({"content": [{"type": "text", "text": "a"}], "usage": {"input_tokens": 1}})
+    assert (message.stop_reason, message.stop_details, message.container) == (None, None, None)
+    assert (message.usage.cache_read_input_tokens, message.content[0].citations) == (None, None)
+    with pytest.raises(AttributeError):
+        _ = message.usage.output_tokens
+    with pytest.raises(AttributeError):
+        _ = message.content[0].name
+    assert json.loads(json.dumps(message)) == message
+    assert message.keys() == {"content", "usage"}

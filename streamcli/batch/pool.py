@@ -16,9 +16,9 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli.errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, StreamError
+from streamcli.errors import HOPELESS, APIConnectionError, APIError, APIStatusError, APITimeoutError, StreamError
 from streamcli.output.meter import Meter
-from streamcli.protocol.retry import HOPELESS, MAX_RETRIES, MAX_WAIT, delay
+from streamcli.protocol.retry import MAX_RETRIES, MAX_WAIT, delay
 
 from .limiter import Limiter, Permit
 from .results import Result, errored, result, taken
@@ -186,7 +186,7 @@ class Pool:
         too_long = asked is not None and asked > MAX_WAIT
         if too_long:
             self._statistics.longest_wait = max(self._statistics.longest_wait, asked or 0)
-        if error.details.get("error_code") in HOPELESS:  # no sign of load
+        if str(error.details.get("error_code")) in HOPELESS:  # no sign of load
             self._gate.ended(permit)
             return None
         may_pass = self._delay(error, 0, 1) is not None

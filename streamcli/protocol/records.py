@@ -1,14 +1,14 @@
 """Events and messages for people: dicts, exactly as sent, whose keys can also be read as attributes.
 
 Contract: every dict inside one is one too, so `event.delta.text` and `message["content"][0].text` both work; unknown
-keys stay; a missing key is AttributeError. They are plain dicts to json, orjson and copy. A key that is also the name
-of a dict method (`items`, `keys`, `get`) is read with brackets. The classes below only name what the API documents
-(streamcli(7), section "EVENT STREAM"), for type checkers; they hold nothing that was not sent.
+keys stay. A missing key is AttributeError, or None where it is documented as nullable; no key is ever added. They are
+plain dicts to json, orjson and copy. A key that is also the name of a dict method (`items`, `keys`, `get`) is read with
+brackets. The classes below only name what the API documents, for type checkers; they hold nothing that was not sent.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .message import text_of
 
@@ -22,6 +22,8 @@ class Record(dict[str, Any]):
     """A JSON object with its keys as attributes."""
 
     __slots__ = ()
+    # What the API documents as null in places, and servers leave out: reading it never fails.
+    _nullable: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, fields: Mapping[str, Any] = {}, /, **more: Any) -> None:
         self.update(fields, **more)
@@ -31,6 +33,8 @@ class Record(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
+            if name in self._nullable:
+                return None
             raise AttributeError(f"{type(self).__name__} has no {name!r}") from None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Record:
@@ -71,18 +75,28 @@ class Usage(Record):
     """Token counters, cumulative."""
 
     __slots__ = ()
+    _nullable = frozenset(
+        {"cache_creation", "cache_creation_input_tokens", "cache_read_input_tokens", "inference_geo"}
+        | {"output_tokens_details", "server_tool_use", "service_tier"}
+    )
 
     if TYPE_CHECKING:
         input_tokens: int
         output_tokens: int
         cache_creation_input_tokens: int | None
         cache_read_input_tokens: int | None
+        cache_creation: Record | None
+        server_tool_use: Record | None
+        output_tokens_details: Record | None
+        service_tier: str | None
+        inference_geo: str | None
 
 
 class ContentBlock(Record):
     """One block of a message; which fields it has depends on its `type`."""
 
     __slots__ = ()
+    _nullable = frozenset({"citations"})
 
     if TYPE_CHECKING:
         type: str
@@ -99,6 +113,9 @@ class Message(Record):
     """A message: `content` is a list of blocks, `stop_reason` None until it is known."""
 
     __slots__ = ()
+    _nullable = frozenset(
+        {"container", "context_management", "diagnostics", "stop_details", "stop_reason", "stop_sequence"}
+    )
 
     if TYPE_CHECKING:
         id: str
@@ -108,6 +125,8 @@ class Message(Record):
         content: list[ContentBlock]
         stop_reason: str | None
         stop_sequence: str | None
+        stop_details: Record | None
+        container: Record | None
         usage: Usage
 
 
@@ -115,6 +134,7 @@ class Delta(Record):
     """What a `content_block_delta` adds or a `message_delta` changes."""
 
     __slots__ = ()
+    _nullable = frozenset({"container", "stop_details", "stop_reason", "stop_sequence"})
 
     if TYPE_CHECKING:
         type: str

@@ -9,18 +9,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from streamcli.errors import APIConnectionError, APIError, APIStatusError
+from streamcli.errors import APIStatusError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from streamcli.errors import APIError
 
 MAX_RETRIES = 2
 MAX_WAIT = 60.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 
-_RETRIED = frozenset({408, 409, 429})
-# Waiting cannot lift a spending limit (streamcli(7), section "What is retried").
-HOPELESS = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
 _SECONDS = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*")
 
 
@@ -29,25 +28,12 @@ def delay(error: APIError, attempt: int, *, max_retries: int, chance: float, now
 
     `chance` in [0, 1) spreads the waits; `now` is Unix time, for servers that answer with a date.
     """
-    if attempt >= max_retries or not _worth_another(error):
+    if attempt >= max_retries or not error.retryable:
         return None
     asked = retry_after(error.headers, now) if isinstance(error, APIStatusError) else None
     if asked is None:
         return min(_FIRST_WAIT * 2.0 ** min(attempt, 10), _LONGEST_WAIT) * (1 - chance / 4)
     return asked if asked <= MAX_WAIT else None
-
-
-def _worth_another(error: APIError) -> bool:
-    if isinstance(error, APIConnectionError):
-        return error.retryable
-    if not isinstance(error, APIStatusError):
-        return False
-    advice = error.headers.get("x-should-retry")
-    if advice in {"true", "false"}:
-        return advice == "true"
-    if error.details.get("error_code") in HOPELESS:
-        return False
-    return error.status_code in _RETRIED or error.status_code >= 500
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
