@@ -1494,7 +1494,7 @@ def test_an_error_as_json_says_the_truth_in_one_line(answer, argv, status, /):
     assert ended.status == said["exit_code"] == status
     assert said["message"]
     assert ended.err.count("\n") == 1
-    assert said["retryable"] == (status in {5, 6, 7})
+    assert said["retryable"] == (status in {5, 6, 7} or said["type"] == "overloaded_error")
 
 
 def test_an_error_as_json_is_json_whatever_the_server_says(server):

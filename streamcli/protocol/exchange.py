@@ -23,11 +23,12 @@ from streamcli.errors import (
     status_error,
 )
 
-from .jsontext import loads
+from .jsontext import dumps, loads
 from .message import Accumulator
 from .records import Message
 from .request import is_secret
 from .retry import MAX_RETRIES, MAX_WAIT, delay, retry_after
+from .secrets import hidden, hidden_text, worth_hiding
 from .sse import Decoder
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 MAX_ERROR_BODY = 64 * 1024
 _EXCERPT = 120
 _FIELDS = (b"event", b"data", b"id", b"retry")
-# Anything shorter is no secret, and part of many words.
-_SHORTEST_SECRET = 6
 
 
 class Received(NamedTuple):
@@ -86,6 +85,8 @@ class Exchange:
         self._max_retries = max_retries
         self._keep_text = keep_text
         self._strict = strict
+        secrets = (value.removeprefix("Bearer ") for name, value in request.headers.items() if is_secret(name))
+        self._secrets = [secret for secret in secrets if worth_hiding(secret)]
         self._begin()
 
     def _begin(self) -> None:
@@ -141,12 +142,13 @@ class Exchange:
     ) -> APIError:
         """The error that an answer without a stream is; at most MAX_ERROR_BODY bytes of its body are of interest."""
         self.request_id = headers.get("request-id")
+        body = hidden(body, self._secrets)  # before anything of it is cut
         value = _json_or_text(body)
         is_error = isinstance(value, dict) and value.get("type") == "error"
         if status == 407:
             return APIConnectionError("the proxy refused: 407 proxy authentication required", retryable=False)
         if 300 <= status < 400:
-            place = headers.get("location", "nowhere")
+            place = hidden_text(headers.get("location", "nowhere"), self._secrets)
             message = f"a redirect to {_excerpt(place)} is not followed"
             return APIStatusError(message, status_code=status, headers=headers, request_id=self.request_id)
         if status >= 400 or is_error:
@@ -252,12 +254,23 @@ class Exchange:
         return error
 
     def _hide_secrets(self, error: APIError) -> None:
-        """Take out of the words what went out in secret: a server may say it back."""
-        for name, value in self.request.headers.items():
-            secret = value.removeprefix("Bearer ")
-            if is_secret(name) and len(secret) >= _SHORTEST_SECRET:
-                error.message = error.message.replace(secret, "***")
+        """Take out of an error, before it is seen, what went out in secret: a server may say it back."""
+        error.message = hidden_text(error.message, self._secrets)
         error.args = (error.message,)
+        if isinstance(error, APIStatusError):
+            error.headers = {name: hidden_text(value, self._secrets) for name, value in error.headers.items()}
+            error.data = error.data and hidden(error.data, self._secrets)
+            error.body, error.details = self._without_secrets(error.body), self._without_secrets(error.details)
+
+    def _without_secrets(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return hidden_text(value, self._secrets)
+        try:
+            text = dumps(value)
+        except ValueError:
+            return value
+        shown = hidden(text, self._secrets)
+        return value if shown == text else loads(shown)
 
     def snapshot(self) -> Message | None:
         """The message so far, or None before message_start."""
