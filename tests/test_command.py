@@ -213,7 +213,7 @@ def test_no_prompt_on_a_terminal_is_a_usage_error_at_once(server, argv):
     with Terminal("--base-url", server.url, *argv) as terminal:
         ended = terminal.end()
     assert ended.status == 2
-    assert ended.out == NO_PROMPT or b"is no JSON" in ended.out
+    assert ended.out == NO_PROMPT or b"is not JSON" in ended.out
     assert server.requests == []
 
 

@@ -15,8 +15,8 @@ from streamcli.batch.offload import Offload, State
 from streamcli.errors import StreamcliError
 
 from . import io
-from .answer import judge
 from .progress import Line
+from .verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.errors import UnexpectedResponseError, UsageError
 from streamcli.network import local
-from streamcli.network.tape import Player, TapeTurns
+from streamcli.network.tape import TapeTurns
 from streamcli.output.terminal import one_line
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.request import Endpoint, is_secret
 from streamcli.turns.signals import signals_held
-from streamcli.turns.turn import Turns
 
 from . import clients, io, resolve
-from .answer import Answer, Question
+from .answer import Answer
+from .question import Question, put_together, replayed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from streamcli.turns.conversation import Conversation
-    from streamcli.turns.tools import Program
-
     from .args import Args
 
 # What is shorter is no secret but a word, as for a server that wants any key, and hidden wherever it stands it would
@@ -73,7 +67,7 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
 
 def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
-    request = endpoint.request("POST", "/v1/messages", question.turns.body, betas=args.beta)
+    request = endpoint.request("POST", "/v1/messages", question.loop.body, betas=args.beta)
     if args.dry_run or args.as_curl:
         from . import show  # noqa: PLC0415
 
@@ -108,16 +102,16 @@ def _print(this: Run, data: bytes, path: str | None = None) -> int:
 
 
 def _asked(this: Run) -> tuple[Endpoint, Question]:
-    """Where to ask and what. The cheap and the certain come first: a missing key is said before input is waited for."""
-    if this.args.replay:
-        lines = io.read_file(this.args.replay, "the tape").splitlines()
-        turns = TapeTurns(Player(lines, speed=this.args.replay_speed))
-        return Endpoint("http://localhost", None), Question(turns, run_tools=turns.results)
-    if this.args.local is None:
-        endpoint = _endpoint(this)
-        return endpoint, _question(this)
-    question = _question(this)
-    return _endpoint(this), question
+    """Where to ask and what.
+
+    The cheap and the certain come first: a missing key is said before input is waited for, a model is loaded last.
+    """
+    args = this.args
+    if args.replay:
+        return Endpoint("http://localhost", None), replayed(args.replay, speed=args.replay_speed)
+    endpoint = _endpoint(this) if args.local is None else None
+    question = put_together(args, this.streams, this.diagnostics, this.stack)
+    return endpoint or _endpoint(this), question
 
 
 def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
@@ -130,66 +124,6 @@ def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
     return endpoint
 
 
-def _question(this: Run) -> Question:
-    args = this.args
-    compose = resolve.composer(args)
-    prompt = compose(resolve.text_of_stdin(args, this.streams, this.diagnostics))
-    programs, run_tools = _programs(this)
-    fields = resolve.fields(args, [program.definition for program in programs])
-    asked = [*fields.pop("messages", ()), *([prompt] if prompt else ())]
-    conversation = _conversation(this)
-    if conversation:
-        asked = _next_turn(conversation, asked)
-    body = resolve.body(args, fields, [*(conversation.messages if conversation else ()), *asked])
-    turns = Turns(body, [program.definition["name"] for program in programs], max_turns=args.max_turns)
-    return Question(turns, asked, run_tools, conversation)
-
-
-def _next_turn(conversation: Conversation, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is asked, as it goes on with the conversation: calls that were left open are answered first."""
-    if not asked:
-        if conversation.messages and conversation.messages[-1]["role"] == "assistant":
-            raise UsageError(f"no prompt, and {conversation.path} ends with an answer: there is nothing to ask")
-        return []
-    first, *others = asked
-    content = first.get("content")
-    answers = isinstance(content, list) and any(
-        isinstance(block, dict) and block.get("type") == "tool_result" for block in content
-    )
-    return asked if answers or first.get("role") != "user" else [conversation.user_message(content or ""), *others]
-
-
-def _programs(this: Run) -> tuple[list[Program], Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]] | None]:
-    """The tools that can be run, and a function that runs what is called."""
-    args = this.args
-    if not args.tool:
-        return [], None
-    from streamcli.turns import tools  # noqa: PLC0415 - for who has some
-
-    environment = tools.clean_environment(os.environ, this.diagnostics.secrets)
-    programs = tools.described(args.tool, environment=environment, timeout=args.tool_timeout or None)
-
-    def run_tools(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return tools.results(calls, programs, environment=environment, timeout=args.tool_timeout or None)
-
-    return programs, run_tools
-
-
-def _conversation(this: Run) -> Conversation | None:
-    path = this.args.conversation
-    if path is None:
-        return None
-    if any(re.match(r"messages\b", setting) for setting in this.args.set):
-        raise UsageError("--set messages and --conversation exclude each other")
-    from streamcli.turns.conversation import Conversation  # noqa: PLC0415 - for who has one
-
-    opened = Conversation(path, busy=lambda: this.diagnostics.note(f"waiting for {path}: another run holds it"))
-    conversation = this.stack.enter_context(opened)
-    for note in conversation.notes:
-        this.diagnostics.note(note)
-    return conversation
-
-
 def _secrets(endpoint: Endpoint) -> set[str]:
     """What goes out with every request and must not be shown, nor be handed to tools."""
     values = [value for name, value in endpoint.headers if is_secret(name)]
@@ -199,20 +133,16 @@ def _secrets(endpoint: Endpoint) -> set[str]:
 
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
     args, diagnostics = this.args, this.diagnostics
-    turns = question.turns
-    keeps = args.output_format in _KEEP_TEXT or bool(
-        args.schema or args.extract or question.conversation or question.run_tools
-    )
+    answer = Answer(args, diagnostics)
     client = clients.client(
         args,
         endpoint,
         diagnostics,
-        keep_text=keeps,
-        player=turns.player if isinstance(turns, TapeTurns) else None,
-        record=(lambda line: answer.record(line)) if args.record else None,  # noqa: PLW0108 - there is none yet
+        keep_text=question.needs_text or bool(args.schema or args.extract) or args.output_format in _KEEP_TEXT,
+        player=question.loop.player if isinstance(question.loop, TapeTurns) else None,
+        record=answer.record if args.record else None,
     )
-    answer = Answer(args, diagnostics, this.standard_output)
-    return answer.deliver(client, question)
+    return answer.deliver(client, question, this.standard_output)
 
 
 def _models(this: Run) -> int:
@@ -227,7 +157,7 @@ def _models(this: Run) -> int:
 
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
-    counted = {name: value for name, value in question.turns.body.items() if name not in _UNCOUNTED}
+    counted = {name: value for name, value in question.loop.body.items() if name not in _UNCOUNTED}
     count = clients.client(args, endpoint, this.diagnostics).messages.count_tokens(betas=args.beta, **counted)
     if not isinstance(count.get("input_tokens"), int):
         raise UnexpectedResponseError("the answer holds no count of input_tokens")

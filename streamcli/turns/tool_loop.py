@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _FORCED = frozenset({"any", "tool"})
 
 
-class Turns:
+class ToolLoop:
     """One turn of the user's: the requests and answers it takes until the model has done with tools.
 
     `body` is the first request's, `runnable` the names of the tools that can be run here, `max_turns` how many

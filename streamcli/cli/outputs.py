@@ -1,0 +1,213 @@
+"""The outputs of a run, each a format and the descriptor it goes to: opened before anything is sent, finished at last.
+
+Contract: what one network read brought is written before the next one is read, thoughts before text. Whatever ends the
+run, every format says its last and every descriptor is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from streamcli.errors import OutputError
+from streamcli.output import formats
+
+from . import io
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from streamcli.errors import StreamcliError
+    from streamcli.output.meter import Meter
+    from streamcli.protocol.exchange import Exchange, Received
+
+    from .args import Args
+    from .progress import Progress
+
+# Where --pace is given without --buffer.
+_USUAL_PIECE = 80
+
+
+class Output(NamedTuple):
+    """A format and where it goes; between two pieces of it, `pace` seconds are waited."""
+
+    format: formats.Format
+    descriptor: io.Descriptor
+    pace: float = 0
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether a person sees it as it is written."""
+        return isinstance(self.format, formats.OnTerminal)
+
+    def flush(self) -> None:
+        """Write what the format has to say now: one write for one network read, or one piece after the other."""
+        while data := self.format.take():
+            self.descriptor.write(data)
+            if self.pace:
+                time.sleep(self.pace)
+
+    def fail(self, error: StreamcliError, diagnostics: io.Diagnostics) -> None:
+        """Write what the format says of `error`."""
+        self.format.fail(error)
+        while data := self.format.take():
+            self.descriptor.write(diagnostics.without_secrets(data))
+
+
+class Outputs:
+    """All outputs of one run, and the progress line that makes way for them."""
+
+    def __init__(self, args: Args, diagnostics: io.Diagnostics, meter: Meter) -> None:
+        self._args = args
+        self._diagnostics = diagnostics
+        self._meter = meter
+        # In the order in which they write what one read brought; the thoughts are on standard error.
+        self._thoughts: list[Output] = []
+        self._answers: list[Output] = []
+        self._usage: io.Descriptor | None = None
+        self._tape: io.Descriptor | None = None
+        self._progress: Progress | None = None
+        self._takers: list[Callable[[Received], None]] = []
+
+    def open(self, standard_output: io.Descriptor) -> None:
+        """Open all that were asked for. Raises OutputError, and leaves none open, where one cannot be opened."""
+        try:
+            self._open(standard_output)
+        except BaseException:  # the opening of a pipe waits, and a signal may end that
+            self.close(succeeded=False)
+            raise
+        self._takers = [output.format.add for output in self._all()]
+        if self._progress:
+            self._takers.append(self._progress.add)
+
+    def _open(self, standard_output: io.Descriptor) -> None:
+        args = self._args
+        descriptor = io.opened(args.output, atomic=True) if args.output else standard_output
+        self._answers.append(_output(_format(args, self._meter), descriptor, args.pace or 0))
+        if args.events_to:
+            self._answers.append(_output(formats.Events(), io.opened(args.events_to, atomic=False)))
+        if args.progress and os.isatty(io.STDERR) and not (args.quiet or args.show_thinking):
+            self._progress = _progress(self._diagnostics)
+        if args.show_thinking:
+            standard_error = io.StandardError(os.dup(io.STDERR), "standard error")
+            self._thoughts.append(_output(formats.Thoughts(), standard_error))
+        if args.usage_to:
+            self._usage = io.opened(args.usage_to, atomic=False)
+        if args.record:
+            self._tape = io.opened(args.record, atomic=False)
+
+    def _all(self) -> list[Output]:
+        return [*self._thoughts, *self._answers]
+
+    @property
+    def written(self) -> int:
+        """How many bytes of the answer went out."""
+        return sum(output.descriptor.written for output in self._answers)
+
+    def begin(self, exchange: Exchange) -> None:
+        """An answer begins, perhaps after one that failed before anything was written."""
+        for output in self._all():
+            output.format.begin(exchange)
+
+    def pass_on(self, data: bytes, events: Iterable[Received]) -> None:
+        """One network read and its events: what came before a fault in them is written before the fault is raised."""
+        for output in self._all():
+            output.format.read(data)
+        takers, meter = self._takers, self._meter
+        try:
+            for received in events:
+                for take in takers:
+                    take(received)
+                if meter.first_token is None:
+                    meter.seen(received)
+        finally:
+            self._flush()
+            if self._progress:
+                self._progress.draw()
+
+    def _flush(self) -> None:
+        with self._diagnostics.live:
+            for output in self._all():
+                output.flush()
+        if self._progress and any(output.on_terminal and output.descriptor.written for output in self._answers):
+            self._progress.close()
+            self._progress = None
+
+    def turn(self, *, tools: bool) -> None:
+        """The answer is complete and another one follows, after tools were run or by itself."""
+        for output in self._all():
+            output.format.turn(tools=tools)
+        self._flush()
+
+    def results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """What the tools said."""
+        for output in self._all():
+            output.format.results(results)
+        self._flush()
+
+    def finish(self) -> None:
+        """The last answer is complete."""
+        for output in self._all():
+            output.format.finish()
+        self._flush()
+
+    def repeat(self, error: StreamcliError) -> None:
+        """The attempt failed, and another one follows: what was thought so far ends its line."""
+        for output in self._thoughts:
+            output.fail(error, self._diagnostics)
+
+    def fail(self, error: StreamcliError) -> None:
+        """The run ends with `error`, whether that can be written or not."""
+        for output in self._all():
+            with contextlib.suppress(OutputError, io.ReaderClosedPipe):
+                output.fail(error, self._diagnostics)
+
+    def record(self, line: bytes) -> None:
+        """Write a line of the tape."""
+        if self._tape:
+            self._tape.write(self._diagnostics.without_secrets(line))
+
+    def write_usage(self, line: bytes) -> None:
+        """Write what --usage-to is for."""
+        if self._usage:
+            self._usage.write(line)
+
+    def close(self, *, succeeded: bool) -> None:
+        """Close all. Raises OutputError where that fails and the run `succeeded`."""
+        if self._progress:
+            self._progress.close()
+        for descriptor in (*(output.descriptor for output in self._all()), self._usage, self._tape):
+            if descriptor:
+                descriptor.done() if succeeded else descriptor.failed()
+
+
+def _progress(diagnostics: io.Diagnostics) -> Progress:
+    from .progress import Line, Progress  # noqa: PLC0415 - rarely asked for
+
+    line = Line()
+    progress = Progress(line)
+    diagnostics.live, diagnostics.tick = line, progress.draw
+    return progress
+
+
+def _output(output_format: formats.Format, descriptor: io.Descriptor, pace: float = 0) -> Output:
+    shown = formats.OnTerminal(output_format) if os.isatty(descriptor.fd) else output_format
+    return Output(shown, descriptor, pace)
+
+
+def _format(args: Args, meter: Meter) -> formats.Format:
+    if args.extract:
+        return formats.Extract()
+    if args.output_format == "text" and (args.buffer or args.pace):
+        return formats.SmoothText(args.buffer or _USUAL_PIECE)
+    makers: dict[str, Callable[[], formats.Format]] = {
+        "text": formats.Text,
+        "events": formats.Events,
+        "message": formats.FinalMessage,
+        "summary": lambda: formats.Summary(meter),
+        "snapshots": formats.Snapshots,
+        "sse": formats.RawStream,
+    }
+    return makers[args.output_format]()

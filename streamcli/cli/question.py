@@ -1,0 +1,106 @@
+"""`Args` and the environment in, out what is asked: the first request, who runs tools, the file that remembers.
+
+Contract: standard input is read, programs describe themselves and the conversation is held here; nothing is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from streamcli.errors import UsageError
+from streamcli.network.tape import Player, TapeTurns
+from streamcli.turns.tool_loop import ToolLoop
+
+from . import io, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import ExitStack
+
+    from streamcli.turns.conversation import Conversation
+    from streamcli.turns.tools import Program
+
+    from .args import Args
+
+    RunTools = Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]
+
+
+class Question(NamedTuple):
+    """What is asked, and what follows from the answer: the loop of turns, who runs tools, the file that remembers."""
+
+    loop: ToolLoop | TapeTurns
+    asked: Sequence[dict[str, Any]] = ()
+    run_tools: RunTools | None = None
+    conversation: Conversation | None = None
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether something is made of the answer's text besides its output."""
+        return self.conversation is not None or self.run_tools is not None
+
+
+def replayed(path: str, *, speed: float) -> Question:
+    """The question of a tape. Raises UsageError for a file that is not one."""
+    loop = TapeTurns(Player(io.read_file(path, "the tape").splitlines(), speed=speed))
+    return Question(loop, run_tools=loop.results)
+
+
+def put_together(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics, stack: ExitStack) -> Question:
+    """The question that the options ask; `stack` closes its conversation. Raises UsageError or OutputError."""
+    compose = resolve.composer(args)
+    prompt = compose(resolve.text_of_stdin(args, streams, diagnostics))
+    programs, run_tools = _programs(args, diagnostics)
+    fields = resolve.fields(args, [program.definition for program in programs])
+    asked = [*fields.pop("messages", ()), *([prompt] if prompt else ())]
+    conversation = _conversation(args, diagnostics, stack)
+    if conversation:
+        asked = _next_turn(conversation, asked)
+    body = resolve.body(args, fields, [*(conversation.messages if conversation else ()), *asked])
+    loop = ToolLoop(body, [program.definition["name"] for program in programs], max_turns=args.max_turns)
+    return Question(loop, asked, run_tools, conversation)
+
+
+def _next_turn(conversation: Conversation, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is asked, as it goes on with the conversation: calls that were left open are answered first."""
+    if not asked:
+        if conversation.messages and conversation.messages[-1]["role"] == "assistant":
+            raise UsageError(f"no prompt, and {conversation.path} ends with an answer: there is nothing to ask")
+        return []
+    first, *others = asked
+    content = first.get("content")
+    answers = isinstance(content, list) and any(
+        isinstance(block, dict) and block.get("type") == "tool_result" for block in content
+    )
+    return asked if answers or first.get("role") != "user" else [conversation.user_message(content or ""), *others]
+
+
+def _programs(args: Args, diagnostics: io.Diagnostics) -> tuple[list[Program], RunTools | None]:
+    """The tools that can be run, and a function that runs what is called."""
+    if not args.tool:
+        return [], None
+    from streamcli.turns import tools  # noqa: PLC0415 - rarely asked for
+
+    environment = tools.clean_environment(os.environ, diagnostics.secrets)
+    programs = tools.described(args.tool, environment=environment, timeout=args.tool_timeout or None)
+
+    def run_tools(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return tools.results(calls, programs, environment=environment, timeout=args.tool_timeout or None)
+
+    return programs, run_tools
+
+
+def _conversation(args: Args, diagnostics: io.Diagnostics, stack: ExitStack) -> Conversation | None:
+    path = args.conversation
+    if path is None:
+        return None
+    if any(re.match(r"messages\b", setting) for setting in args.set):
+        raise UsageError("--set messages and --conversation exclude each other")
+    from streamcli.turns.conversation import Conversation  # noqa: PLC0415 - rarely asked for
+
+    opened = Conversation(path, busy=lambda: diagnostics.note(f"waiting for {path}: another run holds it"))
+    conversation = stack.enter_context(opened)
+    for note in conversation.notes:
+        diagnostics.note(note)
+    return conversation

@@ -1,0 +1,120 @@
+"""The statistics of a batch run in, what a terminal shows of it out: a line while it lasts, a table at its end.
+
+Contract: nothing is written where it is not shown. The line makes way for results that go to the same terminal, and is
+gone in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+from . import io, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from streamcli.batch.results import Result
+    from streamcli.batch.statistics import Statistics
+
+# Seconds between two drawings of the line, and the width of its bar.
+_INTERVAL = 0.2
+_BAR = 20
+
+
+class Screen:
+    """What a terminal shows of a run while it lasts, and of its figures afterwards; nothing where not `shown`."""
+
+    def __init__(self, statistics: Statistics, *, shown: bool) -> None:
+        self.line = progress.Line()
+        self._statistics = statistics
+        self._shown = shown
+        # Held while results go to the same terminal: that is done in another thread.
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def drawn(self) -> Iterator[None]:
+        """Draw the line again and again while this lasts."""
+        if not self._shown:
+            yield
+            return
+        drawing = asyncio.create_task(self._keep_drawing())
+        try:
+            yield
+        finally:
+            drawing.cancel()
+            self.close()
+
+    async def _keep_drawing(self) -> None:
+        while True:
+            if self._lock.acquire(blocking=False):
+                try:
+                    self.line.draw(self.text)
+                finally:
+                    self._lock.release()
+            await asyncio.sleep(_INTERVAL)
+
+    def beside(self, write: Callable[[Sequence[Result]], None]) -> Callable[[Sequence[Result]], None]:
+        """`write`, with the line out of its way."""
+
+        def beside_line(results: Sequence[Result]) -> None:
+            with self._lock, self.line:
+                write(results)
+
+        return beside_line
+
+    def close(self) -> None:
+        """Leave the terminal as if nothing had been drawn."""
+        self.line.close()
+
+    def text(self) -> str:
+        """How the run stands."""
+        statistics = self._statistics
+        share = statistics.done / statistics.total
+        rate = (statistics.done - statistics.before) / statistics.elapsed if statistics.elapsed else 0
+        left = (statistics.total - statistics.done) / rate if rate else None
+        parts = [
+            f"[{'#' * int(share * _BAR):.<{_BAR}}]",
+            f"{statistics.done}/{statistics.total}",
+            f"{statistics.failed} failed" if statistics.failed else "",
+            f"{rate:.1f}/s",
+            f"{_short(statistics.usage['input_tokens'])} in",
+            f"{_short(statistics.usage['output_tokens'])} out",
+            f"ETA {_clock(left)}" if left is not None else "",
+        ]
+        return "  ".join(part for part in parts if part)
+
+    def show_table(self) -> None:
+        """The figures, where they are shown at all."""
+        if self._shown:
+            io.StandardError(io.STDERR, "standard error").write("".join(f"{row}\n" for row in self._table()).encode())
+
+    def _table(self) -> Iterator[str]:
+        statistics = self._statistics
+        fields = statistics.fields()
+        kinds = ", ".join(f"{count} {kind}" for kind, count in statistics.faults.most_common())
+        before = f", {statistics.before} done before" if statistics.before else ""
+        yield f"lines   {statistics.succeeded} succeeded, {statistics.failed} failed{kinds and f' ({kinds})'}{before}"
+        limits = f"{statistics.rate_limited} rate limited, {statistics.overloaded} overloaded"
+        yield f"time    {_clock(statistics.elapsed)}, {statistics.retries} retries, {limits}"
+        rate = fields["output_tokens_per_second"] or 0
+        read, written = statistics.usage["input_tokens"], statistics.usage["output_tokens"]
+        yield f"tokens  {read} in, {written} out, {rate:.1f} a second"
+        for name, key in (("first token", "time_to_first_token"), ("whole answer", "time_to_last_token")):
+            if fields[key]:
+                yield f"{name:12}  " + "  ".join(f"{share} {seconds:.2f} s" for share, seconds in fields[key].items())
+
+
+def _short(count: int) -> str:
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
