@@ -276,12 +276,17 @@ def test_an_error_event_without_a_name_is_one():
 
 
 @each(
-    by_the_end=tool_answer('{"city": "Par', whole=False),
-    by_max_tokens=tool_answer('{"city": "Par', stop_reason="max_tokens"),
+    by_the_end=(tool_answer('{"city": "Par', whole=False), 8),
+    by_max_tokens=(tool_answer('{"city": "Par', stop_reason="max_tokens"), 0),
+    by_the_model=(tool_answer('{"city": "Par'), 11),
 )
-def test_a_tool_input_cut_in_half_is_never_handed_out(stream, /):
+def test_a_tool_input_cut_in_half_is_never_handed_out(stream, status, /):
     ended = ask(ok(stream), "--message")
-    assert (ended.status, ended.out) == (8, b"")
+    assert ended.status == status
+    blocks = json.loads(ended.out)["content"] if ended.out else []
+    assert [(block["input"], block["partial_json"]) for block in blocks if block["type"] == "tool_use"] == [
+        ({}, '{"city": "Par') for _ in blocks
+    ]
 
 
 def test_message_stop_without_its_blank_line_never_came():
@@ -367,10 +372,12 @@ def test_big_integers_stay_exact():
 
 
 @each(nan="NaN", an_endless_exponent="1E400", deep_nesting="[" * 2000 + "]" * 2000)
-def test_what_no_parser_takes_is_malformed(number, /):
-    ended = ask(ok(tool_answer(f'{{"n": {number}}}')), "--message")
-    assert (ended.status, ended.out) == (8, b"")
-    assert "not one complete JSON object" in ended.error
+def test_an_input_that_no_parser_takes_is_none(number, /):
+    given = f'{{"n": {number}}}'
+    ended = ask(ok(tool_answer(given)), "--message")
+    assert ended.status == 11
+    assert ended.error.endswith("an input that is not whole JSON")
+    assert json.loads(ended.out)["content"][0]["partial_json"] == given
 
 
 # Tier 2: hangs and unbounded resources

@@ -162,6 +162,7 @@ class Pool:
             meter.stop()
         self._gate.succeeded(permit)
         self._statistics.answered(meter.first_token, meter.end or 0)
+        self._statistics.deviations.update(exchange.deviations)
         return exchange.accumulator.snapshot() or {}
 
     def _another(self, error: APIError, permit: Permit, attempt: int, meter: Meter) -> _Attempt | None:

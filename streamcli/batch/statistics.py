@@ -55,6 +55,8 @@ class Statistics:
         self.failed = 0
         # Why lines did not come to 0: types of errors, and the stop reasons that are none of the caller's liking.
         self.faults: Counter[str] = Counter()
+        # How streams deviated from the documented one, by kind.
+        self.deviations: Counter[str] = Counter()
         # Requests sent again; responses of status 429 and of status 529.
         self.retries = 0
         self.rate_limited = 0
@@ -112,6 +114,7 @@ class Statistics:
             "succeeded": self.succeeded,
             "errored": self.failed,
             "faults": dict(self.faults.most_common()),
+            "deviations": dict(self.deviations.most_common()),
             "retries": self.retries,
             "rate_limited": self.rate_limited,
             "overloaded": self.overloaded,

@@ -2,7 +2,8 @@
 
 Contract: outputs are opened before anything is sent. An attempt is repeated only while nothing of it was written.
 Where the model calls tools that can be run here, it is asked again with their results. Whatever ends the run, the
-outputs are told and closed, and what is known of the answer is reported. Source: streamcli(5), section "OUTPUT FORMATS".
+outputs are told and closed, and what is known of the answer is reported.
+Source: streamcli(5), section "OUTPUT FORMATS".
 """
 
 from __future__ import annotations
@@ -139,15 +140,18 @@ class Answer:
             return
         for block in message.get("content", ()):
             if block["type"] == "tool_use":
-                self._diagnostics.note(f"{block.get('name')}({dumps(block.get('input')).decode()})")
+                given = block.get("partial_json") or dumps(block.get("input")).decode()
+                cut = ": its input is not whole" if "partial_json" in block else ""
+                self._diagnostics.note(f"{block.get('name')}({given}){cut}")
 
     def _complete(self, question: Question) -> int:
         assert self._stream  # noqa: S101 - a turn was taken
         self._meter.stop()
         self._outputs.finish()
         accumulator = self._stream.exchange.accumulator
-        self._show_calls(accumulator.snapshot() or {})
-        short = shortcoming(self._args, accumulator.stop_reason, self._said + accumulator.text)
+        message: Mapping[str, Any] = accumulator.snapshot() or {}
+        self._show_calls(message)
+        short = shortcoming(self._args, message, self._said + accumulator.text)
         self._report()
         if not short:
             self._remember(question)
@@ -198,3 +202,5 @@ class Answer:
             for name, value in self._stream.response.headers.items():
                 if name.startswith("anthropic-ratelimit-"):
                     self._diagnostics.note(f"{name}: {value}")
+            for line in exchange.deviation_lines():
+                self._diagnostics.note(line)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from streamcli.errors import SchemaError, StreamcliError, reason
+from streamcli.errors import SchemaError, StreamcliError, ToolError, reason
 from streamcli.output.prose import last_fenced_block
 from streamcli.protocol.jsontext import loads
 
@@ -25,15 +25,18 @@ class StopReasonError(StreamcliError):
     code = "stop_reason"
 
 
-def shortcoming(args: Args, stop_reason: Any, text: str) -> StreamcliError | None:
-    """Why a complete answer is not what was asked for, or None where it is.
+def shortcoming(args: Args, message: Mapping[str, Any], text: str) -> StreamcliError | None:
+    """Why a complete answer is not what was asked for, or None where it is; `text` is all that it said.
 
-    Whether JSON fits the schema is the server's promise. A call of a tool that was only declared is not an answer yet.
+    Whether JSON fits the schema is the server's promise. A call of a tool that was only declared is not an answer yet,
+    but it must be one that somebody can run.
     """
-    if stop_reason in args.fail_on:
+    stop_reason = message.get("stop_reason")
+    if isinstance(stop_reason, str) and stop_reason in args.fail_on:
         return StopReasonError(f"stop reason {stop_reason} is one of --fail-on")
     if stop_reason == "tool_use":
-        return None
+        cut = [block.get("name") for block in _blocks(message) if block.get("type") == "tool_use" and _is_cut(block)]
+        return ToolError(f"the model calls {cut[0]} with an input that is not whole JSON") if cut else None
     if args.extract and last_fenced_block(text) is None:
         return SchemaError("the answer ends without a whole fenced block")
     if args.schema:
@@ -48,9 +51,16 @@ def judge(args: Args) -> Callable[[Mapping[str, Any]], int]:
     """The exit status that one complete message of many stands for."""
 
     def judged(message: Mapping[str, Any]) -> int:
-        blocks = [block for block in message.get("content") or () if isinstance(block, dict)]
-        text = "".join(str(block.get("text")) for block in blocks if block.get("type") == "text")
-        short = shortcoming(args, message.get("stop_reason"), text)
+        text = "".join(str(block.get("text")) for block in _blocks(message) if block.get("type") == "text")
+        short = shortcoming(args, message, text)
         return short.exit_code if short else 0
 
     return judged
+
+
+def _blocks(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [block for block in message.get("content") or () if isinstance(block, dict)]
+
+
+def _is_cut(call: Mapping[str, Any]) -> bool:
+    return "partial_json" in call

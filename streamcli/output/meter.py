@@ -80,6 +80,7 @@ def summary(exchange: Exchange, meter: Meter) -> dict[str, Any]:
         **named,
         **{name: counter for name, counter in usage.items() if name not in named},
         "turns": meter.turns if meter.turns > 1 else None,
+        "deviations": exchange.deviations or None,
         "time_to_first_token": _rounded(meter.first_token),
         "duration": _rounded(duration),
         "output_tokens_per_second": _rounded(rate),

@@ -17,17 +17,19 @@ _THINKING = frozenset({"thinking", "redacted_thinking"})
 _OURS = frozenset({"partial_json"})
 
 
-def sendable(content: Iterable[Mapping[str, Any]], *, results: Collection[Any] | None = None) -> list[dict[str, Any]]:
+def sendable(
+    content: Iterable[Mapping[str, Any]], *, results: Collection[Any] | None = None, is_last: bool = True
+) -> list[dict[str, Any]]:
     """The blocks of an assistant's answer that may be sent back as its turn; [] where nothing is left.
 
     `results` are the ids of the calls of a server's tools whose results are known, by default those whose results
-    `content` holds itself. Pass what an answer with a pending call, or one that paused, is followed by through
-    `continued` instead.
+    `content` holds itself. With `is_last` false another answer of the same turn follows, and the last thoughts stay.
+    An answer that waits for results of the caller's, or that paused, goes through `continued` instead.
     """
     blocks = continued(content)
     known = {block.get("tool_use_id") for block in blocks} if results is None else results
     blocks = [block for block in blocks if block.get("type") not in _SERVER_CALLS or block.get("id") in known]
-    while blocks and blocks[-1].get("type") in _THINKING:
+    while is_last and blocks and blocks[-1].get("type") in _THINKING:
         blocks.pop()
     return blocks
 

@@ -6,6 +6,7 @@ Anything else is no input at all, above all one that was cut: half of an input i
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, NoReturn
 
 from .jsontext import loads_exact
@@ -53,10 +54,15 @@ def _with_control_characters(text: str) -> Any:
     import json  # noqa: PLC0415 - for what orjson refuses
 
     try:
-        value = json.loads(text, strict=False, parse_constant=_reject)
+        value = json.loads(text, strict=False, parse_constant=_reject, parse_float=_finite)
     except (ValueError, RecursionError):
         return _NOTHING
     return value if isinstance(value, dict) else _NOTHING
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _reject(digits)
 
 
 def _reject(constant: str) -> NoReturn:

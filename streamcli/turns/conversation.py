@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 from streamcli.errors import OutputError, UsageError, reason
+from streamcli.protocol.history import continued, sendable
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.userinput import json_value
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _ROLES = ("user", "assistant", "system")
-_SERVER_CALLS = ("server_tool_use", "mcp_tool_use")
-_THINKING = ("thinking", "redacted_thinking")
 _NO_RESULT = "no result: the call was not carried out, or not to its end"
 
 
@@ -177,8 +176,7 @@ def _up_to_whole_turns(messages: Sequence[Mapping[str, Any]]) -> int:
 def _sendable(turn: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """`turn` as the API takes it back; [] where nothing is left of the last answer.
 
-    It refuses blank text blocks, calls of the server's tools that have no result, as a paused answer leaves them, and
-    answers that end in thinking, as one that ran out of tokens does.
+    A paused answer leaves calls of the server's tools that have no result, one that ran out of tokens ends in thinking.
     """
     answers = [message for message in turn if message["role"] == "assistant"]
     if not answers:
@@ -189,16 +187,8 @@ def _sendable(turn: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for message in answers:
         if isinstance(message["content"], str):
             message["content"] = message["content"] if message["content"].strip() else ""
-            continue
-        message["content"] = [
-            block
-            for block in _blocks(message)
-            if not _is_blank(block) and (waits or block.get("type") not in _SERVER_CALLS or block.get("id") in results)
-        ]
-    while _blocks(last) and last["content"][-1].get("type") in _THINKING:
-        last["content"].pop()
+        elif waits:
+            message["content"] = continued(_blocks(message))
+        else:
+            message["content"] = sendable(_blocks(message), results=results, is_last=message is last)
     return [message for message in turn if message["content"]] if last["content"] else []
-
-
-def _is_blank(block: Mapping[str, Any]) -> bool:
-    return block.get("type") == "text" and not str(block.get("text") or "").strip()

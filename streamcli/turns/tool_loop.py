@@ -2,7 +2,7 @@
 
 Contract: nothing is sent, run or written here, and nothing that was given is changed. Only `tool_use` with calls for
 us and `pause_turn` go on; whatever else ends an answer, one that is not known above all, is final and no tool is run.
-Blocks go back as they came, and the results of one answer in one message.
+Blocks go back as they came, but for what the API refuses, and the results of one answer in one message.
 Source: streamcli(7), section "Tool use".
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import ProtocolError, ToolError
+from streamcli.protocol.history import continued
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -52,7 +53,7 @@ class ToolLoop:
                 return None
             names = ", ".join(dict.fromkeys(call["name"] for call in calls))
             raise ToolError(f"the model still calls {names} where --max-turns {self._max_turns} ends")
-        self._say(answer)
+        self._say({**answer, "content": continued(message["content"])})
         self._keep_container(message.get("container"))
         return calls
 

@@ -14,7 +14,7 @@ import shutil
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli.errors import ToolError, UsageError
+from streamcli.errors import ToolError, UsageError, reason
 from streamcli.protocol.jsontext import dumps, loads_exact
 from streamcli.protocol.userinput import json_value
 
@@ -155,16 +155,29 @@ def results(
 
     The content is always text: what the program printed, without the final newline, or "(no output)". It is an error
     where the program failed (the end of its standard error), took longer than `timeout` seconds (None: no limit),
-    printed more than `max_bytes`, or is not there. Raises ToolError where an input cannot be passed on.
+    printed more than `max_bytes`, or is not there, and where the input is not whole. Raises ToolError where an input
+    cannot be passed on.
     """
     by_name = {program.definition["name"]: program for program in programs}
-    known = [call for call in calls if call["name"] in by_name]
-    jobs = [Job((by_name[call["name"]].path,), _input(call)) for call in known]
-    ends = iter(run(jobs, environment=environment, timeout=timeout, max_bytes=max_bytes))
-    return [
-        _result(call, next(ends) if call["name"] in by_name else End(fault=f"there is no tool {call['name']}"))
-        for call in calls
+    faults = [_fault_of_call(call, by_name) for call in calls]
+    jobs = [
+        Job((by_name[call["name"]].path,), _input(call)) for call, fault in zip(calls, faults, strict=True) if not fault
     ]
+    ends = iter(run(jobs, environment=environment, timeout=timeout, max_bytes=max_bytes))
+    return [_result(call, End(fault=fault) if fault else next(ends)) for call, fault in zip(calls, faults, strict=True)]
+
+
+def _fault_of_call(call: Mapping[str, Any], by_name: Mapping[str, Program]) -> str:
+    """Why a call cannot be run at all, in words for the model; "" where it can."""
+    if call["name"] not in by_name:
+        return f"there is no tool {call['name']}"
+    if "partial_json" not in call:
+        return ""
+    try:
+        loads_exact(call["partial_json"].encode())
+    except ValueError as fault:
+        return f"the input is not whole JSON: {reason(fault)}: {call['partial_json'][-_TAIL:]}"
+    return "the input is not a JSON object"
 
 
 def _input(call: Mapping[str, Any]) -> bytes:
