@@ -262,14 +262,21 @@ def _batch_headers(endpoint: Endpoint, requests: Iterable[Any]) -> dict[str, str
 
 
 def _results_url(batch: Mapping[str, Any], endpoint: Endpoint) -> str:
-    url = batch.get("results_url")
-    if not isinstance(url, str):
-        status = "archived" if batch.get("archived_at") else batch.get("processing_status")
-        raise UsageError(f"batch {batch.get('id')} has no results to read: it is {status}")
-    if urlsplit(url)[:2] not in {("", ""), urlsplit(endpoint.base_url)[:2]}:
-        # A gateway passes on what the API says of itself; the key goes nowhere but to the gateway.
-        return f"{_batch_path(str(batch.get('id') or ''))}/results"
-    return url
+    """Where the results of a batch are: where it says, if that is at the endpoint, else where the API has them.
+
+    A gateway passes on what the API says of itself; the key goes nowhere but to the gateway.
+    """
+    url, base = batch.get("results_url"), urlsplit(endpoint.base_url)
+    if not url and batch.get("archived_at"):
+        raise UnexpectedResponseError(f"batch {batch.get('id')} has no results any more: it is archived")
+    if not url and batch.get("processing_status") != "ended":
+        raise UsageError(f"batch {batch.get('id')} has no results to read: it is {batch.get('processing_status')}")
+    place = url if isinstance(url, str) else ""
+    if place.startswith(f"{base.scheme}://{base.netloc}/"):
+        return place
+    if place.startswith("/") and not place.startswith("//"):
+        return place.removeprefix(base.path) if place.startswith(f"{base.path}/") else place
+    return f"{_batch_path(str(batch.get('id') or ''))}/results"
 
 
 class _Creation(Exchange):
@@ -304,7 +311,7 @@ class _ResultsState:
     def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
         self._exchange = exchange
         self._parts: list[bytes] = []
-        self._ready: Iterator[Record] = iter(())
+        self._ready: Iterator[bytes] = iter(())
         self._over = False
         weakref.finalize(self, abandon, response).atexit = False
 
@@ -314,21 +321,21 @@ class _ResultsState:
         if others:
             lines = [b"".join(self._parts), *others]
             self._parts = [lines.pop()]
-            self._ready = (_result(line) for line in lines if line.strip())
+            self._ready = filter(bytes.strip, lines)
 
     def _end(self) -> None:
         self._over = True
         self._receive(b"\n")
 
-
-def _result(line: bytes) -> Record:
-    try:
-        value = loads_exact(line)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ProtocolError(f"a line of the results is no JSON object but {line[:_EXCERPT]!r}")
-    return Record(value)
+    def _record(self, line: bytes) -> Record:
+        try:
+            value = loads_exact(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            text = f"a line of the results is no JSON object but {line[:_EXCERPT]!r}"
+            raise self._exchange.explained(ProtocolError(text))
+        return Record(value)
 
 
 # The synchronous half.
@@ -509,7 +516,8 @@ class Batches:
     def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> BatchResults:
         """The results of a batch that has ended, in no order, read as they come. Raises APIError.
 
-        UsageError where there are none yet. Where their URL names another host, they are asked for at ours.
+        UsageError where there are none yet. Where their URL is not at our host, they are asked for where the API has
+        them.
         """
         url = _results_url(self.retrieve(message_batch_id, betas=betas), self._client.endpoint)
         headers = {"accept": "application/binary"}.items()
@@ -518,7 +526,10 @@ class Batches:
 
 
 class BatchResults(_ResultsState):
-    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off."""
+    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off.
+
+    A line that is not a JSON object is a ProtocolError; the next call goes on behind it.
+    """
 
     def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
         super().__init__(exchange, response)
@@ -529,22 +540,27 @@ class BatchResults(_ResultsState):
 
     def __next__(self) -> Record:
         try:
-            while True:
-                for result in self._ready:
-                    return result
-                if self._over:
-                    break
-                self._exchange.check_time()
-                for data in self._pieces:
-                    self._receive(data)
-                    break
-                else:
-                    self._end()
+            line = self._line()
         except APIError as error:
             self.close()
             raise self._exchange.explained(error) from error.__cause__
+        if line is not None:
+            return self._record(line)
         self.close()
         raise StopIteration
+
+    def _line(self) -> bytes | None:
+        while True:
+            for line in self._ready:
+                return line
+            if self._over:
+                return None
+            self._exchange.check_time()
+            for data in self._pieces:
+                self._receive(data)
+                break
+            else:
+                self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -903,7 +919,8 @@ class AsyncBatches:
     async def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> AsyncBatchResults:
         """The results of a batch that has ended, in no order, read as they come. Raises APIError.
 
-        UsageError where there are none yet. Where their URL names another host, they are asked for at ours.
+        UsageError where there are none yet. Where their URL is not at our host, they are asked for where the API has
+        them.
         """
         url = _results_url(await self.retrieve(message_batch_id, betas=betas), self._client.endpoint)
         headers = {"accept": "application/binary"}.items()
@@ -912,7 +929,10 @@ class AsyncBatches:
 
 
 class AsyncBatchResults(_ResultsState):
-    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off."""
+    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off.
+
+    A line that is not a JSON object is a ProtocolError; the next call goes on behind it.
+    """
 
     def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
         super().__init__(exchange, response)
@@ -923,22 +943,27 @@ class AsyncBatchResults(_ResultsState):
 
     async def __anext__(self) -> Record:
         try:
-            while True:
-                for result in self._ready:
-                    return result
-                if self._over:
-                    break
-                self._exchange.check_time()
-                async for data in self._pieces:
-                    self._receive(data)
-                    break
-                else:
-                    self._end()
+            line = await self._line()
         except APIError as error:
             await self.close()
             raise self._exchange.explained(error) from error.__cause__
+        if line is not None:
+            return self._record(line)
         await self.close()
         raise StopAsyncIteration
+
+    async def _line(self) -> bytes | None:
+        while True:
+            for line in self._ready:
+                return line
+            if self._over:
+                return None
+            self._exchange.check_time()
+            async for data in self._pieces:
+                self._receive(data)
+                break
+            else:
+                self._end()
 
     async def __aenter__(self) -> Self:
         return self
