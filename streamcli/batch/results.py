@@ -1,8 +1,9 @@
 """What became of each request in, a file of results out that a broken-off run goes on with.
 
-Contract: results are kept in the form of the Message Batches API, so that at every moment the file holds whole lines
-of this input and nothing else. Of a line of the input a byte is kept. Who asks is not known here: a loop in this
-process or the Message Batches API. Source: streamcli(5), section "Result lines".
+Contract: results are kept in the form of the Message Batches API, each with a hash of the request it answers, so that
+at every moment the file holds whole lines of this input and nothing else. Of a line of the input a byte is kept. Who
+asks is not known here: a loop in this process or the Message Batches API.
+Source: streamcli(5), section "Result lines".
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from streamcli.errors import (
     APIError,
     InternalServerError,
     OutputError,
+    ProtocolError,
     SchemaError,
     StreamcliError,
     UsageError,
@@ -48,19 +50,32 @@ def taken(message: Mapping[str, Any]) -> int:  # noqa: ARG001 - as a Judge is
     return 0
 
 
-def result(line: Line, outcome: Mapping[str, Any], judge: Judge = taken, *, error: APIError | None = None) -> Result:
-    """The result of `line`; `outcome` is an object as the batches' results have it.
+def result(
+    line: Line, outcome: Mapping[str, Any], judge: Judge = taken, *, error: APIError | None = None
+) -> tuple[Result, Mapping[str, Any]]:
+    """The result of `line`, and the outcome that it holds: `outcome`, an object as the batches' results have it.
 
-    Its status is that of `error`, where the outcome was made of one, else that of `status`.
+    Where that cannot be written as JSON, it is an error that says so. The status is that of `error`, where the outcome
+    was made of one, else that of `status`.
     """
+    record = {"custom_id": line.custom_id, "result": outcome, "digest": line.digest}
+    try:
+        text = dumps(record)
+    except ValueError as fault:
+        error = ProtocolError(f"the answer cannot be written as JSON: {fault}")
+        return result(line, errored(error), judge, error=error)
     grave = status(outcome, judge) if error is None else _status_of(error)
-    return Result(line.number, dumps({"custom_id": line.custom_id, "result": outcome}) + b"\n", grave)
+    return Result(line.number, text + b"\n", grave), outcome
 
 
 def errored(error: StreamcliError) -> dict[str, Any]:
     """The outcome that `error` is."""
     kind = getattr(error, "type", None) or type_of_status(getattr(error, "status_code", 0)) or f"streamcli.{error.code}"
-    outcome: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": error.message}}
+    said: dict[str, Any] = {"type": kind, "message": error.message}
+    details = getattr(error, "details", None)
+    if details:
+        said["details"] = details
+    outcome: dict[str, Any] = {"type": "error", "error": said}
     request_id = getattr(error, "request_id", None)
     if request_id:
         outcome["request_id"] = request_id
@@ -107,12 +122,23 @@ _JUDGED = (9, SchemaError.exit_code)
 _OTHER_OUTCOMES = {"expired": InternalServerError.exit_code, "canceled": InternalServerError.exit_code}
 
 
+class _Record(NamedTuple):
+    """A line of the file: its place there, the line of the input it answers, what it says, and the text."""
+
+    place: int
+    number: int
+    outcome: dict[str, Any]
+    digest: str
+    text: bytes
+
+
 class Results:
     """The output file at `path`, held against other runs until `close`.
 
     With `resume` it may hold results of this input already: those that succeeded stay, and the others do too unless
     `retry_errors`. Raises UsageError, and leaves the file as it was, where it exists and `resume` is not given, another
-    run writes it, a line is no result, or one belongs to another input; OutputError where it cannot be written.
+    run writes it, a line is not a result, or one that would stay answers another request; OutputError where it cannot
+    be written. A result without a hash, as the Message Batches API itself gives it, is taken at its id's word.
     """
 
     def __init__(self, path: str, source: Source, *, resume: bool, retry_errors: bool, judge: Judge = taken) -> None:
@@ -199,36 +225,47 @@ class Results:
 
     def _take_up(self, *, retry_errors: bool, judge: Judge) -> None:
         lines = 0
-        for number, outcome, _ in self._recorded():
+        for record in self._recorded():
             lines += 1
-            succeeded = outcome["type"] == "succeeded"
-            if succeeded or not (retry_errors or self.done(number)):
-                self._note(number, status(outcome, judge))
+            succeeded = record.outcome["type"] == "succeeded"
+            if succeeded or not (retry_errors or self.done(record.number)):
+                self._check_answered(record)
+                self._note(record.number, status(record.outcome, judge))
         if lines > self.recorded:
             self._journal.replace(self._kept(judge))
 
-    def _recorded(self) -> Iterator[tuple[int, dict[str, Any], bytes]]:
-        """The number of the input's line, the outcome, the text, of each line of the file."""
+    def _check_answered(self, record: _Record) -> None:
+        """Raise UsageError where what was asked under this id is not what the input asks."""
+        if record.digest and record.digest != self._source.digest(record.number):
+            raise UsageError(
+                f"{self.path}: line {record.place} answers another request than line {record.number} of "
+                f"{self._source.name}, which was edited since or asked with other options: remove it to ask again, or "
+                "write to another file"
+            )
+
+    def _recorded(self) -> Iterator[_Record]:
+        """Each line of the file."""
         for place, text in enumerate(self._journal.lines(), 1):
             if not text.strip():
                 continue
             found = _parsed(text)
             if found is None:
                 raise UsageError(f"{self.path}: line {place} is no result")
-            custom_id, outcome = found
+            custom_id, outcome, digest = found
             number = self._source.number(custom_id)
             if not number:
                 why = f"{self._source.name} has no line {custom_id!r}, or it was asked with other options"
                 raise UsageError(f"{self.path}: line {place} belongs to another input: {why}")
-            yield number, outcome, text
+            yield _Record(place, number, outcome, digest, text)
 
     def _kept(self, judge: Judge) -> Iterator[bytes]:
         """Of each input's line the first result that has the status it was noted with."""
         written = bytearray(len(self._outcomes))
-        for number, outcome, text in self._recorded():
-            if not written[number] and self._outcomes[number] == status(outcome, judge) + 1:
+        for record in self._recorded():
+            number = record.number
+            if not written[number] and self._outcomes[number] == status(record.outcome, judge) + 1:
                 written[number] = 1
-                yield text + b"\n"
+                yield record.text + b"\n"
 
     def _note(self, number: int, grave: int) -> None:
         self.recorded += not self._outcomes[number]
@@ -256,15 +293,15 @@ class Results:
 _HEAD = b'{"custom_id":'
 
 
-def _parsed(text: bytes) -> tuple[str, dict[str, Any]] | None:
-    """The id and the outcome of a result, or None where it is none."""
+def _parsed(text: bytes) -> tuple[str, dict[str, Any], str] | None:
+    """The id, the outcome and the hash, which may be empty, of a result, or None where it is not one."""
     try:
         value = loads(text)
     except ValueError:
         return None
     if not isinstance(value, dict):
         return None
-    custom_id, outcome = value.get("custom_id"), value.get("result")
+    custom_id, outcome, digest = value.get("custom_id"), value.get("result"), value.get("digest") or ""
     if not isinstance(custom_id, str) or not isinstance(outcome, dict) or not isinstance(outcome.get("type"), str):
         return None
-    return custom_id, outcome
+    return (custom_id, outcome, digest) if isinstance(digest, str) else None

@@ -81,7 +81,7 @@ def run(  # noqa: PLR0917 - all that was put together for it
             if not signals:
                 output.finish(ordered=not args.unordered)
         except BaseException as fault:
-            if isinstance(fault, OutputError):
+            if isinstance(fault, OutputError) or (isinstance(fault, StreamcliError) and not args.offload):
                 batch.say_stopped()
             with contextlib.suppress(OutputError, io.ReaderClosedPipe):  # why the run ended counts
                 _close(statistics, screen, report)
