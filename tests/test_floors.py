@@ -29,7 +29,7 @@ ALSO_DO_NO_IO = {
     "batch/source.py",
     "network/framing.py",
 }
-IO = {"asyncio", "os", "io", "socket", "ssl", "sys", "threading", "subprocess", "pathlib", "tempfile", "select"}
+IO = {"asyncio", "os", "io", "socket", "ssl", "threading", "subprocess", "pathlib", "tempfile", "select"}
 # Above the network, httpx is only named: for the types of what a caller hands in, and its time limits.
 NAME_HTTPX = {"network", "client", "cli"}
 

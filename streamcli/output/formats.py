@@ -171,7 +171,7 @@ class Extract(Text):
         self._before = "" if tools else text
 
 
-class Thoughts(Format):
+class Thinking(Format):
     """What the model thinks, each block on lines of its own."""
 
     def __init__(self) -> None:
