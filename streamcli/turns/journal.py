@@ -143,9 +143,8 @@ class Journal:
                 os.unlink(beside)
             fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             os.fchmod(fd, stat.S_IMODE(os.fstat(self._fd).st_mode))
-            fcntl.flock(
-                fd, fcntl.LOCK_EX
-            )  # before it gets the name, so that runs that waited for the old file wait for this one
+            # Before it gets the name, so that a run that waited for the old file now waits for this one.
+            fcntl.flock(fd, fcntl.LOCK_EX)
             with open(fd, "wb", buffering=_BLOCK, closefd=False) as file:
                 file.writelines(lines)
             os.fsync(fd)
