@@ -21,9 +21,16 @@ STOREYS = [
 HEIGHT = {name: number for number, names in enumerate(STOREYS) for name in names}
 # What a storey's modules may import of the outside world, beside what needs neither file, socket nor process.
 DO_NO_IO = {"protocol", "output"}
-ALSO_DO_NO_IO = {"turns/turn.py", "turns/attachment.py", "batch/limiter.py", "batch/source.py", "network/framing.py"}
+ALSO_DO_NO_IO = {
+    "turns/turn.py",
+    "turns/attachment.py",
+    "batch/limiter.py",
+    "batch/source.py",
+    "client/calls.py",
+    "network/framing.py",
+}
 IO = {"asyncio", "os", "io", "socket", "ssl", "sys", "threading", "subprocess", "pathlib", "tempfile", "select"}
-# Above the network, httpx is only named: for the types of what a caller hands in, and its time limits.
+# Above the network, httpx is only named: for the types of what a caller hands in, and its timeouts.
 NAME_HTTPX = {"network", "client", "cli"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -27,9 +27,12 @@ from streamcli.batch.pool import Pool, Settings
 from streamcli.batch.results import Results
 from streamcli.batch.source import Line, Source
 from streamcli.batch.statistics import Statistics
-from streamcli.client.client import AsyncClient
+from streamcli.client.async_client import AsyncClient
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
-from streamcli.network.transport import TIMEOUT, AsyncTransport, proxy_for, tls_context
+from streamcli.network.async_transport import AsyncTransport
+from streamcli.network.proxy import proxy_for
+from streamcli.network.timeouts import TIMEOUT
+from streamcli.network.tls import tls_context
 from streamcli.output.terminal import Visible
 from streamcli.protocol.jsontext import dumps
 

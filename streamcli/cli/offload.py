@@ -16,7 +16,8 @@ import httpx
 from streamcli.batch.offload import Offload, State
 from streamcli.client.client import Client
 from streamcli.errors import StreamcliError
-from streamcli.network.transport import own_client, proxy_for
+from streamcli.network.proxy import proxy_for
+from streamcli.network.transport import own_client
 
 from . import io
 from .answer import judge

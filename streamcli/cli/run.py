@@ -16,8 +16,9 @@ import httpx
 from streamcli.client.client import Client
 from streamcli.errors import UnexpectedResponseError, UsageError
 from streamcli.network import local
+from streamcli.network.proxy import proxy_for
 from streamcli.network.tape import Player, Recorder, TapeTurns
-from streamcli.network.transport import own_client, proxy_for
+from streamcli.network.transport import own_client
 from streamcli.output.terminal import one_line
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.request import Endpoint, is_secret

@@ -1,7 +1,7 @@
 """A GGUF file in, a Messages endpoint on loopback out, for as long as the context is open.
 
 Contract: llama.cpp's own server runs inside the process, on a port of its choosing; nobody else's network is touched
-and nothing is downloaded. Source: design.md section 7.
+and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def model_path(model: str, environment: Mapping[str, str]) -> str:
     except OSError as fault:
         raise UsageError(f"cannot read the model {path}: {reason(fault)}") from None
     if magic != b"GGUF":
-        raise UsageError(f"the model {path} is no GGUF file")
+        raise UsageError(f"the model {path} is not a GGUF file")
     return path
 
 

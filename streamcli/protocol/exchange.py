@@ -96,7 +96,7 @@ class Exchange:
             raise error
         if self.deadline is not None and time.monotonic() + wait > self.deadline:
             raise APITimeoutError(
-                f"the total limit of {self.total:g} s would pass while waiting for another attempt after: {error}",
+                f"the total timeout of {self.total:g} s would pass while waiting for another attempt after: {error}",
                 retryable=False,
                 request_id=error.request_id,
             ) from error
@@ -166,9 +166,9 @@ class Exchange:
             raise self.explained(error) from None
 
     def check_time(self) -> None:
-        """Raise APITimeoutError once the total limit has passed; for drivers whose reads do not know it."""
+        """Raise APITimeoutError once the total timeout has passed; for drivers whose reads do not know it."""
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise APITimeoutError(f"the total limit of {self.total:g} s passed", retryable=False)
+            raise APITimeoutError(f"the total timeout of {self.total:g} s passed", retryable=False)
 
     @property
     def complete(self) -> bool:
