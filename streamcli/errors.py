@@ -9,7 +9,7 @@ Nothing here reads, writes or imports anything beyond the standard library.
     ├── APIError                            1   a call failed; .message .request_id .partial
     │   ├── UsageError                      2   the call could not be made: key, address, option
     │   ├── APIConnectionError              6   connect, TLS, DNS, proxy, or cut before the answer's head
-    │   │   └── APITimeoutError             7   connect, idle or total limit
+    │   │   └── APITimeoutError             7   connect, idle or total timeout
     │   ├── APIStatusError                  3   the server refused; .status_code .type
     │   │   ├── BadRequestError                 400 invalid_request_error
     │   │   ├── AuthenticationError         4   401 authentication_error
@@ -134,7 +134,7 @@ class APIConnectionError(APIError):
 
 
 class APITimeoutError(APIConnectionError):
-    """A limit passed; the message names which: connect, idle or total."""
+    """A timeout passed; the message names which: connect, idle or total."""
 
     exit_code = 7
     code = "timeout_error"

@@ -32,9 +32,9 @@ from streamcli.batch import limiter, offload, results
 from streamcli.batch.statistics import Statistics
 from streamcli.cli import answer, batch, config, run, verdict
 from streamcli.cli.args import OPTIONS, Number, command
-from streamcli.client import client
+from streamcli.client import calls
+from streamcli.network import proxy, timeouts
 from streamcli.network import tape as tapes
-from streamcli.network import transport
 from streamcli.protocol import deviations, exchange, message, request, retry, sse
 from streamcli.turns import processes, tools
 
@@ -438,7 +438,7 @@ def test_the_limits_of_error_responses_are_those_of_the_page():
     said = prose(7, "Error responses")
     assert f"at most {exchange._EXCERPT} characters" in said
     assert f"At most {exchange.MAX_ERROR_BODY >> 10} KiB of the body are read" in said
-    assert f"for at most {transport.ERROR_BODY_TIMEOUT:g} seconds" in said
+    assert f"for at most {timeouts.ERROR_BODY_TIMEOUT:g} seconds" in said
 
 
 def test_the_waits_between_attempts_are_those_of_the_page():
@@ -454,10 +454,10 @@ def test_the_waits_between_attempts_are_those_of_the_page():
 
 def test_timeouts_and_proxies_are_those_of_the_page():
     found = [row[-1] for row in rows(7, "Timeouts")]
-    timeouts = [transport.CONNECT_TIMEOUT, transport.IDLE_TIMEOUT, transport.WHOLE_TIMEOUT.read]
-    assert found == [*(f"{each:g}" for each in timeouts), "none", f"{transport.ERROR_BODY_TIMEOUT:g}"]
-    assert [OPTIONS_BY_NAME[name].default for name in ("connect_timeout", "idle_timeout")] == timeouts[:2]
-    assert set(manual.bare_items(7, "Proxies")) == transport._PROXY_SCHEMES
+    limits = [timeouts.CONNECT_TIMEOUT, timeouts.IDLE_TIMEOUT, timeouts.WHOLE_TIMEOUT.read]
+    assert found == [*(f"{each:g}" for each in limits), "none", f"{timeouts.ERROR_BODY_TIMEOUT:g}"]
+    assert [OPTIONS_BY_NAME[name].default for name in ("connect_timeout", "idle_timeout")] == limits[:2]
+    assert set(manual.bare_items(7, "Proxies")) == proxy._SCHEMES
 
 
 def test_batches_and_counts_are_asked_for_as_the_page_says():
@@ -466,7 +466,7 @@ def test_batches_and_counts_are_asked_for_as_the_page_says():
     assert f"{len(offload.SETTLING)} times within {sum(offload.SETTLING):g} seconds" in said
     assert f"after {offload.FIRST_WAIT:g} second, then at growing intervals of up to {offload.LONGEST_WAIT:g}" in said
     assert f"{offload.MAX_FAULTS} failures in a row" in said
-    for statuses_, link in (client._NOTHING_DONE, "and"), (offload._ABSENT, "or"):
+    for statuses_, link in (calls._NOTHING_DONE, "and"), (offload._ABSENT, "or"):
         *most, last = sorted(statuses_)
         assert f"{', '.join(map(str, most))} {link} {last}" in said
     assert set(manual.bare_items(7, "Token counts")) == run._UNCOUNTED

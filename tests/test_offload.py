@@ -481,7 +481,7 @@ class TestFetching:
             (lambda body: body.replace(b'"type": "succeeded", ', b""), "a malformed result for 'b'"),
             (lambda body: body.replace(b'"message": {', b'"messages": {'), "a malformed result"),
             (lambda body: body.partition(b"\n")[2], "has no result for 1 of its requests"),
-            (lambda body: b"<html>\n", "no JSON object"),
+            (lambda body: b"<html>\n", "not a JSON object"),
         ],
     )
     def test_results_that_cannot_be_right_stop_it(self, case, api, change, why):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, Self, Typ
 
 import orjson
 
-from streamcli.client.client import samples, sampling_version
+from streamcli.client.calls import samples, sampling_version
 from streamcli.errors import (
     APIConnectionError,
     APIError,

@@ -28,7 +28,7 @@ from .statistics import Statistics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from streamcli.client.client import AsyncClient
+    from streamcli.client.async_client import AsyncClient
 
     from .results import Judge
 

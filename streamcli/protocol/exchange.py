@@ -113,7 +113,7 @@ class Exchange:
             raise error
         if self.deadline is not None and time.monotonic() + wait > self.deadline:
             raise APITimeoutError(
-                f"the total limit of {self.total:g} s would pass while waiting for another attempt after: {error}",
+                f"the total timeout of {self.total:g} s would pass while waiting for another attempt after: {error}",
                 retryable=False,
                 request_id=error.request_id,
             ) from error
@@ -219,9 +219,9 @@ class Exchange:
         return self._reader.deviations.lines() if self._reader else []
 
     def check_time(self) -> None:
-        """Raise APITimeoutError once the total limit has passed; for drivers whose reads do not know it."""
+        """Raise APITimeoutError once the total timeout has passed; for drivers whose reads do not know it."""
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise APITimeoutError(f"the total limit of {self.total:g} s passed", retryable=False)
+            raise APITimeoutError(f"the total timeout of {self.total:g} s passed", retryable=False)
 
     @property
     def complete(self) -> bool:
@@ -258,7 +258,8 @@ class Exchange:
         error.message = hidden_text(error.message, self._secrets)
         error.args = (error.message,)
         if isinstance(error, APIStatusError):
-            error.headers = {name: hidden_text(value, self._secrets) for name, value in error.headers.items()}
+            shown = {name: hidden_text(value, self._secrets) for name, value in error.headers.items()}
+            error.headers = error.headers if shown == dict(error.headers.items()) else shown
             error.data = error.data and hidden(error.data, self._secrets)
             error.body, error.details = self._without_secrets(error.body), self._without_secrets(error.details)
 

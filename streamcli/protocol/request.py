@@ -169,7 +169,7 @@ def checked_base_url(url: str, *, source: str, has_credential: bool, allow_http:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as exc:
-        raise UsageError(f"{source} is no URL: {exc}") from None
+        raise UsageError(f"{source} is not a URL: {exc}") from None
     if parts.scheme not in {"http", "https"} or not host or port == 0:
         raise UsageError(f"{source} needs the form http://host[:port] or https://host[:port]")
     if parts.query or parts.fragment or parts.username is not None:
