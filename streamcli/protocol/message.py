@@ -1,10 +1,9 @@
 """Events of one answer in, the message they build out: no text is lost silently, none is invented.
 
-Contract: `Accumulator.receive` takes each event's name and data in order and raises at the first that breaks the
-rules; what was built until then stays readable. The type inside the data decides, the event's name only stands in
-for it. Only `message_stop` makes a message complete, and after it nothing counts. Unknown events, blocks, deltas and
-fields never fail. Work is linear in the bytes: fragments are joined when somebody looks. No I/O.
-Source: protocol.md sections 4.2 to 4.7.
+Contract: `Accumulator.receive` takes each event's name and data in order and raises at the first that is malformed;
+what was built until then stays readable. The type inside the data decides; the event's name only stands in for it. Only
+`message_stop` makes a message complete, and nothing counts after it. Unknown events, blocks, deltas and fields are not
+errors. Work is linear in the bytes: fragments are joined when somebody looks. No I/O.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from .jsontext import loads, loads_exact
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# As long as text is called short: an answer is hardly longer. A piece of it takes so much besides its characters.
+# Up to so many bytes text counts as short; few answers are longer. A piece takes some bytes besides its characters.
 _MOST_TEXT, _PIECE_BYTES = 4 << 20, 56
 
 _TOOL_INPUTS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 
-# Blocks that come whole in content_block_start (protocol.md section 4.5); a delta on one of them is a fault.
+# Blocks that come whole in content_block_start; a delta on one of them is malformed.
 _WHOLE_BLOCKS = frozenset(
     {
         "redacted_thinking",
@@ -45,7 +44,7 @@ _WHOLE_BLOCKS = frozenset(
 class _Block:
     """A content block as sent, and the fragments of the one field that grows.
 
-    `grown_by` is the type of the deltas that bring them, `fragment` the field of those.
+    `grown_by` is the type of the deltas that bring them, `fragment` the field of the deltas that holds them.
     """
 
     __slots__ = ("fields", "fragment", "grown_by", "grows", "kind", "pieces")
@@ -64,7 +63,7 @@ class _Block:
     def grow(self, field: str) -> None:
         start = self.fields.get(field)
         if not isinstance(start, str | None):
-            _breach(f"a {self.kind} block whose {field} is no string")
+            _breach(f"a {self.kind} block whose {field} is not a string")
         if start:
             self.pieces.append(start)
         self.grows = field
@@ -82,15 +81,15 @@ class Accumulator:
     """The message that a stream of events builds.
 
     `started` is true once message_start came, `complete` once message_stop did. With `keep_text` false, text and
-    thinking are only kept while they are short, so that memory stays flat however long the answer is; `whole` says
-    whether they are.
+    thinking are only kept as long as they are short, so that memory stays bounded however long the answer is; `whole`
+    says whether they were kept.
     """
 
     def __init__(self, *, keep_text: bool = True) -> None:
         self.started = False
         self.complete = False
         self.whole = True
-        # How many more bytes of text may be kept; None: any number.
+        # How many more bytes of text may be kept, or None for any number.
         self._room = None if keep_text else _MOST_TEXT
         self._message: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
@@ -98,9 +97,9 @@ class Accumulator:
         self._open: dict[int, _Block] = {}
 
     def receive(self, name: str, data: bytes) -> dict[str, Any] | None:
-        """Take one event; returns it parsed, or None where it builds nothing: a ping, an unknown event, a late one.
+        """Take one event. Returns it parsed, or None if it builds nothing: a ping, an unknown event, a late one.
 
-        Raises ProtocolError for an event that breaks the rules, and the APIStatusError that an `error` event is.
+        Raises ProtocolError for a malformed event, and the APIStatusError that an `error` event is.
         """
         if self.complete or name not in _NAMES:
             return None
@@ -125,7 +124,7 @@ class Accumulator:
 
     @property
     def stop_reason(self) -> str | None:
-        """Why the model stopped (protocol.md section 4.7), or None while that is unknown."""
+        """Why the model stopped, or None while that is unknown."""
         return self._message.get("stop_reason")
 
     @property
@@ -141,7 +140,7 @@ class Accumulator:
     def snapshot(self) -> dict[str, Any] | None:
         """The message so far, or None before message_start. It shares nothing with what is still being built.
 
-        A tool input is the one of content_block_start until its block is whole.
+        Until its block is complete, a tool input is the one in content_block_start.
         """
         if not self.started:
             return None
@@ -152,7 +151,7 @@ class Accumulator:
         return message
 
     def block(self, index: int) -> dict[str, Any]:
-        """The content block at `index` so far. Raises IndexError where none was started."""
+        """The content block at `index` so far. Raises IndexError if none was started."""
         return self._blocks[index].snapshot()
 
     def pieces(self, index: int) -> list[str]:
@@ -170,7 +169,7 @@ class Accumulator:
         content = message.get("content") or []
         usage = message.get("usage")
         if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
-            _breach("message_start has content that is no list of blocks")
+            _breach("message_start has content that is not a list of blocks")
         for block in content:
             self._add_block(block)
         if usage is not None:
@@ -209,7 +208,7 @@ class Accumulator:
             return
         fragment = delta.get(block.fragment)
         if type(fragment) is not str:
-            _breach(f"a delta whose {block.fragment} is no string")
+            _breach(f"a delta whose {block.fragment} is not a string")
         if self._room is None or kind == "input_json_delta":
             block.pieces.append(fragment)
         elif self._room > 0:
@@ -226,7 +225,7 @@ class Accumulator:
                 block.pieces.clear()
 
     def _amend_block(self, block: _Block, delta: dict[str, Any]) -> bool:
-        """Apply a delta other than the block's usual one; returns whether it has a fragment of a field that grows."""
+        """Apply a delta other than the block's usual one; returns whether it has a fragment of the field that grows."""
         kind = delta.get("type")
         if type(kind) is not str:
             _breach("a delta without a type")
@@ -255,7 +254,7 @@ class Accumulator:
         usage = event.get("usage")
         if delta is not None:
             if not isinstance(delta, dict):
-                _breach("a message_delta whose delta is no object")
+                _breach("a message_delta whose delta is not an object")
             self._message.update({k: v for k, v in delta.items() if v is not None and k not in _NEVER_AMENDED})
         if usage is not None:
             self._merge_usage(usage)
@@ -273,7 +272,7 @@ class Accumulator:
 
     def _merge_usage(self, usage: Any) -> None:
         if not isinstance(usage, dict):
-            _breach("usage is no object")
+            _breach("usage is not an object")
         if self._usage is None:
             self._usage = dict(usage)
         else:
@@ -300,7 +299,7 @@ _HANDLERS: dict[str, Callable[[Accumulator, dict[str, Any]], None]] = {
 
 
 class _Delta(NamedTuple):
-    """What a delta type means: the block types it may change, its field, how it is applied if not by appending that."""
+    """What a delta type means: which block types it may change, its field, and how to apply it if not by appending."""
 
     blocks: frozenset[str]
     field: str
@@ -350,7 +349,7 @@ def text_of(event: dict[str, Any]) -> str:
 
 
 def parsed(name: str, data: bytes) -> dict[str, Any]:
-    """Any event as an object, for those who want to see what builds nothing; data that is no object is kept as text."""
+    """Any event as an object, to show those that build nothing too; data that is not an object is kept as text."""
     value = _object_or_text(data)
     if isinstance(value, dict):
         return value if "type" in value else {"type": name, **value}
@@ -368,11 +367,11 @@ def _object_or_text(data: bytes) -> dict[str, Any] | str:
 def _close(block: _Block) -> None:
     if block.kind in _TOOL_INPUTS:
         block.fields["input"] = _tool_input(block)
-        block.pieces = []  # not cleared: who kept an event may still look at its fragments
+        block.pieces = []  # not cleared: an event that somebody kept still refers to its fragments
 
 
 def _tool_input(block: _Block) -> dict[str, Any]:
-    """The whole input: never half of one, so anything but one object is a fault (faults.md row 11)."""
+    """The whole input. Anything but one complete object is malformed: half of an input is never passed on."""
     text = "".join(block.pieces)
     value = block.fields.get("input")
     if text.strip(" \t\r\n"):
@@ -394,10 +393,13 @@ def _index(event: dict[str, Any]) -> int:
     return index
 
 
+_JSON_NAMES: dict[type, str] = {dict: "an object", str: "a string"}
+
+
 def _field(event: dict[str, Any], name: str, kind: type) -> Any:
     value = event.get(name)
     if not isinstance(value, kind):
-        _breach(f"{event.get('type', 'an event')} whose {name} is no {kind.__name__}")
+        _breach(f"{event.get('type', 'an event')} whose {name} is not {_JSON_NAMES[kind]}")
     return value
 
 

@@ -1,9 +1,9 @@
-"""Events and messages for people: dicts, exactly as sent, whose keys can also be read as attributes.
+"""Events and messages for the library's users: dicts, as sent, whose keys can also be read as attributes.
 
 Contract: every dict inside one is one too, so `event.delta.text` and `message["content"][0].text` both work; unknown
-keys stay; a missing key is AttributeError. They are plain dicts to json, orjson and copy. A key that is also the name
-of a dict method (`items`, `keys`, `get`) is read with brackets. The classes below only name what the API documents
-(protocol.md sections 4.2 to 4.6), for type checkers; they hold nothing that was not sent.
+keys stay; a missing key is AttributeError. To json, orjson and copy they are plain dicts. A key that is also the name
+of a dict method (`items`, `keys`, `get`) is read with brackets. The classes below only name what the API documents, for
+type checkers; they hold nothing that was not sent.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Record(dict[str, Any]):
         return self.__deepcopy__({})
 
 
-# Without __init__, which would go on into what is inside at once, and so as deep as a server nests it.
+# Without __init__, which would go into what is inside and so recurse as deep as a server nests it.
 _empty = dict.__new__
 _FLAT = frozenset({str, int, float, bool, type(None)})
 
@@ -151,8 +151,8 @@ class Event(Record):
 class _Grown(Event):
     """A derived event whose `snapshot`, the field so far, is put together when somebody looks.
 
-    Doing so for each event would be quadratic in the answer. Parts are only ever added, so the first `_count` of them
-    say for ever what the field was then.
+    To do so for each event would be quadratic in the answer. Parts are only ever added, so the first `_count` of them
+    always make what the field was at this event.
     """
 
     __slots__ = ("_count", "_join", "_parts")
@@ -180,7 +180,7 @@ _CLASSES: dict[str, type[Record]] = {
     "content": ContentBlock,
 }
 
-# Delta type -> the derived event's type and the field it carries over (protocol.md section 5.1).
+# Delta type -> the derived event's type and the field that it takes over.
 _DERIVED = {
     "text_delta": ("text", "text"),
     "input_json_delta": ("input_json", "partial_json"),
@@ -189,9 +189,9 @@ _DERIVED = {
 
 
 def events(event: dict[str, Any], accumulator: Accumulator) -> tuple[Event, ...]:
-    """The event that was just accumulated, as a record, and the derived one after it (design.md section 3).
+    """The event that was just accumulated, as a record, and the derived one after it, if any.
 
-    Text that a block starts with has its derived event too, so the texts add up to the message's.
+    Text that a block starts with has its derived event too, so that the texts add up to the message's.
     """
     kind = event.get("type")
     record = Event(event)

@@ -1,7 +1,7 @@
-"""A failed attempt in, the seconds to wait before the next out, or None to give up.
+"""A failed attempt in, out how many seconds to wait before the next one, or None to give up.
 
-Contract: pure; the time and the chance are parameters. What is asked here is asked only while nothing of an answer
-has been passed on. Source: protocol.md section 6.5; the cap of 60 s is ours (faults.md row 25).
+Contract: time and chance are parameters. The caller asks only while nothing of an answer has been passed on. The cap of
+60 s is our own. No I/O.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ MAX_WAIT = 60.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 
 _RETRIED = frozenset({408, 409, 429})
-# Waiting cannot lift a spending limit (protocol.md section 6.3).
+# Waiting does not lift a spending limit.
 HOPELESS = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
 _SECONDS = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*")
 
 
 def delay(error: APIError, attempt: int, *, max_retries: int, chance: float, now: float) -> float | None:
-    """Seconds to wait after the failed `attempt` (0 is the first), or None where `error` is final.
+    """Seconds to wait after the failed `attempt` (0 is the first), or None if `error` is final.
 
-    `chance` in [0, 1) spreads the waits; `now` is Unix time, for servers that answer with a date.
+    `chance` in [0, 1) spreads the waits; `now` is Unix time, for servers that send a date.
     """
     if attempt >= max_retries or not _worth_another(error):
         return None
@@ -51,7 +51,7 @@ def _worth_another(error: APIError) -> bool:
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """The seconds a server asks to wait, or None where it says nothing, nonsense, or a time that has passed."""
+    """The seconds a server asks to wait, or None if it names no time, nonsense, or a time that has passed."""
     milliseconds = _SECONDS.fullmatch(headers.get("retry-after-ms", ""))
     if milliseconds:
         return float(milliseconds[1]) / 1000 or None
