@@ -230,7 +230,7 @@ class TestResults:
     def test_a_coding_that_nobody_asked_for_is_refused(self, batches, api):
         batch_id = ended(batches, api, "a")
         api.faults["results"] = [head(type="application/binary", content_encoding="gzip", length=2) + b"\x1f\x8b"]
-        with pytest.raises(UnexpectedResponseError, match=r"no list of results but .* in coding gzip"):
+        with pytest.raises(UnexpectedResponseError, match=r"not a list of results but .* in coding gzip"):
             batches.results(batch_id)
 
     def test_a_page_for_people_is_no_result(self, batches, api):

@@ -169,7 +169,7 @@ class TestSilence:
         monkeypatch.setattr("streamcli.network.response.ERROR_BODY_TIMEOUT", 0.3)
         drip = [step for _ in range(500) for step in (b"x", 0.01)]
         server.responses = [(head(type="text/html"), *drip)]
-        with pytest.raises(Exception, match="the answer is no event stream but text/html: xx"):
+        with pytest.raises(Exception, match="the response is not an event stream but text/html: xx"):
             driver.client(server).messages.stream(**ASK).__enter__()
         assert server.hung_up()
 

@@ -388,9 +388,8 @@ class TestAfterASubmissionThatBrokeOff:
             case.resume()
         assert caught.value.message == (
             f"batch {other} has a result for 'z', which is not a line of part 2: it was taken for that part because "
-            f'the submission broke off, and is not; add the line {{"part":2,"id":null}} to {case.state} to submit the '
-            "part "
-            "anew"
+            f'the submission broke off, and is not; add the line {{"part":2,"id":null}} to {case.state} '
+            "to submit the part anew"
         )
         assert ("d", "succeeded") not in case.results
         with case.state.open("a") as state:

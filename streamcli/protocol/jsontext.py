@@ -1,6 +1,6 @@
-"""JSON text in and out, losing nothing: what orjson refuses or rounds is mended here and nowhere else.
+"""JSON text in and out, without loss: what orjson rejects or rounds is mended here and nowhere else.
 
-In go bytes or values; out come values or bytes. `ValueError` is the only exception. No I/O.
+Contract: ValueError is the only exception. No I/O.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _LEVELS = 2048
 _SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
-# orjson turns integers beyond 64 bits into floats without a word; 19 digits fit, unless a minus stands before them.
+# orjson silently turns integers beyond 64 bits into floats; 19 digits fit, or 18 after a minus. To look for fixed
+# strings, in a text where every digit is a 0, is ten times as fast as a pattern.
 _LONG_INTEGERS = (b"0" * 20, b"-" + b"0" * 19)
-# With every digit a 0, strings can be looked for: ten times as fast as patterns.
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 
 def loads(text: bytes) -> Any:
-    """The value of one JSON text. Bad UTF-8 and lone surrogates become U+FFFD; anything else wrong is ValueError."""
+    """The value of one JSON text. Bad UTF-8 and lone surrogates become U+FFFD; any other fault is ValueError."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -50,7 +50,7 @@ def exact(value: Any, text: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """Compact JSON text in UTF-8. What JSON cannot hold (unknown objects, lone surrogates) is ValueError."""
+    """Compact JSON text in UTF-8. What JSON cannot express (other objects, lone surrogates) is ValueError."""
     try:
         return orjson.dumps(value)
     except TypeError as exc:  # what the standard library writes: long integers, and more levels than 254
