@@ -414,6 +414,9 @@ _OF_THE_EVENT = _NEVER_AMENDED | {"delta", "index", "message", "content_block", 
 _IDENTITY = frozenset({"id", "model", "role"})
 # With this the Chat Completions protocol ends a stream; servers that speak both send it here too.
 DONE = "[DONE]"
+OF_CHAT_COMPLETIONS = (
+    "the server speaks Chat Completions, not Messages: check --base-url, and whether it has /v1/messages"
+)
 
 
 def text_of(event: dict[str, Any]) -> str:
@@ -497,9 +500,7 @@ def _check_unknown(event: dict[str, Any]) -> None:
     if event.get("error") or event.get("object") == "error" or (event["type"] == "message" and event.get("detail")):
         raise status_error(None, event)
     if str(event.get("object")).startswith("chat.completion") or isinstance(event.get("choices"), list):
-        raise UnexpectedResponseError(
-            "the server streams Chat Completions, not Messages: check --base-url, and whether it has /v1/messages"
-        )
+        raise UnexpectedResponseError(OF_CHAT_COMPLETIONS)
 
 
 def _index(event: dict[str, Any]) -> int:
