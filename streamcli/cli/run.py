@@ -91,13 +91,11 @@ def _check_files(args: Args) -> None:
 
 
 def _print(this: Run, data: bytes, path: str | None = None) -> int:
-    sink = io.opened(path, atomic=True) if path else this.standard_output
-    try:
-        sink.write(data)
-        sink.done()
-    except BaseException:
-        sink.failed()
-        raise
+    sink = this.standard_output
+    if path:
+        sink = io.opened(path, atomic=True, note=lambda made: this.stack.callback(made.failed))
+    sink.write(data)
+    sink.done()
     return 0
 
 
