@@ -150,7 +150,7 @@ class TestFailedAttempts:
             exchange().failed(BadRequestError("no", status_code=400))
 
     def test_that_would_outlast_the_total_limit_are_a_timeout_that_names_both(self):
-        with pytest.raises(APITimeoutError, match=r"total limit of 0.1 s .* after: refused") as caught:
+        with pytest.raises(APITimeoutError, match=r"total timeout of 0.1 s .* after: refused") as caught:
             exchange(total=0.1).failed(APIConnectionError("refused"))
         assert isinstance(caught.value.__cause__, APIConnectionError)
 
@@ -237,7 +237,7 @@ class TestEnd:
 
 def test_the_total_limit_is_told_where_reads_do_not_know_it():
     late = exchange(total=-1.0)
-    with pytest.raises(APITimeoutError, match="total limit of -1 s passed"):
+    with pytest.raises(APITimeoutError, match="total timeout of -1 s passed"):
         late.check_time()
     exchange(total=100.0).check_time()
     exchange().check_time()

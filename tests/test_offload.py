@@ -387,9 +387,9 @@ class TestAfterASubmissionThatBrokeOff:
         with pytest.raises(ProtocolError) as caught:
             case.resume()
         assert caught.value.message == (
-            f"batch {other} has a result for 'z', which is no line of part 2: it was taken for that part because the "
-            f'submission broke off, and is not; add the line {{"part":2,"id":null}} to {case.state} to submit the part '
-            "anew"
+            f"batch {other} has a result for 'z', which is not a line of part 2: it was taken for that part because "
+            f'the submission broke off, and is not; add the line {{"part":2,"id":null}} to {case.state} '
+            "to submit the part anew"
         )
         assert ("d", "succeeded") not in case.results
         with case.state.open("a") as state:
@@ -443,7 +443,7 @@ class TestWaiting:
 
     def test_an_answer_that_is_no_batch_ends_it(self, case, api):
         api.faults["retrieve"] = [json_response({"id": "msgbatch_01"})]
-        with pytest.raises(ProtocolError, match="no batch: msgbatch_01 was asked for"):
+        with pytest.raises(ProtocolError, match="request for batch msgbatch_01 is not a batch"):
             case.work()
         assert case.resume() == 0
 
@@ -474,13 +474,13 @@ class TestFetching:
     @pytest.mark.parametrize(
         ("change", "why"),
         [
-            (lambda body: body.replace(b'"a"', b'"z"'), "has a result for 'z', which is no line of part 1"),
-            (lambda body: body.replace(b'"a"', b'"d"'), "has a result for 'd', which is no line of part 1"),
-            (lambda body: body.replace(b'"custom_id": "a", ', b""), "has a result for None, which is no line"),
-            (lambda body: body.replace(b'"type": "succeeded", ', b""), "a result that is none, for 'b'"),
-            (lambda body: body.replace(b'"message": {', b'"messages": {'), "a result that is none"),
+            (lambda body: body.replace(b'"a"', b'"z"'), "has a result for 'z', which is not a line of part 1"),
+            (lambda body: body.replace(b'"a"', b'"d"'), "has a result for 'd', which is not a line of part 1"),
+            (lambda body: body.replace(b'"custom_id": "a", ', b""), "has a result for None, which is not a line"),
+            (lambda body: body.replace(b'"type": "succeeded", ', b""), "a malformed result for 'b'"),
+            (lambda body: body.replace(b'"message": {', b'"messages": {'), "a malformed result"),
             (lambda body: body.partition(b"\n")[2], "has no result for 1 of its requests"),
-            (lambda body: b"<html>\n", "no JSON object"),
+            (lambda body: b"<html>\n", "not a JSON object"),
         ],
     )
     def test_results_that_cannot_be_right_stop_it(self, case, api, change, why):
@@ -533,7 +533,7 @@ class TestState:
 
     def test_a_file_that_is_none_of_ours_is_left_alone(self, case):
         case.state.write_text('{"a": 1}\n')
-        with pytest.raises(UsageError, match="line 1 says nothing of a batch"):
+        with pytest.raises(UsageError, match="line 1 says nothing about a batch"):
             case.resume()
         assert case.state.read_text() == '{"a": 1}\n'
 
@@ -541,7 +541,7 @@ class TestState:
     def test_nor_is_a_line_that_means_nothing(self, case, line):
         with case.state.open("a") as state:
             state.write(line + "\n")
-        with pytest.raises(UsageError, match="line 5 says nothing of a batch"):
+        with pytest.raises(UsageError, match="line 5 says nothing about a batch"):
             case.resume()
 
     def test_a_torn_tail_is_as_if_it_were_not_there(self, case, api):
@@ -578,9 +578,9 @@ class TestCancel:
         case.cancel()
         assert [batch.status for batch in api.batches] == ["canceling", "ended", "canceling"]
         assert case.notes == [
-            "batch msgbatch_01 is being cancelled: --resume fetches what it came to",
+            "batch msgbatch_01 is being cancelled: --resume fetches what was done",
             "batch msgbatch_02 has ended already: --resume fetches its results",
-            "batch msgbatch_03 is being cancelled: --resume fetches what it came to",
+            "batch msgbatch_03 is being cancelled: --resume fetches what was done",
         ]
         assert case.resume() == 5
         kinds = [kind for _, kind in case.results]

@@ -158,7 +158,7 @@ class TestResults:
     )
     def test_a_file_that_holds_anything_else_is_left_alone(self, path, text, line):
         path.write_text(text)
-        assert not_opened(path) == f": line {line} is no result"
+        assert not_opened(path) == f": line {line} is not a result"
 
     def test_results_of_another_input_are_left_alone(self, path):
         path.write_text(record("a") + record("z"))

@@ -1,10 +1,9 @@
 """The requests of a source in, their results in a file out, by way of the Message Batches API.
 
-Contract: a source becomes parts, each a batch at the server. Before a part is submitted a line of intent is on the
-disk, and its batch's id before anything else is done, so that whoever goes on after a run that ended anywhere, kill -9
-included, finds every batch and submits no line twice. Results are read as a stream; a line's result is on the disk
-before its batch is forgotten. In memory there is one part at a time. Nothing is cancelled but by `cancel`.
-Source: streamcli(5), section "State file"; streamcli(7), section "Message Batches".
+Contract: a source is divided into parts, each of which becomes a batch at the server. Before a part is submitted a line
+of intent is on the disk, and its batch's id before anything else is done, so that the next run after one that ended
+anywhere, kill -9 included, finds every batch and submits no line twice. Results are read as a stream; a line's result
+is on the disk before its batch is forgotten. One part at a time is in memory. Nothing is cancelled except by `cancel`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, Self, Typ
 
 import orjson
 
-from streamcli.client.client import samples, sampling_version
+from streamcli.client.calls import samples, sampling_version
 from streamcli.errors import (
     APIConnectionError,
     APIError,
@@ -34,7 +33,7 @@ from streamcli.errors import (
 from streamcli.protocol.jsontext import dumps, loads
 from streamcli.turns.journal import Journal
 
-from .results import result, taken
+from .results import accept, result
 from .source import Line
 
 if TYPE_CHECKING:
@@ -46,28 +45,28 @@ if TYPE_CHECKING:
     from .source import Source
     from .statistics import Statistics
 
-# What one batch may hold; the bytes stay far below what the server takes, and are what is held in memory.
+# What one batch may hold. The bytes are far fewer than the server accepts, because they are held in memory.
 MAX_REQUESTS = 100_000
 MAX_BYTES = 32 << 20
 # Seconds until the batches are looked at for the first time, and at most between two looks.
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
 _GROWTH = 1.5
-# So many looks may fail in a row, which is a quarter of an hour; a batch takes up to a day.
+# How many looks may fail in a row: a quarter of an hour; a batch takes up to a day.
 MAX_FAULTS = 20
-# Seconds before each look for a batch whose submission broke off: the server may still be making it.
+# Seconds before each look for the batch of a submission that broke off: the server may still be making it.
 SETTLING = (0.0, 5.0, 10.0)
-# Results are written in blocks of so many bytes, each safe on the disk before the next.
+# Results are written in blocks of this many bytes, each safe on the disk before the next.
 _BLOCK = 1 << 20
 _PAGE = 100
 _MODE = 0o600
-# Answers of a server that has no such endpoint.
+# Statuses with which a server says that it has no such endpoint.
 _ABSENT = frozenset({404, 405, 501})
 _OVERLOADED = 529
 
 
 class Counts(NamedTuple):
-    """How far the batches are. All that is in one counts as `processing` until it has ended."""
+    """How far the batches are. All requests of a batch count as `processing` until it has ended."""
 
     batches: int
     ended: int
@@ -75,7 +74,7 @@ class Counts(NamedTuple):
 
 
 class Watch(Protocol):
-    """Who is told how it goes."""
+    """What is told how the run goes."""
 
     def note(self, text: str) -> None:
         """Something happened."""
@@ -88,9 +87,9 @@ class Watch(Protocol):
 class Part:
     """Some lines of the input that make one batch.
 
-    `lines` are pairs of first and last line number, `digest` is of their ids; `newest` was the newest batch at the
-    server before, and `id` is this one's, None while that is not known. `adopted` says that the id was not the
-    answer to a submission but was found by looking for it.
+    `lines` are pairs of first and last line number, `digest` is that of their ids. `newest` was the newest batch at the
+    server before this one, and `id` is its own, None while that is unknown. `adopted` says that the id did not come in
+    the response to the submission but was found in the server's list.
     """
 
     number: int
@@ -107,7 +106,7 @@ class Part:
         return place > 0 and number <= self.lines[place - 1][1]
 
     def add(self, number: int) -> None:
-        """One more line, which comes after the others."""
+        """Add a line, which comes after the others."""
         self.count += 1
         if self.lines and self.lines[-1][1] == number - 1:
             self.lines[-1] = (self.lines[-1][0], number)
@@ -116,7 +115,7 @@ class Part:
 
 
 class _Portion:
-    """A part that is being put together, its requests as JSON: parsed they would take several times as much."""
+    """A part that is being put together; its requests are JSON, because parsed they take several times the memory."""
 
     def __init__(self) -> None:
         self.part = Part(0)
@@ -130,7 +129,7 @@ class _Portion:
 
     def add(self, line: Line, request: bytes) -> None:
         self.part.add(line.number)
-        # A copy, because what orjson returns keeps the place of the buffer that it grew in.
+        # A copy, because what orjson returns keeps the whole buffer in which it was built.
         self.requests.append(orjson.Fragment(bytes(memoryview(request))))
         self.sampled = self.sampled or samples(line.params)
         self._size += len(request)
@@ -142,7 +141,7 @@ class _Portion:
 
 
 class _Digest:
-    """What tells whether lines are the ones that were submitted."""
+    """What shows whether lines are the ones that were submitted."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -156,10 +155,10 @@ class _Digest:
 
 
 class State:
-    """What was submitted: a journal at `path`, held against other runs until `close`.
+    """What was submitted: a journal at `path`, held until `close`, so that no other run submits anything.
 
-    `url` is where the batches are. Raises UsageError for a file that another run holds, or holds batches from
-    elsewhere or anything else; OutputError where it cannot be written.
+    `url` is where the batches are. Raises UsageError for a file that another run holds, or that holds batches of
+    another server or anything else; OutputError if it cannot be written.
     """
 
     def __init__(self, path: str, url: str) -> None:
@@ -188,7 +187,7 @@ class State:
         return [part for part in self._parts.values() if not part.fetched]
 
     def intend(self, part: Part) -> None:
-        """The part will be submitted; it gets its number."""
+        """The part is about to be submitted; it gets its number."""
         part.number = self._last + 1
         fields = {"url": self._url, "lines": part.lines, "count": part.count, "digest": part.digest}
         self._write(part, fields | {"newest": part.newest})
@@ -211,16 +210,16 @@ class State:
         part.fetched = True
 
     def remove(self) -> None:
-        """Nothing is under way any more."""
+        """Remove the file: no batch is left."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.realpath(self.path))
 
     def close(self) -> None:
-        """Let go of the file; one that was made here and holds nothing is removed."""
+        """Release the file; one that was made here and is empty is removed."""
         self._journal.close()
 
-    def telling(self, part: Part, batch_id: str | None) -> str:
-        """What a person adds to tell the next run which batch the part has, or that it has none."""
+    def line_to_add(self, part: Part, batch_id: str | None) -> str:
+        """What a person has to add to tell the next run which batch the part has, or with None that it has none."""
         return f"the line {dumps({'part': part.number, 'id': batch_id}).decode()} to {self.path}"
 
     def _write(self, part: Part, fields: Mapping[str, Any]) -> None:
@@ -239,7 +238,7 @@ class State:
                 url = self._url
                 self._change(self._parts[number], fields)
         except (ValueError, TypeError, KeyError):
-            raise UsageError(f"{self.path}: line {place} says nothing of a batch") from None
+            raise UsageError(f"{self.path}: line {place} says nothing about a batch") from None
         if url != self._url:
             raise UsageError(f"{self.path}: line {place} is of a batch at {url}, and this is {self._url}")
 
@@ -256,10 +255,10 @@ class State:
 
 
 class Offload:
-    """The lines of `source` that have no result in `results`, by way of `client`'s batches; `figures` count them.
+    """The lines of `source` without a result in `results`, asked in batches of `client`; `statistics` count them.
 
-    `betas` go out as `anthropic-beta`; `judge` is asked of every complete message. A submission whose end is not known
-    is made again up to `retries` times, each time after having looked for its batch.
+    `betas` go out as `anthropic-beta`; `judge` judges every complete message. A submission of which it is not known
+    whether it arrived is repeated up to `retries` times, each time after looking for its batch.
     """
 
     def __init__(
@@ -272,7 +271,7 @@ class Offload:
         state: State,
         watch: Watch,
         betas: Sequence[str] = (),
-        judge: Judge = taken,
+        judge: Judge = accept,
         retries: int = 2,
     ) -> None:
         self._api = client.messages.batches
@@ -289,7 +288,7 @@ class Offload:
     def run(self) -> None:
         """Submit what has no batch yet, wait for all of them, fetch their results and put them in order.
 
-        Raises APIError, UsageError or OutputError; what was done by then is known to the next run.
+        Raises APIError, UsageError or OutputError; the next run goes on from what was done by then.
         """
         self._find_unknown()
         self._check_input()
@@ -299,14 +298,14 @@ class Offload:
         self._state.remove()
 
     def cancel(self) -> None:
-        """Ask that nothing more is done of the batches that have not ended; their results remain to be fetched."""
+        """Cancel the batches that have not ended; their results remain to be fetched."""
         self._find_unknown()
         for part in self._state.waiting:
             if self._batch(part)["processing_status"] == "ended":
                 self._watch.note(f"batch {part.id} has ended already: --resume fetches its results")
             else:
                 self._api.cancel(str(part.id), betas=self._betas)
-                self._watch.note(f"batch {part.id} is being cancelled: --resume fetches what it came to")
+                self._watch.note(f"batch {part.id} is being cancelled: --resume fetches what was done")
         if not self._state.waiting:
             self._watch.note(f"there is no batch to cancel for {self._results.path}")
 
@@ -322,7 +321,7 @@ class Offload:
             if not portion.takes(request):
                 self._create(portion)
                 portion = _Portion()
-                gc.collect()  # an answer knows itself, and its request: the part that was just submitted
+                gc.collect()  # a response refers to itself and to its request: the part that was just submitted
             portion.add(line, request)
         if portion.requests:
             self._create(portion)
@@ -354,18 +353,18 @@ class Offload:
     def _take(self, part: Part, batch: Mapping[str, Any]) -> None:
         if not _is_batch(batch):
             self._state.not_submitted(part)
-            raise self._absent("its answer is no batch")
+            raise self._absent("its response is not a batch")
         self._state.submitted(part, batch["id"])
         self._watch.note(f"batch {part.id} was made of {part.count} requests")
 
     def _find_unknown(self) -> None:
-        """Learn of submissions that broke off whether they came to a batch."""
+        """Find out whether submissions that broke off made a batch."""
         for part in self._state.waiting:
             if part.id is None and not self._adopt(part):
                 self._state.not_submitted(part)
 
     def _adopt(self, part: Part) -> bool:
-        """Whether there is a batch that must be this part's; it is from now on."""
+        """Whether a batch was found that must be this part's; if so, it is from now on."""
         for wait in SETTLING:
             if wait:
                 self._watch.note(f"no batch is part {part.number} yet, whose submission broke off: waiting {wait:g} s")
@@ -374,7 +373,7 @@ class Offload:
             if len(found) > 1:
                 raise UsageError(
                     f"batches {' and '.join(found)} may each be part {part.number}, whose submission broke off: "
-                    f"add {self._state.telling(part, 'ID')}, with the ID of the one that is or null for none"
+                    f"add {self._state.line_to_add(part, 'ID')}, with the ID of the one that is or null for none"
                 )
             if found:
                 self._state.submitted(part, found[0], adopted=True)
@@ -391,11 +390,11 @@ class Offload:
         if part.newest is not None:
             raise UsageError(
                 f"whether part {part.number} was submitted cannot be told, because batch {part.newest} is not listed "
-                f"any more: add {self._state.telling(part, 'ID')}, with the ID of its batch or null for none"
+                f"any more: add {self._state.line_to_add(part, 'ID')}, with the ID of its batch or null for none"
             )
 
     def _listed(self, *, limit: int) -> Iterator[Mapping[str, Any]]:
-        """The batches at the server, the newest first."""
+        """The batches at the server, newest first."""
         try:
             for batch in self._api.list(limit=limit, betas=self._betas):
                 yield _listed_batch(batch)
@@ -406,7 +405,7 @@ class Offload:
             raise self._absent(str(error)) from error
 
     def _check_present(self, error: APIError) -> None:
-        """Raises what `error` says of the server, if it does."""
+        """Raise UnexpectedResponseError if `error` says that the server has no batches."""
         if isinstance(error, APIStatusError) and error.status_code in _ABSENT:
             raise self._absent(str(error)) from error
 
@@ -417,7 +416,7 @@ class Offload:
     # Waiting and fetching
 
     def _check_input(self) -> None:
-        """Raises UsageError where the lines of a batch are not the ones that were submitted."""
+        """Raise UsageError if the lines of a batch are not the ones that were submitted."""
         digests = {part.number: _Digest() for part in self._state.waiting}
         for line in self._source.lines() if digests else ():
             for part in self._state.waiting:
@@ -427,7 +426,7 @@ class Offload:
             if digests[part.number].text != part.digest:
                 raise UsageError(
                     f"{self._source.name} is not what batch {part.id} was made of, or the options differ: go on with "
-                    f"what it was made of, or add {self._state.telling(part, None)} to do without its results"
+                    f"what it was made of, or add {self._state.line_to_add(part, None)} to do without its results"
                 )
 
     def _collect(self) -> None:
@@ -457,14 +456,14 @@ class Offload:
         try:
             batch = self._api.retrieve(str(part.id), betas=self._betas)
         except NotFoundError as error:
-            error.message += f"; add {self._state.telling(part, None)} to submit the lines of batch {part.id} anew"
+            error.message += f"; add {self._state.line_to_add(part, None)} to submit the lines of batch {part.id} anew"
             raise
         if not _is_batch(batch):
-            raise ProtocolError(f"the server's answer is no batch: {part.id} was asked for")
+            raise ProtocolError(f"the response to a request for batch {part.id} is not a batch")
         return batch
 
     def _fetch(self, part: Part) -> None:
-        if part.adopted:  # before anything of it is kept
+        if part.adopted:  # look at every result first, because it may be another's batch
             for _ in self._results_of(part):
                 pass
         block: dict[int, Result] = {}
@@ -486,8 +485,8 @@ class Offload:
         missing = sum(not self._results.done(number) for first, last in part.lines for number in range(first, last + 1))
         if missing:
             raise ProtocolError(
-                f"batch {part.id} has no result for {missing} of its requests: add {self._state.telling(part, None)} "
-                "to submit them anew"
+                f"batch {part.id} has no result for {missing} of its requests: "
+                f"add {self._state.line_to_add(part, None)} to submit them anew"
             )
         self._state.fetched(part)
 
@@ -500,17 +499,17 @@ class Offload:
             for record in results:
                 custom_id, outcome = record.get("custom_id"), record.get("result")
                 if not _is_outcome(outcome):
-                    raise ProtocolError(f"batch {part.id} has a result that is none, for {custom_id!r}")
+                    raise ProtocolError(f"batch {part.id} has a malformed result for {custom_id!r}")
                 number = self._source.number(str(custom_id))
                 if number not in part:
                     raise ProtocolError(self._foreign(part, custom_id))
                 yield Line(number, str(custom_id), {}), outcome
 
     def _foreign(self, part: Part, custom_id: Any) -> str:
-        text = f"batch {part.id} has a result for {custom_id!r}, which is no line of part {part.number}"
+        text = f"batch {part.id} has a result for {custom_id!r}, which is not a line of part {part.number}"
         if not part.adopted:
             return text
-        cure = f"add {self._state.telling(part, None)} to submit the part anew"
+        cure = f"add {self._state.line_to_add(part, None)} to submit the part anew"
         return f"{text}: it was taken for that part because the submission broke off, and is not; {cure}"
 
 
@@ -525,7 +524,7 @@ def _is_batch(value: Any) -> bool:
 
 
 def _is_outcome(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether it is what a result may be: of some type, and with a message where it succeeded."""
+    """Whether it can be a result: it has a type, and a message if it succeeded."""
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         return False
     return value["type"] != "succeeded" or isinstance(value.get("message"), dict)
@@ -533,7 +532,7 @@ def _is_outcome(value: Any) -> TypeGuard[dict[str, Any]]:
 
 def _listed_batch(value: Any) -> Any:
     if not _is_batch(value):
-        raise UnexpectedResponseError("what it lists are no batches")
+        raise UnexpectedResponseError("its list holds something that is not a batch")
     return value
 
 
@@ -542,14 +541,14 @@ def _total(batch: Mapping[str, Any]) -> int:
 
 
 def _left_nothing(error: APIError) -> bool:
-    """Whether a submission that ended so has surely not made a batch."""
+    """Whether a submission that failed with `error` has certainly not made a batch."""
     if isinstance(error, APIStatusError):
         return error.status_code < 500 or error.status_code == _OVERLOADED
     return isinstance(error, UsageError)
 
 
 def _may_pass(error: APIError) -> bool:
-    """Whether a later look may end better."""
+    """Whether a later look may succeed."""
     return isinstance(error, APIConnectionError | IncompleteStreamError) or error.exit_code == 5
 
 

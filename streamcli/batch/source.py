@@ -1,7 +1,7 @@
-"""Many prompts in a file in, the requests they stand for out, one at a time.
+"""A file of prompts and requests in, complete requests out, one at a time.
 
-Contract: JSON Lines of three forms are read, and everything that is wrong with them is found before anything is sent.
-Of a line that is not in work some thirty bytes are kept, so that memory is bounded.
+Contract: everything that is wrong with the input is found before anything is sent. About thirty bytes are kept of each
+line, so that memory is bounded.
 Source: streamcli(5), section "Request lines".
 """
 
@@ -23,7 +23,7 @@ _KEYS = frozenset({"custom_id", "prompt", "params"})
 
 
 class Line(NamedTuple):
-    """One request: the number of its line in the input, from 1, its id, and its body without `stream`."""
+    """One request: the number of its line in the input, counted from 1, its id, and its body without `stream`."""
 
     number: int
     custom_id: str
@@ -35,9 +35,9 @@ class Source:
 
     `file` is binary and seekable, `name` what messages call it. `defaults` is a body without messages and stream, over
     which a line's `params` go key by key; `compose` makes the user message of a prompt. With `as_prompts` each line is
-    a prompt as it stands; else it is a JSON string, {"custom_id"?, "prompt"} or {"custom_id"?, "params"}. Blank lines
-    are none. A line without an id gets one from its number and its whole request, so that another input, or the same
-    one under other options, is not taken for this one.
+    a prompt as it stands; otherwise it is a JSON string, {"custom_id"?, "prompt"} or {"custom_id"?, "params"}. Blank
+    lines do not count. A line without an id gets one made from its number and its whole request, so that another input,
+    or the same one under other options, is not taken for this one.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Source:
     ) -> None:
         self.name = name
         self.count = 0
-        # The number of the last line that `check` saw; what a file grows by afterwards is not looked at.
+        # The number of the last line that `check` saw; lines that are added to the file later are not looked at.
         self.last = 0
         self._file = file
         self._defaults = defaults
@@ -59,9 +59,9 @@ class Source:
         self._numbers = _Numbers()
 
     def check(self) -> int:
-        """Read all of it once; how many requests there are.
+        """Read all of it once; returns how many requests there are.
 
-        Raises UsageError with the line's number for what is no request, and for an id that another line has.
+        Raises UsageError, with the line's number, for what is not a request, and for an id that another line has.
         """
         for line in self._read():
             other = self._numbers.add(line.custom_id, line.number)
@@ -72,14 +72,14 @@ class Source:
         return self.count
 
     def lines(self) -> Iterator[Line]:
-        """The requests that `check` saw, one at a time; only one such iteration may be under way."""
+        """The requests that `check` saw, one at a time; only one such iteration may be in progress."""
         for line in self._read():
             if line.number > self.last:
                 return
             yield line
 
     def number(self, custom_id: str) -> int:
-        """The number of the line with that id, 0 where there is none."""
+        """The number of the line with that id, or 0."""
         return self._numbers.get(custom_id)
 
     def _read(self) -> Iterator[Line]:
@@ -93,7 +93,7 @@ class Source:
         value = self._value(number, text)
         custom_id = value.get("custom_id")
         if "custom_id" in value and not (isinstance(custom_id, str) and custom_id):
-            self._reject(number, "has a custom_id that is no text")
+            self._reject(number, "has a custom_id that is not a string, or empty")
         params = {**self._defaults, **self._params(number, value)}
         params.pop("stream", None)
         return Line(number, custom_id or _made_id(number, params), params)
@@ -118,16 +118,16 @@ class Source:
         if "params" not in value:
             prompt = value.get("prompt", "")
             if not isinstance(prompt, str):
-                self._reject(number, "has a prompt that is no text")
+                self._reject(number, "has a prompt that is not a string")
             if not prompt.strip():
                 self._reject(number, "has no prompt")
             return {"messages": [self._compose(prompt)]}
         params = value["params"]
         if not isinstance(params, dict):
-            self._reject(number, "has params that are no object")
+            self._reject(number, "has params that are not an object")
         messages = params.get("messages", self._defaults.get("messages", []))
         if not isinstance(messages, list):
-            self._reject(number, "has messages that are no list")
+            self._reject(number, "has messages that are not a list")
         if not messages:
             self._reject(number, "has no prompt: its params have no messages")
         return params
@@ -144,9 +144,10 @@ def _made_id(number: int, params: dict[str, Any]) -> str:
 
 
 class _Numbers:
-    """Which line has which id: 64-bit hashes in an open-addressed table, 18 to 36 bytes an id; a dict needs 150.
+    """Which line has which id: 64-bit hashes in a hash table with linear probing.
 
-    Two of a million ids share a hash once in forty million inputs; they are then taken for a duplicate and refused.
+    It takes 18 to 36 bytes an id, where a dict takes 150. In one of forty million inputs of a million lines two ids
+    have the same hash; the second is then rejected as a duplicate.
     """
 
     def __init__(self) -> None:
@@ -159,7 +160,7 @@ class _Numbers:
         self._lines = array("I", bytes(4 * size))  # 0: free
 
     def add(self, custom_id: str, number: int) -> int:
-        """Note a line; the number of the one that has this id already, else 0."""
+        """Note a line; returns the number of the line that has this id already, or 0."""
         key = hash(custom_id) & 0xFFFFFFFFFFFFFFFF
         place = self._place(key)
         if self._lines[place]:

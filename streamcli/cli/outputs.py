@@ -98,7 +98,7 @@ class Outputs:
             self._progress = _progress(self._diagnostics)
         if args.show_thinking:
             standard_error = io.StandardError(os.dup(io.STDERR), "standard error")
-            self._thoughts.append(_output(formats.Thoughts(), standard_error))
+            self._thoughts.append(_output(formats.Thinking(), standard_error))
         if args.usage_to:
             self._usage = io.opened(args.usage_to, atomic=False)
         if args.record:

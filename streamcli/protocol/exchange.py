@@ -1,9 +1,9 @@
-"""One logical call as a machine without I/O: what to send, what an answer means, feed the body, end it.
+"""One logical call as a machine without I/O: what to send, what a response means, what its body brings, how it ends.
 
 Contract: the driver opens, reads, sleeps and closes; every decision is made here. `accepted` says whether a stream
-begins, `refusal` what an answer without one means, and `failed` how long to wait before another attempt, or raises
-what is final. Then `receive` hands out events one by one, so the message so far never runs ahead of the caller, and
-`end` raises unless message_stop came. Errors carry the request id and the message so far.
+begins, `error_response` what a response without one means, and `failed` how long to wait before another attempt, or it
+raises what is final. Then `receive` hands out events one by one, so that the message so far is never ahead of the
+caller, and `end` raises unless message_stop came. Errors carry the request id and the message so far.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _new = tuple.__new__
 
 
 class Exchange:
-    """One request, its attempts, and the stream or body that answers it.
+    """One request, its attempts, and the stream or body that comes back.
 
-    `deadline` is on the clock of `time.monotonic`, None for none; `total` its length in seconds, for the message.
-    `timeout` is what the driver was told of single reads; it is only kept here.
+    `deadline` is a time of `time.monotonic`, or None; `total` is how many seconds it allows, for the message. `timeout`
+    is for the driver's single reads; it is only kept here.
     """
 
     def __init__(
@@ -98,22 +98,22 @@ class Exchange:
         self._beginning: bytes | None = b""
 
     def failed(self, error: APIError) -> float:
-        """The attempt ended with `error`; returns the seconds to wait, or raises what is final."""
+        """The attempt ended with `error`. Returns the seconds to wait, or raises the error that is final."""
         error.request_id = error.request_id or self.request_id
-        self.request_id = None  # the next attempt is another request
+        self.request_id = None  # the next attempt gets one of its own
         self._hide_secrets(error)
         wait = delay(
             error,
             self.attempt,
             max_retries=self._max_retries,
-            chance=random.random(),  # noqa: S311 - it spreads waits, it guards nothing
+            chance=random.random(),  # noqa: S311 - it only spreads waits
             now=time.time(),
         )
         if wait is None:
             raise error
         if self.deadline is not None and time.monotonic() + wait > self.deadline:
             raise APITimeoutError(
-                f"the total limit of {self.total:g} s would pass while waiting for another attempt after: {error}",
+                f"the total timeout of {self.total:g} s would pass while waiting for another attempt after: {error}",
                 retryable=False,
                 request_id=error.request_id,
             ) from error
@@ -121,7 +121,7 @@ class Exchange:
         return wait
 
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Whether the answer is an event stream; if so, `receive` may begin."""
+        """Whether the response is an event stream; if so, `receive` may begin."""
         self.request_id = headers.get("request-id")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if status != 200 or kind != "text/event-stream" or _coding(headers):
@@ -130,7 +130,7 @@ class Exchange:
         return True
 
     def json_object(self, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-        """The JSON object that answers a request without a stream. Raises what the status or the body is instead."""
+        """The JSON object in a response that is not a stream. Raises the error that it is otherwise."""
         self.request_id = headers.get("request-id")
         value = _json_or_text(body)
         if status != 200 or not isinstance(value, dict) or value.get("type") == "error":
@@ -140,7 +140,7 @@ class Exchange:
     def error_response(
         self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "event stream"
     ) -> APIError:
-        """The error that an answer without a stream is; at most MAX_ERROR_BODY bytes of its body are of interest."""
+        """The error that a response without a stream is; `body` is its first MAX_ERROR_BODY bytes at most."""
         self.request_id = headers.get("request-id")
         body = hidden(body, self._secrets)  # before anything of it is cut
         value = _json_or_text(body)
@@ -160,17 +160,18 @@ class Exchange:
                 error.message += f"; the server asks to wait {asked:.0f} s"
             return error
         if status == 204 or not body:
-            return IncompleteStreamError("the answer is empty", request_id=self.request_id)
+            return IncompleteStreamError("the response is empty", request_id=self.request_id)
         kind = headers.get("content-type") or "of no content type"
         coding = f" in coding {_excerpt(_coding(headers))}" if _coding(headers) else ""
         text = "" if coding else f": {_excerpt(body.decode('utf-8', 'replace'))}"
-        message = f"the answer is no {wanted} but {_excerpt(kind)}{coding}{text}"
+        article = "an" if wanted[0] in "aeiou" else "a"
+        message = f"the response is not {article} {wanted} but {_excerpt(kind)}{coding}{text}"
         return UnexpectedResponseError(message, request_id=self.request_id)
 
     def receive(self, data: bytes) -> Iterator[Received]:
-        """The events that `data` completes, each accumulated as it is handed out. After message_stop there are none.
+        """The events that `data` completes, each accumulated as it is handed out; none after message_stop.
 
-        Raises ProtocolError or the error that an `error` event is, after the events before it.
+        Raises ProtocolError, or the error that an `error` event is, after the events before it.
         """
         if self._beginning is not None:
             self._beginning = (self._beginning + data)[:MAX_ERROR_BODY]
@@ -219,9 +220,9 @@ class Exchange:
         return self._reader.deviations.lines() if self._reader else []
 
     def check_time(self) -> None:
-        """Raise APITimeoutError once the total limit has passed; for drivers whose reads do not know it."""
+        """Raise APITimeoutError once the total timeout has passed; for drivers whose reads do not know it."""
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise APITimeoutError(f"the total limit of {self.total:g} s passed", retryable=False)
+            raise APITimeoutError(f"the total timeout of {self.total:g} s passed", retryable=False)
 
     @property
     def complete(self) -> bool:
@@ -258,7 +259,8 @@ class Exchange:
         error.message = hidden_text(error.message, self._secrets)
         error.args = (error.message,)
         if isinstance(error, APIStatusError):
-            error.headers = {name: hidden_text(value, self._secrets) for name, value in error.headers.items()}
+            shown = {name: hidden_text(value, self._secrets) for name, value in error.headers.items()}
+            error.headers = error.headers if shown == dict(error.headers.items()) else shown
             error.data = error.data and hidden(error.data, self._secrets)
             error.body, error.details = self._without_secrets(error.body), self._without_secrets(error.details)
 

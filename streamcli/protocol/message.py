@@ -20,7 +20,7 @@ from .jsontext import exact, loads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# As long as text is called short: an answer is hardly longer. A piece of it takes so much besides its characters.
+# Up to so many bytes text counts as short; few answers are longer. A piece takes some bytes besides its characters.
 _MOST_TEXT, _PIECE_BYTES = 4 << 20, 56
 
 _TOOL_INPUTS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
@@ -47,7 +47,7 @@ _WHOLE_BLOCKS = frozenset(
 class _Block:
     """A content block as sent, and the fragments of the one field that grows.
 
-    `grown_by` is the type of the deltas that bring them, `fragment` the field of those.
+    `grown_by` is the type of the deltas that bring them, `fragment` the field of the deltas that holds them.
     """
 
     __slots__ = ("accepts", "fields", "fragment", "grown_by", "grows", "kind", "pieces")
@@ -85,15 +85,15 @@ class Accumulator:
     """The message that a stream of events builds.
 
     `started` is true once message_start came, `complete` once message_stop did. With `keep_text` false, text and
-    thinking are only kept while they are short, so that memory stays flat however long the answer is; `whole` says
-    whether they are.
+    thinking are only kept as long as they are short, so that memory stays bounded however long the answer is; `whole`
+    says whether they were kept.
     """
 
     def __init__(self, *, keep_text: bool = True) -> None:
         self.started = False
         self.complete = False
         self.whole = True
-        # How many more bytes of text may be kept; None: any number.
+        # How many more bytes of text may be kept, or None for any number.
         self._room = None if keep_text else _MOST_TEXT
         self._message: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
@@ -103,9 +103,9 @@ class Accumulator:
         self._places: dict[int, tuple[int, int]] = {}
 
     def receive(self, name: str, data: bytes) -> dict[str, Any] | None:
-        """Take one event; returns it parsed, or None where it builds nothing: a ping, an unknown event, a late one.
+        """Take one event. Returns it parsed, or None if it builds nothing: a ping, an unknown event, a late one.
 
-        Raises ProtocolError for an event that breaks the rules, and the APIStatusError that an `error` event is.
+        Raises ProtocolError for a malformed event, and the APIStatusError that an `error` event is.
         """
         if self.complete:
             return None
@@ -181,7 +181,7 @@ class Accumulator:
         return message
 
     def block(self, index: int) -> dict[str, Any]:
-        """The content block at `index` so far. Raises IndexError where none was started."""
+        """The content block at `index` so far. Raises IndexError if none was started."""
         return self._blocks[index].snapshot()
 
     def pieces(self, index: int) -> list[str]:
@@ -294,7 +294,7 @@ class Accumulator:
                 block.pieces.clear()
 
     def _amend_block(self, block: _Block, delta: dict[str, Any]) -> bool:
-        """Apply a delta other than the block's usual one; returns whether it has a fragment of a field that grows."""
+        """Apply a delta other than the block's usual one; returns whether it has a fragment of the field that grows."""
         kind = delta.get("type")
         if type(kind) is not str:
             _breach("a delta without a type")
@@ -368,7 +368,7 @@ _HANDLERS: dict[str, Callable[[Accumulator, dict[str, Any]], None]] = {
 
 
 class _Delta(NamedTuple):
-    """What a delta type means: the block types it may change, its field, how it is applied if not by appending that."""
+    """What a delta type means: which block types it may change, its field, and how to apply it if not by appending."""
 
     blocks: frozenset[str]
     field: str
@@ -507,6 +507,9 @@ def _index(event: dict[str, Any]) -> int:
     if type(index) is not int or index < 0:
         _breach(f"a content block index of {index!r}")
     return index
+
+
+_JSON_NAMES: dict[type, str] = {dict: "an object", str: "a string"}
 
 
 def _field(event: dict[str, Any], name: str, kind: type) -> Any:
