@@ -1446,20 +1446,44 @@ def test_a_line_that_a_signal_broke_off_is_finished_before_the_last_one(server):
     assert last["error"]["message"] == "SIGTERM"
 
 
+def has_come(file, text):
+    """Whether a file that will become `file` holds `text`."""
+    return [path.read_text() for path in file.parent.glob(f"{file.name}.partial.*")] == [text]
+
+
 def test_output_appears_only_when_it_is_whole(server, tmp_path):
-    file, partial = tmp_path / "answer", tmp_path / "answer.partial"
+    file = tmp_path / "answer"
     file.write_text("old")
     gate = threading.Event()
     server.responses = [
         [head() + opening("Hel"), gate, text_delta("lo") + block_stop() + message_delta() + MESSAGE_STOP]
     ]
     with asking(server, "-o", str(file)) as running:
-        until(lambda: partial.exists() and partial.read_text() == "Hel")
+        until(lambda: has_come(file, "Hel"))
         assert file.read_text() == "old"
         gate.set()
         assert running.end() == (0, b"", "")
     assert file.read_text() == "Hello"
-    assert not partial.exists()
+    assert os.listdir(tmp_path) == ["answer"]
+
+
+def test_two_runs_with_one_output_each_leave_a_whole_answer_there(server, tmp_path):
+    file = tmp_path / "answer"
+    gates = [threading.Event(), threading.Event()]
+    ending = block_stop() + message_delta() + MESSAGE_STOP
+    server.responses = [[head() + opening("one\n"), gates[0], text_delta("one\n") + ending]]
+    server.responses += [[head() + opening("two\n"), gates[1], text_delta("two\n") + ending]]
+    with asking(server, "-o", str(file)) as one:
+        until(lambda: has_come(file, "one\n"))
+        with asking(server, "-o", str(file)) as two:
+            until(lambda: len(list(tmp_path.iterdir())) == 2)
+            gates[0].set()
+            assert one.end().status == 0
+            assert file.read_text() == "one\none\n"
+            gates[1].set()
+            assert two.end().status == 0
+    assert file.read_text() == "two\ntwo\n"
+    assert os.listdir(tmp_path) == ["answer"]
 
 
 @each(a_signal=[HANG], a_cut=[])
@@ -1469,7 +1493,7 @@ def test_a_run_that_fails_leaves_the_old_output_and_keeps_what_came(end, /, tmp_
         file.write_text("old")
         with asking(server, "-o", str(file)) as running:
             if end:
-                until(lambda: partial.exists() and partial.read_text() == "Hel")
+                until(lambda: has_come(file, "Hel"))
                 running.signal(signal.SIGTERM)
             assert running.end().status == (-signal.SIGTERM if end else 8)
     assert (file.read_text(), partial.read_text()) == ("old", "Hel")
