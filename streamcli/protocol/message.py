@@ -426,13 +426,14 @@ def text_of(event: dict[str, Any]) -> str:
             delta = event["delta"]
             return delta["text"] if delta.get("type") == "text_delta" else ""
         case "content_block_start":
-            return _text(event["content_block"])
+            return block_text(event["content_block"])
         case "message_start":
-            return "".join(map(_text, event["message"].get("content") or ()))
+            return "".join(map(block_text, event["message"].get("content") or ()))
     return ""
 
 
-def _text(block: dict[str, Any]) -> str:
+def block_text(block: dict[str, Any]) -> str:
+    """The text of a content block, or ""."""
     return (block.get("text") or "") if block.get("type") == "text" else ""
 
 
