@@ -120,9 +120,10 @@ class Accumulator:
             event = None
         if type(event) is not dict:
             _breach(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
-        kind = event.setdefault("type", name)
-        if kind != "content_block_delta":  # whose numbers are of no interest
-            event = _exact(event, data, name)
+        if event.setdefault("type", name) == "content_block_delta" and self.started:  # nearly all there are
+            self._grow_block(event)
+            return event
+        event = _exact(event, data, name)
         return event if self.take(event) else None
 
     def take(self, event: dict[str, Any]) -> bool:
@@ -421,15 +422,13 @@ OF_CHAT_COMPLETIONS = (
 
 def text_of(event: dict[str, Any]) -> str:
     """The text that an accepted event adds to the answer, or ""."""
-    match event["type"]:
-        case "content_block_delta":
-            delta = event["delta"]
-            return delta["text"] if delta.get("type") == "text_delta" else ""
-        case "content_block_start":
-            return block_text(event["content_block"])
-        case "message_start":
-            return "".join(map(block_text, event["message"].get("content") or ()))
-    return ""
+    kind = event["type"]
+    if kind == "content_block_delta":
+        delta = event["delta"]
+        return delta["text"] if delta.get("type") == "text_delta" else ""
+    if kind == "content_block_start":
+        return block_text(event["content_block"])
+    return "".join(map(block_text, event["message"].get("content") or ())) if kind == "message_start" else ""
 
 
 def block_text(block: dict[str, Any]) -> str:
