@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .deviations import Reader
     from .request import Request
 
-# How much of a refusal's body is worth reading (streamcli(7), section "Error responses").
+# How much of an error response's body is worth reading (streamcli(7), section "Error responses").
 MAX_ERROR_BODY = 64 * 1024
 _EXCERPT = 120
 _EVENT_STREAM = "text/event-stream"

@@ -437,7 +437,7 @@ def block_text(block: dict[str, Any]) -> str:
 
 
 def parsed(name: str, data: bytes) -> dict[str, Any]:
-    """Any event as an object, for those who want to see what builds nothing; data that is no object is kept as text."""
+    """Any event as an object, for those who want to see what builds nothing; data that is not an object is kept as text."""
     value = object_or_text(data)
     if isinstance(value, dict):
         return value if "type" in value else {"type": name, **value}
