@@ -37,6 +37,10 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The synchronous modules, from the asynchronous ones.
+twins: $(VENV)/installed
+	$(BIN)/python tests/twins.py
+
 man:
 	man ./man/streamcli.1 ./man/streamcli.5 ./man/streamcli.7
 
@@ -46,4 +50,4 @@ install:
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: all demo test e2e soak bench lint man install clean
+.PHONY: all demo test e2e soak bench lint twins man install clean

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client.client import AsyncClient, AsyncMessageStream, Client, MessageStream
+    from .client.async_client import AsyncClient, AsyncMessageStream
+    from .client.client import Client, MessageStream
     from .errors import (
         APIConnectionError,
         APIError,
@@ -90,7 +91,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "client.client": ("AsyncClient", "AsyncMessageStream", "Client", "MessageStream"),
+    "client.async_client": ("AsyncClient", "AsyncMessageStream"),
+    "client.client": ("Client", "MessageStream"),
     "protocol.history": ("sendable",),
     "protocol.records": ("ContentBlock", "Delta", "Event", "Message", "Usage"),
     "protocol.sse": ("Decoder", "ServerSentEvent"),

@@ -1,16 +1,16 @@
-"""Every failure this project reports, each with the exit status of the command.
+"""Every error this package reports, each with the exit status of the command.
 
-In goes what is known of a fault; out comes one line that names what happened, where and what to do.
-Nothing here reads, writes or imports anything beyond the standard library.
+What is known of a fault goes in; one line comes out that names what happened, where, and what to do. Nothing is read or
+written here, and only the standard library is imported.
 
 ::
 
     StreamcliError                          1   unexpected
     ├── APIError                            1   a call failed; .message .request_id .partial
     │   ├── UsageError                      2   the call could not be made: key, address, option
-    │   ├── APIConnectionError              6   connect, TLS, DNS, proxy, or cut before the answer's head
-    │   │   └── APITimeoutError             7   connect, idle or total limit
-    │   ├── APIStatusError                  3   the server refused; .status_code .type
+    │   ├── APIConnectionError              6   connect, TLS, DNS, proxy, or cut before the response's head
+    │   │   └── APITimeoutError             7   connect, idle or total timeout
+    │   ├── APIStatusError                  3   an error response; .status_code .type
     │   │   ├── BadRequestError                 400 invalid_request_error
     │   │   ├── AuthenticationError         4   401 authentication_error
     │   │   ├── PaymentRequiredError            402 billing_error
@@ -25,14 +25,14 @@ Nothing here reads, writes or imports anything beyond the standard library.
     │   │       ├── ServiceUnavailableError     503
     │   │       ├── GatewayTimeoutError         504 timeout_error
     │   │       └── OverloadedError             529 overloaded_error
-    │   ├── UnexpectedResponseError           3   an answer that is no event stream
+    │   ├── UnexpectedResponseError           3   a response that is not an event stream
     │   └── StreamError                     8   the stream began and cannot be trusted to its end
     │       ├── IncompleteStreamError           it ended before message_stop
     │       └── ProtocolError                   it broke the rules of the wire
     ├── OutputError                         10  the answer could not be written
     └── ShapeError                          11  the answer is complete and not what was asked for
-        ├── ToolError                           a tool cannot be run to the end of the turn
-        └── SchemaError                         it is no JSON, or holds no fenced block
+        ├── ToolError                           the model still calls tools after --max-turns
+        └── SchemaError                         it is not JSON, or has no fenced block
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _EXCERPT = 120
 
 
 def reason(fault: BaseException) -> str:
-    """Why a call of the system or a parser failed, in the system's or its own words, as part of a line of ours."""
+    """Why a call of the system or of a parser failed, in its own words, as part of a line of ours."""
     text = getattr(fault, "strerror", None) or str(fault)
     return text[:1].lower() + text[1:]
 
@@ -67,7 +67,7 @@ class StreamcliError(Exception):
     def evidence(self, exit_code: int | None = None) -> dict[str, Any]:
         """What a script needs to decide what to do next, as JSON values; None for what is not known.
 
-        `exit_code` is the status that the command ends with, where it is not the error's own.
+        `exit_code` is the status that the command ends with, if it is not the error's own.
         """
         status = self.exit_code if exit_code is None else exit_code
         return {
@@ -82,7 +82,7 @@ class StreamcliError(Exception):
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self.args, self.__dict__)  # the constructors' keywords would be lost
+        return _restored, (type(self), self.args, self.__dict__)  # else the constructors' keywords would be lost
 
 
 def _restored(cls: type[StreamcliError], args: tuple[Any, ...], state: dict[str, Any]) -> StreamcliError:
@@ -94,8 +94,8 @@ def _restored(cls: type[StreamcliError], args: tuple[Any, ...], state: dict[str,
 class APIError(StreamcliError):
     """A call that failed.
 
-    `message` is one line; `request_id` the server's id for the call or None; `partial` the message so far, in the
-    shape of `MessageStream.current_message_snapshot`, or None where no message_start was seen.
+    `message` is one line; `request_id` is the server's id for the call, or None; `partial` is the message so far, as
+    `MessageStream.current_message_snapshot` has it, or None if there was no message_start.
     """
 
     def __init__(self, message: str, *, request_id: str | None = None, partial: Any = None) -> None:
@@ -105,7 +105,7 @@ class APIError(StreamcliError):
 
     @property
     def type(self) -> str:
-        """The machine's word for the fault: the API's `error.type`, or one that begins `streamcli.`."""
+        """The error's name for programs: the API's `error.type`, or one that begins with `streamcli.`."""
         return f"streamcli.{self.code}"
 
     def __str__(self) -> str:
@@ -113,14 +113,14 @@ class APIError(StreamcliError):
 
 
 class UsageError(APIError):
-    """The call could not be made as asked: a missing key, an address without scheme, an option out of range."""
+    """The call could not be made as asked: a missing key, a URL without scheme, an option out of range."""
 
     exit_code = 2
     code = "usage_error"
 
 
 class APIConnectionError(APIError):
-    """No answer: name lookup, connect, TLS, proxy, or the connection ended before the answer's head was whole.
+    """No response: name lookup, connect, TLS, proxy, or the connection ended before the response's head was complete.
 
     `retryable` says whether another attempt could end differently.
     """
@@ -134,7 +134,7 @@ class APIConnectionError(APIError):
 
 
 class APITimeoutError(APIConnectionError):
-    """A limit passed; the message names which: connect, idle or total."""
+    """A timeout passed; the message names which: connect, idle or total."""
 
     exit_code = 7
     code = "timeout_error"
@@ -185,8 +185,8 @@ class APIStatusError(APIError):
         return self.status_code in _RETRIED or self.status_code >= 500 or (self.in_stream and self.status_code == 200)
 
     @property
-    def type(self) -> str | None:  # type: ignore[override]  # a refusal need not carry a type
-        """The API's `error.type`, or None where the body had none."""
+    def type(self) -> str | None:  # type: ignore[override]  # an error response need not have one
+        """The API's `error.type`, or None if the body had none."""
         return self._type
 
     def __str__(self) -> str:
@@ -220,13 +220,13 @@ class NotFoundError(APIStatusError):
 
 
 class RequestTimeoutError(APIStatusError):
-    """408: the server gave up waiting for the request."""
+    """408: the server timed out waiting for the request."""
 
     exit_code = 5
 
 
 class ConflictError(APIStatusError):
-    """409: something else holds what the request needs."""
+    """409: the request conflicts with another one."""
 
     exit_code = 5
 
@@ -236,7 +236,7 @@ class ContentTooLargeError(APIStatusError):
 
 
 class UnprocessableEntityError(APIStatusError):
-    """422: the request was understood and refused."""
+    """422: the request was understood and rejected."""
 
 
 class RateLimitError(APIStatusError):
@@ -246,13 +246,13 @@ class RateLimitError(APIStatusError):
 
 
 class InternalServerError(APIStatusError):
-    """500 and above: the server's fault."""
+    """500 and above: the server failed."""
 
     exit_code = 5
 
 
 class ServiceUnavailableError(InternalServerError):
-    """503: not now."""
+    """503: the server cannot take the request now."""
 
 
 class GatewayTimeoutError(InternalServerError):
@@ -260,18 +260,18 @@ class GatewayTimeoutError(InternalServerError):
 
 
 class OverloadedError(InternalServerError):
-    """529: too much load on the API."""
+    """529: the API is overloaded."""
 
 
 class UnexpectedResponseError(APIError):
-    """The answer is no event stream: another content type, another coding, or no HTTP at all."""
+    """The response is not an event stream: another content type, another coding, or not HTTP at all."""
 
     exit_code = 3
     code = "unexpected_response"
 
 
 class StreamError(APIError):
-    """The stream began and did not end as it must."""
+    """The stream began and cannot be trusted to its end."""
 
     exit_code = 8
     code = "stream_error"
@@ -284,7 +284,7 @@ class IncompleteStreamError(StreamError):
 
 
 class ProtocolError(StreamError):
-    """The stream broke the rules of the wire; nothing after the breach counts."""
+    """The stream is malformed: it broke the rules of the wire; nothing after that counts."""
 
     code = "protocol_error"
 
@@ -304,7 +304,7 @@ class ShapeError(StreamcliError):
 
 
 class ToolError(ShapeError):
-    """The model still calls tools where --max-turns ends, or a call cannot be passed on."""
+    """The model still calls tools after --max-turns, or a call cannot be passed on."""
 
     code = "tool_error"
 
@@ -351,7 +351,7 @@ _STATUS_OF_TYPE: dict[str, int] = {
 
 
 def type_of_status(status_code: int) -> str | None:
-    """The API's `error.type` for a refusal that came without one, or None for a status that has none."""
+    """The API's `error.type` for an error response without one, or None for a status that has none."""
     known = {408: "timeout_error"} | {status: kind for kind, status in _STATUS_OF_TYPE.items()}
     return known.get(status_code) or ("api_error" if status_code >= 500 else None)
 

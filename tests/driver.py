@@ -7,9 +7,11 @@ import inspect
 
 import httpx
 
+import streamcli.client.async_client
 import streamcli.client.client
 from streamcli import AsyncClient, Client
-from streamcli.network.transport import async_own_client, own_client, proxy_for
+from streamcli.network import async_transport, transport
+from streamcli.network.proxy import proxy_for
 from streamcli.protocol.request import Endpoint
 
 ASK = {"model": "m", "max_tokens": 1024, "messages": [{"role": "user", "content": "hi"}]}
@@ -55,7 +57,7 @@ class Synchronous(Driver):
         return self._open.enter_context(httpx.Client(transport=transport))
 
     def own_http_client(self, **options):
-        return self._open.enter_context(own_client(**options))
+        return self._open.enter_context(transport.own_client(**options))
 
     def patch(self, monkeypatch):
         monkeypatch.setattr(streamcli.client.client, "sleep", self.waits.append)
@@ -89,15 +91,15 @@ class Asynchronous(Driver):
         return client
 
     def own_http_client(self, **options):
-        client = async_own_client(**options)
+        client = async_transport.own_client(**options)
         self._open.callback(lambda: self.run(client.aclose()))
         return client
 
     def patch(self, monkeypatch):
-        async def async_sleep(seconds):
+        async def sleep(seconds):
             self.waits.append(seconds)
 
-        monkeypatch.setattr(streamcli.client.client, "async_sleep", async_sleep)
+        monkeypatch.setattr(streamcli.client.async_client, "sleep", sleep)
 
     def body(self, pieces):
         return AsyncPieces(pieces)

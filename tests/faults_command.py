@@ -313,6 +313,14 @@ def allowed(prefix):
     return prefix
 
 
+def as_nobody_known():
+    """A prefix under which the command has a user id that no account has; else the test is skipped."""
+    prefix = allowed(["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"])
+    if subprocess.run([*prefix, *COMMAND, "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("the package is not readable for other users")
+    return prefix
+
+
 # Peers that are no servers
 
 

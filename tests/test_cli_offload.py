@@ -251,7 +251,7 @@ def test_cancel_cancels_what_the_state_knows(asking, api, output, state):
         running.signal(signal.SIGINT)
         running.end()
     ended = streamcli(*asking, "--cancel")
-    assert ended == (0, b"", "streamcli: batch msgbatch_01 is being cancelled: --resume fetches what it came to\n")
+    assert ended == (0, b"", "streamcli: batch msgbatch_01 is being cancelled: --resume fetches what was done\n")
     assert api.batches[0].status == "canceling"
     assert streamcli(*asking, "--resume").status == 5
     assert recorded(output) == []

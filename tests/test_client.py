@@ -43,7 +43,7 @@ from server import (
     text_stream,
 )
 
-import streamcli.client.client
+import streamcli.client.async_client
 from streamcli import (
     APIConnectionError,
     APIError,
@@ -217,7 +217,7 @@ class TestUses:
         server.responses = [(HANG,), (head(), opening("a"), HANG)]
         messages = driver.client(server, timeout=SHORT, max_retries=0).messages
         before = caught(lambda: messages.stream(**ASK).__enter__(), APITimeoutError)
-        assert "within the idle limit of 0.3 s" in str(before)
+        assert "within the idle timeout of 0.3 s" in str(before)
         with messages.stream(**ASK) as stream:
             assert next(iter(stream.text_stream)) == "a"
             within = caught(stream.until_done, APITimeoutError)
@@ -306,7 +306,7 @@ class TestUses:
             client.messages.stream(**ASK, timeout=0.02).__enter__,
             lambda: client.messages.create(**ASK, timeout=0.02),
         ):
-            assert "limit of 0.02 s" in str(caught(call, APITimeoutError))
+            assert "timeout of 0.02 s" in str(caught(call, APITimeoutError))
 
 
 SCRIPTS = {
@@ -466,11 +466,11 @@ class TestFaultsInMidStream:
         server.responses = [(head(chunked=True), chunk(opening("a")), *drip)]
         with driver.client(server, total_timeout=0.5).messages.stream(**ASK) as stream:
             error = caught(stream.until_done, APITimeoutError)
-        assert error.message == "the total limit of 0.5 s passed"
+        assert error.message == "the total timeout of 0.5 s passed"
         assert error.partial["content"][0]["text"] == "a"
         assert server.hung_up()
 
-    def test_pings_reset_the_idle_limit(self, driver, server):
+    def test_pings_reset_the_idle_timeout(self, driver, server):
         pings = [step for _ in range(20) for step in (chunk(event("ping")), 0.05)]
         rest = chunk(block_stop() + message_delta() + MESSAGE_STOP)
         server.responses = [(head(chunked=True), chunk(opening("a")), *pings, rest, HANG)]
@@ -629,7 +629,7 @@ REFUSALS = {
         3,
         1,
     ),
-    "a coding that was not asked for": (head(content_encoding="gzip") + b"\x1f\x8b", UnexpectedResponseError, 3, 1),
+    "a coding that was not asked for": (head(content_encoding="br") + b"\x1f\x8b", UnexpectedResponseError, 3, 1),
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", IncompleteStreamError, 8, 1),
     "101": (b"HTTP/1.1 101 Switching\r\nupgrade: x\r\n\r\n", UnexpectedResponseError, 3, 1),
     "a garbage status line": (b"SSH-2.0-OpenSSH\r\n\r\n", UnexpectedResponseError, 3, 1),
@@ -688,10 +688,10 @@ class TestRefusals:
         with driver.client(server).messages.stream(**ASK) as stream:
             assert stream.get_final_text() == "a"
 
-    def test_interim_answers_for_ever_end_with_the_total_limit(self, driver, server):
+    def test_interim_answers_for_ever_end_with_the_total_timeout(self, driver, server):
         server.responses = [[b"HTTP/1.1 102 Processing\r\n\r\n", 0.01] * 500]
         manager = driver.client(server, total_timeout=0.2).messages.stream(**ASK)
-        assert "total limit of 0.2 s" in str(caught(manager.__enter__, APITimeoutError))
+        assert "total timeout of 0.2 s" in str(caught(manager.__enter__, APITimeoutError))
 
 
 def endless():
@@ -1089,14 +1089,14 @@ class TestTogether:
     )
     def test_a_cancelled_stream_closes_its_connection(self, server, monkeypatch, answer, reached):
         server.responses = [answer]
-        error_body = streamcli.client.client.async_error_body
+        error_body = streamcli.client.async_client.error_body
 
         async def ask(client, told):
-            async def body_of(response):
+            async def body_of(*pieces_and_beginning):
                 told["it is refused"].set()
-                return await error_body(response)
+                return await error_body(*pieces_and_beginning)
 
-            monkeypatch.setattr(streamcli.client.client, "async_error_body", body_of)
+            monkeypatch.setattr(streamcli.client.async_client, "error_body", body_of)
             async with client.messages.stream(**ASK) as stream:
                 told["it is accepted"].set()
                 async for _ in stream:
@@ -1163,13 +1163,13 @@ class TestAClientGivenToUs:
     @pytest.mark.parametrize(
         ("fault", "cls", "words", "attempts"),
         [
-            (httpx.ConnectTimeout("late"), APITimeoutError, "the connect limit passed: late", 3),
-            (httpx.ReadTimeout(""), APITimeoutError, "the idle limit passed", 1),
-            (httpx.ConnectError("refused"), APIConnectionError, "no answer: refused", 3),
-            (httpx.RemoteProtocolError("hung up"), APIConnectionError, "no answer: hung up", 3),
+            (httpx.ConnectTimeout("late"), APITimeoutError, "the connect timeout passed: late", 3),
+            (httpx.ReadTimeout(""), APITimeoutError, "the idle timeout passed", 1),
+            (httpx.ConnectError("refused"), APIConnectionError, "no response: refused", 3),
+            (httpx.RemoteProtocolError("hung up"), APIConnectionError, "no response: hung up", 3),
             (httpx.ProxyError("407"), APIConnectionError, "the proxy refused: 407", 1),
-            (httpx.UnsupportedProtocol("ftp"), APIConnectionError, "no answer: ftp", 1),
-            (httpx.LocalProtocolError("header"), APIConnectionError, "no answer: header", 1),
+            (httpx.UnsupportedProtocol("ftp"), APIConnectionError, "no response: ftp", 1),
+            (httpx.LocalProtocolError("header"), APIConnectionError, "no response: header", 1),
         ],
         ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
     )

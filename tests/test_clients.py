@@ -46,7 +46,7 @@ def test_a_retry_is_said(capfd):
 
 
 def test_a_proxy_that_cannot_be_used_is_said_at_once(kind):
-    with pytest.raises(UsageError, match=r"^--proxy names no "):
+    with pytest.raises(UsageError, match=r"^--proxy is not the URL of "):
         made(kind, "--proxy", "gopher://127.0.0.1")
 
 

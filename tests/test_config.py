@@ -1,7 +1,13 @@
 """streamcli.cli.config: what a file makes of the options. Precedence and messages are in cli/config.txt."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import click
 import pytest
+from faults_command import as_nobody_known, streamcli
+from server import ok, text_events
 
 from streamcli.cli import config
 from streamcli.cli.args import EXCLUSIVE, OPTIONS, parse
@@ -84,3 +90,65 @@ def test_a_file_that_is_no_utf_8_is_refused(file):
     file.write_bytes(b'model = "\xff"\n')
     with pytest.raises(click.UsageError, match="no TOML"):
         layers(file)
+
+
+# A configuration that nobody named
+
+
+SPY = 'api-key-cmd = "echo run > spied; echo sk-0123456789"\n'
+
+
+@pytest.fixture
+def public():
+    """A folder that everybody may enter and write in."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+
+
+def planted(folder, name):
+    """A configuration below `folder` whose command leaves a trace where it is run."""
+    place = folder / name / "streamcli"
+    place.mkdir(parents=True)
+    (place / "config.toml").write_text(SPY)
+    return place / "config.toml"
+
+
+@pytest.mark.parametrize(
+    ("name", "environment"),
+    [
+        ("~/.config", {"HOME": None}),
+        ("home/.config", {"HOME": "home"}),
+        (".config", {"HOME": "."}),
+        ("~/.config", {"HOME": None, "XDG_CONFIG_HOME": "."}),
+        ("x", {"HOME": None, "XDG_CONFIG_HOME": "x"}),
+    ],
+)
+def test_none_is_read_from_the_working_directory(name, environment, server, public):
+    server.responses = [ok(*text_events("Hello."))]
+    planted(public, name)
+    prefix = as_nobody_known()
+    ended = streamcli("--base-url", server.url, "hi", prefix=prefix, env=environment, cwd=public)
+    assert ended == (0, b"Hello.", "")
+    assert not (public / "spied").exists()
+    assert "x-api-key" not in server.request().headers
+
+
+def test_a_profile_where_no_configuration_can_be_is_a_usage_error(public):
+    ended = streamcli("--profile", "p", "hi", prefix=as_nobody_known(), env={"HOME": None}, cwd=public)
+    said = "--profile p: there is no home directory to look for a configuration in: name one with --config"
+    assert (ended.status, ended.error) == (2, said)
+
+
+def test_a_home_that_may_not_be_entered_holds_none_and_a_file_that_may_not_be_read_is_an_error(server, public):
+    server.responses = [ok(*text_events("Hello."))]
+    prefix = as_nobody_known()
+    file = planted(public, "home/.config")
+    env = {"HOME": str(public / "home")}
+    file.chmod(0)
+    refused = streamcli("hi", prefix=prefix, env=env)
+    (public / "home").chmod(0)
+    named = streamcli("--config", str(file), "hi", prefix=prefix, env=env)
+    for ended in (refused, named):
+        assert (ended.status, ended.error) == (2, f"cannot read the configuration {file}: permission denied")
+    assert streamcli("--base-url", server.url, "hi", prefix=prefix, env=env) == (0, b"Hello.", "")

@@ -1,4 +1,4 @@
-"""streamcli.network.connection and asyncnetwork: connections, their limits, TLS and proxies, in both halves alike."""
+"""streamcli.network's connections on both kinds of wire: their timeouts, TLS and proxies."""
 
 import asyncio
 import contextlib
@@ -39,9 +39,12 @@ from streamcli import (
     IncompleteStreamError,
     UsageError,
 )
-from streamcli.network import transport
-from streamcli.network.async_connection import AsyncBackend, _Wire
-from streamcli.network.connection import READ_BYTES, Backend, Limits, Peer
+from streamcli.network.async_connection import AsyncBackend
+from streamcli.network.async_wire import READ_BYTES, AsyncWire
+from streamcli.network.connection import Backend
+from streamcli.network.peer import Peer
+from streamcli.network.proxy import Proxy as NamedProxy
+from streamcli.network.timeouts import Deadline
 
 
 def failure(client, cls=APIConnectionError, **fields):
@@ -78,7 +81,7 @@ class TestConnecting:
         assert str(error) == "cannot connect to nowhere.invalid:443: name or service not known"
         assert len(driver.waits) == 2
 
-    def test_to_a_name_that_nobody_answers_for_ends_with_the_connect_limit(self, driver, monkeypatch):
+    def test_to_a_name_that_nobody_answers_for_ends_with_the_connect_timeout(self, driver, monkeypatch):
         asked, answered = threading.Event(), threading.Event()
 
         def getaddrinfo(host, port, *args, flags=0, **options):
@@ -92,7 +95,7 @@ class TestConnecting:
         client = driver.client(base_url="http://localhost:1", timeout=0.05, max_retries=0)
         before = set(threading.enumerate())
         try:
-            assert "no connection to localhost:1 within the connect limit" in str(failure(client, APITimeoutError))
+            assert "cannot connect to localhost:1 within the connect timeout" in str(failure(client, APITimeoutError))
             assert asked.is_set()
             [looking_up] = set(threading.enumerate()) - before
             driver.close()  # an answer that comes after the end of the loop harms nobody
@@ -122,7 +125,7 @@ class TestConnecting:
         with server:
             client = driver.client(server, max_retries=0)
             assert text(client) == "a"
-            assert f"[::1]:{server.port} broke off before answering" in str(failure(client))
+            assert f"[::1]:{server.port} broke off before responding" in str(failure(client))
 
     def test_to_one_who_does_not_answer_the_call(self, driver):
         with contextlib.ExitStack() as stack:
@@ -133,14 +136,14 @@ class TestConnecting:
                 waiting.connect_ex(deaf.getsockname())
             url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
             error = failure(driver.client(base_url=url, timeout=httpx.Timeout(9, connect=0.05)), APITimeoutError)
-        assert str(error) == f"no connection to {url[7:]} within the connect limit of 0.05 s"
+        assert str(error) == f"cannot connect to {url[7:]} within the connect timeout of 0.05 s"
         assert len(driver.waits) == 2
         assert error.exit_code == 7
 
     def test_within_the_total_limit_if_that_is_shorter(self, driver, tls):
         with Server((HANG,)) as silent:
             client = driver.client(base_url=f"https://127.0.0.1:{silent.port}", timeout=9, total_timeout=0.1)
-            assert str(failure(client, APITimeoutError)) == "the total limit of 0.1 s passed"
+            assert str(failure(client, APITimeoutError)) == "the total timeout of 0.1 s passed"
         assert driver.waits == []
 
 
@@ -148,25 +151,25 @@ class TestSilence:
     def test_before_the_head_names_the_idle_limit_and_is_final(self, driver, server):
         server.responses = [(HANG,)]
         error = failure(driver.client(server, timeout=httpx.Timeout(9, read=0.05)), APITimeoutError)
-        assert str(error) == f"nothing came from 127.0.0.1:{server.port} within the idle limit of 0.05 s"
+        assert str(error) == f"nothing came from 127.0.0.1:{server.port} within the idle timeout of 0.05 s"
         assert len(server.requests) == 1
 
     def test_of_a_server_that_takes_no_more_names_it_too(self, driver):
         with Server((UNREAD, threading.Event())) as server:
             body = {"system": "x" * 30_000_000}
             error = failure(driver.client(server, timeout=httpx.Timeout(9, write=0.1)), APITimeoutError, **body)
-        assert str(error) == f"127.0.0.1:{server.port} took nothing within the idle limit of 0.1 s"
+        assert str(error) == f"127.0.0.1:{server.port} accepted no data within the idle timeout of 0.1 s"
 
     def test_in_a_refusal_s_body_does_not_hide_the_refusal(self, driver, server, monkeypatch):
-        monkeypatch.setattr("streamcli.network.transport.ERROR_BODY_TIMEOUT", 0.3)
+        monkeypatch.setattr("streamcli.network.response.ERROR_BODY_TIMEOUT", 0.3)
         server.responses = [(head(413, length=99), b"too much", HANG)]
         assert str(failure(driver.client(server), ContentTooLargeError)).startswith("status 413: too much")
 
     def test_of_a_page_that_does_not_end_is_not_waited_out(self, driver, server, monkeypatch):
-        monkeypatch.setattr("streamcli.network.transport.ERROR_BODY_TIMEOUT", 0.3)
+        monkeypatch.setattr("streamcli.network.response.ERROR_BODY_TIMEOUT", 0.3)
         drip = [step for _ in range(500) for step in (b"x", 0.01)]
         server.responses = [(head(type="text/html"), *drip)]
-        with pytest.raises(Exception, match="the answer is no event stream but text/html: xx"):
+        with pytest.raises(Exception, match="the response is not an event stream but text/html: xx"):
             driver.client(server).messages.stream(**ASK).__enter__()
         assert server.hung_up()
 
@@ -186,7 +189,7 @@ class TestALongRequest:
             driver.client(server).messages.stream(**self.LONG).__enter__()
 
     def test_of_which_the_server_takes_little_at_a_time_is_not_cut_off(self, driver, server):
-        server.pause = 0.05  # all of it takes longer than the idle limit, no part of it does
+        server.pause = 0.05  # all of it takes longer than the idle timeout, no part of it does
         server.responses = [ok(*text_events("a"))]
         with driver.client(server, timeout=0.8).messages.stream(**self.LONG) as stream:
             assert stream.get_final_text() == "a"
@@ -209,7 +212,7 @@ class TestTLS:
         tls_server.responses = [(HANG,)]
         error = failure(driver.client(tls_server))
         words = "certificate verify failed: unable to get local issuer certificate"
-        assert str(error) == f"no TLS with 127.0.0.1:{tls_server.port}: {words}"
+        assert str(error) == f"the TLS handshake with 127.0.0.1:{tls_server.port} failed: {words}"
         assert tls_server.connections == 1
         assert tls_server.requests == []
 
@@ -227,20 +230,20 @@ class TestTLS:
     def test_with_a_server_that_speaks_none_is_refused(self, driver, server):
         server.responses = [(UNREAD, b"HTTP/1.1 400 Bad Request\r\n\r\n")]
         error = failure(driver.client(base_url=server.url.replace("http", "https")))
-        assert str(error) == f"no TLS with 127.0.0.1:{server.port}: wrong version number"
+        assert str(error) == f"the TLS handshake with 127.0.0.1:{server.port} failed: wrong version number"
         assert server.connections == 1
 
-    def test_that_does_not_begin_ends_with_the_connect_limit(self, driver, server):
+    def test_that_does_not_begin_ends_with_the_connect_timeout(self, driver, server):
         silence = threading.Event()
         server.responses = [(UNREAD, silence)]
         client = driver.client(base_url=server.url.replace("http", "https"), timeout=0.3, max_retries=0)
-        error = failure(client, APITimeoutError)
-        assert str(error) == f"no TLS with 127.0.0.1:{server.port} within the connect limit of 0.3 s"
+        late = f"the TLS handshake with 127.0.0.1:{server.port} did not end within the connect timeout of 0.3 s"
+        assert str(failure(client, APITimeoutError)) == late
 
     def test_that_is_hung_up_on_is_refused(self, driver, server):
         server.responses = [(UNREAD,)]
         error = failure(driver.client(base_url=server.url.replace("http", "https")))
-        assert str(error).startswith(f"no TLS with 127.0.0.1:{server.port}: ")
+        assert str(error).startswith(f"the TLS handshake with 127.0.0.1:{server.port} failed: ")
 
     @pytest.mark.parametrize("end", [(), (RESET,)], ids=["closed", "reset"])
     def test_that_ends_in_mid_stream_is_incomplete(self, driver, tls_server, ca_file, end):
@@ -306,8 +309,17 @@ class TestProxies:
     def test_spoken_to_by_https_are_trusted_as_servers_are(self, driver, server, tls, ca_file):
         server.responses = [ok(*text_events("a"))]
         with Proxy(tls=tls) as proxy:
-            named = transport.Proxy(proxy.url, "--proxy").checked()
+            named = NamedProxy(proxy.url, "--proxy").checked()
             assert text(driver.routed(server, proxy=named, ca_file=ca_file)) == "a"
+
+    def test_spoken_to_by_https_tunnel_https_inside_it(self, driver, tls_server, tls, ca_file):
+        tls_server.responses = [ok(text_stream("a", "é" * 100_000)), (head(), opening("b"), HANG)]
+        with Proxy(tls=tls) as proxy:
+            client = driver.routed(tls_server, proxy=NamedProxy(proxy.url, "--proxy").checked(), ca_file=ca_file)
+            assert text(client) == "a" + "é" * 100_000
+            with client.messages.stream(**ASK) as stream:
+                next(stream)
+            assert tls_server.hung_up(1)
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
     def test_that_refuse_are_called_so(self, driver, server, scheme, monkeypatch):
@@ -328,8 +340,8 @@ class TestProxies:
         monkeypatch.setenv("https_proxy", proxy.url)
         tls_server.responses = [(HANG,)]
         error = failure(driver.client(base_url=tls_server.url.replace("127.0.0.1", "localhost")))
-        words = f"no TLS with localhost through the proxy 127.0.0.1:{proxy.port}: certificate verify failed"
-        assert str(error).startswith(words)
+        whom = f"localhost through the proxy 127.0.0.1:{proxy.port}"
+        assert str(error).startswith(f"the TLS handshake with {whom} failed: certificate verify failed")
 
     def test_are_passed_by_where_the_environment_says_so(self, driver, server, monkeypatch):
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
@@ -343,37 +355,37 @@ class TestProxies:
             driver.client(server)
 
 
-class TestLimits:
+class TestDeadline:
     def test_a_timeout_is_shortened_to_what_is_left_of_the_total(self):
-        assert Limits().within(None) is None
-        assert Limits().within(3) == 3
-        assert Limits(100, time.monotonic() + 100).within(3) == 3
-        assert 0.5 < Limits(1, time.monotonic() + 1).within(None) <= 1
+        assert Deadline().within(None) is None
+        assert Deadline().within(3) == 3
+        assert Deadline(100, time.monotonic() + 100).within(3) == 3
+        assert 0.5 < Deadline(1, time.monotonic() + 1).within(None) <= 1
 
     def test_one_can_be_brought_forward_and_not_put_off(self):
-        soon = Limits(1, time.monotonic() + 1)
+        soon = Deadline(1, time.monotonic() + 1)
         assert soon.at_most(5) == soon
-        assert Limits(100, time.monotonic() + 100).at_most(5).within(None) <= 5
-        assert Limits().at_most(5).within(None) <= 5
+        assert Deadline(100, time.monotonic() + 100).at_most(5).within(None) <= 5
+        assert Deadline().at_most(5).within(None) <= 5
 
     def test_one_that_has_passed_is_an_error(self):
-        with pytest.raises(APITimeoutError, match="total limit of 5 s"):
-            Limits(5, 0.0).within(3)
+        with pytest.raises(APITimeoutError, match="total timeout of 5 s"):
+            Deadline(5, 0.0).within(3)
 
-    def test_the_system_s_own_patience_is_named_where_no_limit_was_set(self):
-        error = Peer("", "host", 80, Limits()).late("connect", None)
-        assert str(error) == "no connection to host:80 for as long as the system waits"
+    def test_the_system_s_own_patience_is_named_where_no_timeout_was_set(self):
+        error = Peer("", "host", 80, Deadline()).late("connect", None)
+        assert str(error) == "cannot connect to host:80 within the system's own timeout"
 
 
 class TestAHandshakeThatFails:
     """httpcore forgets the connection, so whoever fails closes it."""
 
-    LATE = Limits(1, 0.0)
+    LATE = Deadline(1, 0.0)
 
     def test_closes_the_connection(self, server, tls):
         server.responses = [(HANG,)]
-        connection = Backend(Limits()).connect_tcp(server.host, server.port)
-        connection.peer.limits = self.LATE
+        connection = Backend(Deadline()).connect_tcp(server.host, server.port)
+        connection.peer.deadline = self.LATE
         with pytest.raises(APITimeoutError):
             connection.start_tls(tls)
         assert connection.get_extra_info("socket").fileno() == -1
@@ -382,8 +394,8 @@ class TestAHandshakeThatFails:
         server.responses = [(HANG,)]
 
         async def main():
-            connection = await AsyncBackend(Limits()).connect_tcp(server.host, server.port)
-            connection.peer.limits = self.LATE
+            connection = await AsyncBackend(Deadline()).connect_tcp(server.host, server.port)
+            connection.peer.deadline = self.LATE
             with pytest.raises(APITimeoutError):
                 await connection.start_tls(tls)
             await asyncio.sleep(0)
@@ -432,7 +444,7 @@ class TestAsyncio:
 
     def test_a_reader_who_is_slow_stops_the_sender(self):
         async def main():
-            wire, transport = _Wire(), self.Transport()
+            wire, transport = AsyncWire(), self.Transport()
             wire.connection_made(transport)
             sent = 0
             while not transport.paused:
@@ -451,7 +463,7 @@ class TestAsyncio:
         """TLS asks for room for all that it holds when the connection ends; asyncio drops what finds none."""
 
         async def main():
-            wire, came = _Wire(), b""
+            wire, came = AsyncWire(), b""
             wire.connection_made(self.Transport())
             for size in (1, 20_000, 300_000):
                 room = wire.get_buffer(size)

@@ -1,13 +1,22 @@
 """streamcli.protocol.deviations: what servers really send is read right, and what was wrong with it is named."""
 
+import contextlib
 import json
 from pathlib import Path
 
+import httpx
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from streamcli import Client
 from streamcli.errors import APIError, APIStatusError, ProtocolError
+from streamcli.output.formats import Events, FinalMessage, Snapshots, Summary, Text, Thinking
+from streamcli.output.meter import Meter
+from streamcli.protocol import history, records
 from streamcli.protocol.deviations import KINDS
 from streamcli.protocol.exchange import Exchange
+from streamcli.protocol.jsontext import dumps, loads
 from streamcli.protocol.message import text_of
 from streamcli.protocol.request import Request
 
@@ -104,15 +113,35 @@ class TestWild:
             assert (again.text, again.content) == (read.text, read.content)
 
 
+@pytest.mark.parametrize("vector", WILD, ids=lambda vector: vector["name"])
+class TestTheLibrary:
+    def test_hands_out_the_same_by_its_plain_loops(self, vector):
+        whole_stream = vector["stream"].encode()
+
+        def answer(request):
+            return httpx.Response(200, headers=HEADERS, content=whole_stream)
+
+        with Client(
+            base_url="http://localhost", max_retries=0, http_client=httpx.Client(transport=httpx.MockTransport(answer))
+        ) as client:
+            texts, deltas = [], []
+            ask = {"model": "m", "max_tokens": 9, "messages": []}
+            with contextlib.suppress(APIError), client.messages.stream(**ask) as stream:
+                texts.extend(stream.text_stream)
+            with contextlib.suppress(APIError), client.messages.stream(**ask) as stream:
+                for event in stream:
+                    deltas += [event.text] if event.type == "text" else []
+        assert "".join(texts) == "".join(deltas) == vector["text"]
+        assert stream.deviations.keys() == set(vector.get("deviations", ()))
+
+
 def test_every_kind_has_a_vector():
     assert {kind for vector in WILD for kind in vector.get("deviations", ())} == KINDS.keys()
 
 
 def stream(*events):
     return [
-        b"".join(
-            b"data: " + (event if isinstance(event, str) else json.dumps(event)).encode() + b"\n\n" for event in events
-        )
+        b"".join(b"data: " + (event.encode() if isinstance(event, str) else dumps(event)) + b"\n\n" for event in events)
     ]
 
 
@@ -290,7 +319,7 @@ class TestErrors:
         error = Read(stream(START, body)).error
         assert isinstance(error, APIStatusError)
         assert error.message == "m"
-        assert error.data == json.dumps(body).encode()
+        assert error.data == dumps(body)
 
     def test_of_another_protocol_name_it(self):
         error = Read(stream({"object": "chat.completion.chunk", "choices": [{"delta": {"content": "hi"}}]})).error
@@ -301,3 +330,107 @@ class TestErrors:
 def test_a_line_for_each_kind_says_where_it_came_first_and_how_often():
     read = Read(stream(START, block_start(1), text(1, "a"), block_start(4), END, STOP))
     assert read.exchange.deviation_lines() == ["deviation: index: content block 1 was started without 0 (×2)"]  # noqa: RUF001
+
+
+# Any JSON value at any place of any event gives the answer or one of our errors, in every output format.
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2**70) | st.text(max_size=5) | st.sampled_from([0.5, "text", "error"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+EVENTS = [
+    START
+    | {"message": {"id": "msg_1", "model": "m", "content": [], "usage": {"input_tokens": 3}, "stop_reason": None}},
+    block_start(0, "thinking", signature=""),
+    delta(0, "thinking_delta", thinking="hm"),
+    delta(0, "signature_delta", signature="s"),
+    STOPPED,
+    block_start(1),
+    text(1, "a"),
+    delta(1, "citations_delta", citation={"type": "char_location", "cited_text": "c"}),
+    STOPPED | {"index": 1},
+    {"type": "ping"},
+    block_start(2, "tool_use", id="t", name="n", input={}, tool_use=None),
+    delta(2, "input_json_delta", partial_json='{"a": 1}'),
+    STOPPED | {"index": 2},
+    END | {"usage": {"output_tokens": 7}, "context_management": {"edits": []}},
+    STOP,
+]
+
+
+def places(value, path=()):
+    """The way to every value inside one."""
+    yield path
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from places(value[key], (*path, key))
+
+
+PLACES = [path for path in places(EVENTS) if path]
+
+
+def changed(value, path, new):
+    if not path:
+        return new
+    made = dict(value) if isinstance(value, dict) else list(value)
+    if path[1:] or not isinstance(made, dict) or path[0] in made:
+        made[path[0]] = changed(made[path[0]], path[1:], new) if path[1:] else new
+    return made
+
+
+def written(events, *, strict=False):
+    """Have every output format write the events; the error of ours that ended that, or None."""
+    meter = Meter()
+    writers = [Text(), Events(), FinalMessage(), Snapshots(), Summary(meter), Thinking()]
+    exchange = Exchange(Request("POST", "http://localhost", {}, b"{}"), strict=strict)
+    exchange.accepted(200, HEADERS)
+    for writer in writers:
+        writer.begin(exchange)
+    [data] = stream(*events)
+    try:
+        for received in exchange.receive(data):
+            for writer in writers:
+                writer.add(received)
+                writer.take()
+            if received.event is not None:
+                list(records.events(received.event, exchange.accumulator))
+        exchange.end()
+    except APIError as error:
+        for writer in writers:
+            writer.fail(error)
+            writer.take()
+        json.dumps(error.evidence())
+        return
+    meter.stop()
+    for writer in writers:
+        writer.finish()
+        writer.take()
+    history.sendable(exchange.snapshot()["content"])
+    return
+
+
+class TestAnyValueAnywhere:
+    @settings(max_examples=300)
+    @given(st.lists(st.tuples(st.sampled_from(PLACES), ANY), min_size=1, max_size=3), st.booleans())
+    @example([((13, "delta", "stop_reason"), ["end_turn"])], False)
+    def test_gives_the_answer_or_one_of_our_errors(self, changes, strict):
+        events = EVENTS
+        for path, new in changes:
+            with contextlib.suppress(TypeError, KeyError, IndexError):
+                events = changed(events, path, new)
+        written(events, strict=strict)
+
+    @pytest.mark.parametrize("path", [(10, "content_block", "input"), (0, "message", "new"), (7, "delta", "citation")])
+    def test_may_be_nested_as_deep_as_can_be_read(self, path):
+        deep = {"deep": loads(b"[" * 900 + b"]" * 900)}
+        assert written(changed(EVENTS, path, deep)) is None
+
+    @given(ANY)
+    def test_of_an_error_response_is_an_error(self, body):
+        exchange = Exchange(Request("POST", "http://localhost", {}, b"{}"))
+        for data in (body, {"error": body}, {"error": {"type": body, "message": body, "details": body, "code": body}}):
+            error = exchange.error_response(429, {}, json.dumps(data).encode())
+            assert error.exit_code == 5
+            json.dumps(error.evidence())
+            assert str(error)

@@ -36,7 +36,7 @@ OUTPUT_FORMATS = {
     "message": formats.FinalMessage,
     "summary": lambda: formats.Summary(meters.Meter(clock=itertools.count().__next__)),
     "smooth text": lambda: formats.SmoothText(4),
-    "thoughts": formats.Thoughts,
+    "thoughts": formats.Thinking,
     "text on a terminal": lambda: formats.OnTerminal(formats.Text()),
     "events on a terminal": lambda: formats.OnTerminal(formats.Events()),
 }
@@ -210,20 +210,20 @@ class TestExtract:
         assert written(formats.Extract(), text_stream("a")) == b""
 
 
-class TestThoughts:
+class TestThinking:
     def stream(self, *thoughts):
         start = [message_start(), block_start(type="thinking", thinking="", signature="")]
         return b"".join([*start, *(delta("thinking_delta", thinking=thought) for thought in thoughts)])
 
     def test_they_end_their_line(self):
-        assert written(formats.Thoughts(), self.stream("a", "b") + block_stop()) == b"ab\n"
-        assert written(formats.Thoughts(), self.stream("a\n") + block_stop()) == b"a\n"
+        assert written(formats.Thinking(), self.stream("a", "b") + block_stop()) == b"ab\n"
+        assert written(formats.Thinking(), self.stream("a\n") + block_stop()) == b"a\n"
 
     def test_they_end_it_where_the_stream_is_cut(self):
-        assert written(formats.Thoughts(), self.stream("a"), error=IncompleteStreamError("cut")) == b"a\n"
+        assert written(formats.Thinking(), self.stream("a"), error=IncompleteStreamError("cut")) == b"a\n"
 
     def test_text_is_none(self):
-        assert written(formats.Thoughts(), text_stream("a")) == b""
+        assert written(formats.Thinking(), text_stream("a")) == b""
 
 
 RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "7"}

@@ -5,6 +5,7 @@ import fcntl
 import itertools
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -146,12 +147,83 @@ class TestReplacedFile:
         io.opened(str(tmp_path / "out"), atomic=True).failed()
         assert os.listdir(tmp_path) == []
 
-    def test_what_an_earlier_run_left_is_replaced(self, tmp_path):
-        (tmp_path / "out.partial").write_bytes(b"from an earlier run")
+    def test_what_an_earlier_run_kept_is_replaced_by_something_only(self, tmp_path):
+        kept = tmp_path / "out.partial"
+        kept.write_bytes(b"from an earlier run")
+        io.opened(str(tmp_path / "out"), atomic=True).failed()
+        assert kept.read_bytes() == b"from an earlier run"
         sink = io.opened(str(tmp_path / "out"), atomic=True)
         sink.write(b"new")
         sink.done()
-        assert os.listdir(tmp_path) == ["out"]
+        assert kept.read_bytes() == b"from an earlier run"
+        sink = io.opened(str(tmp_path / "out"), atomic=True)
+        sink.write(b"ne")
+        sink.failed()
+        assert kept.read_bytes() == b"ne"
+        assert sorted(os.listdir(tmp_path)) == ["out", "out.partial"]
+
+    @pytest.mark.parametrize("succeeds", [True, False])
+    def test_two_of_one_name_do_not_know_each_other(self, tmp_path, succeeds):
+        one, other = (io.opened(str(tmp_path / "out"), atomic=True) for _ in range(2))
+        for sink in (one, other, one, other):
+            sink.write(b"1" if sink is one else b"2")
+        (one.done if succeeds else one.failed)()
+        assert (tmp_path / ("out" if succeeds else "out.partial")).read_bytes() == b"11"
+        other.done()
+        assert (tmp_path / "out").read_bytes() == b"22"
+
+    @pytest.mark.parametrize("succeeds", [True, False])
+    @pytest.mark.parametrize("laid", ["a link", "a link to nothing", "a pipe", "a file of another mode"])
+    def test_what_lies_where_it_keeps_what_came_is_neither_followed_nor_waited_for(self, tmp_path, laid, succeeds):
+        victim, kept = tmp_path / "victim", tmp_path / "out.partial"
+        if laid == "a pipe":
+            os.mkfifo(kept)
+        elif laid == "a file of another mode":
+            kept.touch(0o400)
+        else:
+            kept.symlink_to(victim)
+        if laid == "a link":
+            victim.write_bytes(b"precious")
+        before = os.lstat(kept)
+        sink = io.opened(str(tmp_path / "out"), atomic=True)
+        sink.write(b"new")
+        if succeeds:
+            sink.done()
+            assert os.path.samestat(os.lstat(kept), before)
+        else:
+            sink.failed()
+            assert stat.S_ISREG(os.lstat(kept).st_mode)
+            assert kept.read_bytes() == b"new"
+        assert not victim.exists() or victim.read_bytes() == b"precious"
+
+    def test_what_cannot_take_the_name_stays_under_its_own(self, tmp_path):
+        (tmp_path / "out.partial").mkdir()
+        sink = io.opened(str(tmp_path / "out"), atomic=True)
+        sink.write(b"ne")
+        sink.failed()
+        (own,) = tmp_path.glob("out.partial.*")
+        assert own.read_bytes() == b"ne"
+
+    def test_it_is_no_wider_open_than_what_it_replaces(self, tmp_path):
+        path = tmp_path / "out"
+        path.touch()
+        path.chmod(0o4600)
+        sink = io.opened(str(path), atomic=True)
+        (own,) = tmp_path.glob("out.partial.*")
+        assert stat.S_IMODE(own.stat().st_mode) == 0o600
+        sink.failed()
+
+    def test_it_is_noted_before_a_signal_can_end_the_run(self, tmp_path):
+        made = []
+
+        def note(sink):
+            signal.raise_signal(signal.SIGINT)
+            made.append(sink)
+
+        with pytest.raises(KeyboardInterrupt):
+            io.opened(str(tmp_path / "out"), atomic=True, note=note)
+        made[0].failed()
+        assert os.listdir(tmp_path) == []
 
     def test_a_link_stays_and_what_it_points_at_is_replaced(self, tmp_path):
         (tmp_path / "folder").mkdir()

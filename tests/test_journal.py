@@ -710,7 +710,7 @@ class TestTheFile:
             pass
         assert os.listdir(tmp_path) == ["link"]
 
-    @pytest.mark.parametrize("kind", ["a directory", "no regular file"])
+    @pytest.mark.parametrize("kind", ["a directory", "not a regular file"])
     def test_a_directory_and_a_pipe_are_none(self, tmp_path, kind):
         path = tmp_path / "thing"
         path.mkdir() if kind == "a directory" else os.mkfifo(path)
@@ -720,7 +720,7 @@ class TestTheFile:
 
     @pytest.mark.parametrize("path", ["/dev/full", "/dev/null"])
     def test_nor_is_a_device(self, path):
-        with pytest.raises(UsageError, match=f"^{path} is no regular file$"):
+        with pytest.raises(UsageError, match=f"^{path} is not a regular file$"):
             journal(path)
 
     def test_a_path_that_leads_nowhere_is_named_with_the_reason(self, tmp_path):

@@ -39,6 +39,14 @@ def test_integers_of_any_size_stay_exact(number):
     assert json.loads(dumps(value)) == value
 
 
+@pytest.mark.parametrize("levels", [200, 300, 1023])
+@pytest.mark.parametrize("inner", ["1", "12345678901234567890123"])
+def test_whatever_is_read_can_be_written_also_inside_something(levels, inner):
+    text = b"[" * levels + inner.encode() + b"]" * levels
+    value = loads_exact(text)
+    assert dumps({"a": [value]}) == b'{"a":[' + text + b"]}"
+
+
 def test_a_lone_surrogate_in_a_value_is_value_error():
     with pytest.raises(ValueError, match=r"."):
         dumps({"a": "\ud800"})

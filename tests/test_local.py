@@ -205,7 +205,7 @@ class TestModels:
     def test_a_file_of_another_kind_is_refused(self, tmp_path, data):
         path = tmp_path / "model.gguf"
         path.write_bytes(data)
-        assert self.usage_error("--local", path) == f"the model {path} is no GGUF file"
+        assert self.usage_error("--local", path) == f"the model {path} is not a GGUF file"
 
     def test_a_model_that_was_cut_is_refused(self, packaged, tmp_path):
         path = tmp_path / "model.gguf"

@@ -23,17 +23,18 @@ from server import (
     message_start,
     ok,
     opening,
+    text_delta,
     text_events,
 )
 
 from streamcli import errors
 from streamcli.batch import limiter, offload, results
 from streamcli.batch.statistics import Statistics
-from streamcli.cli import answer, batch, config, run
+from streamcli.cli import answer, batch, config, run, verdict
 from streamcli.cli.args import OPTIONS, Number, command
-from streamcli.client import client
+from streamcli.client import calls
+from streamcli.network import proxy, timeouts
 from streamcli.network import tape as tapes
-from streamcli.network import transport
 from streamcli.protocol import deviations, exchange, message, request, retry, sse
 from streamcli.turns import processes, tools
 
@@ -210,7 +211,8 @@ def test_the_line_of_usage_is_that_of_the_example(server):
 
 
 def test_the_keys_of_a_summary_are_all_in_the_page(asked, tool):
-    (found,) = asked(CALL, PARIS, "--usage-to", "/dev/fd/1", "-o", os.devnull, "-T", "now", env=tool)
+    deviating = ok(message_start(), text_delta("Paris."), message_delta(), MESSAGE_STOP)
+    (found,) = asked(CALL, deviating, "--usage-to", "/dev/fd/1", "-o", os.devnull, "-T", "now", env=tool)
     assert found.keys() - {"input_tokens", "output_tokens"} == set(items(5, "Summary"))
 
 
@@ -294,7 +296,7 @@ def test_the_tool_definitions_of_the_example_are_declared():
 def test_the_types_of_errors_are_all_in_the_page_with_their_statuses():
     bases = {errors.APIError, errors.StreamError, errors.ShapeError}  # of which none is raised itself
     found = {cls for cls in all_subclasses(errors.StreamcliError) if cls.__module__.startswith("streamcli")} - bases
-    assert {answer.SignalError, answer.StopReasonError, batch.FailedLinesError} <= found
+    assert {answer.SignalError, verdict.StopReasonError, batch.FailedLinesError} <= found
     assert set(items(5, "Error types")) == {f"streamcli.{cls.code}" for cls in found}
     statuses = re.findall(r"^\.It Li streamcli\.(\w+) , No status (\d+)$", sections(5)["Error types"], re.MULTILINE)
     own = {cls.code: cls.exit_code for cls in found if "code" in cls.__dict__}
@@ -436,7 +438,7 @@ def test_the_limits_of_error_responses_are_those_of_the_page():
     said = prose(7, "Error responses")
     assert f"at most {exchange._EXCERPT} characters" in said
     assert f"At most {exchange.MAX_ERROR_BODY >> 10} KiB of the body are read" in said
-    assert f"for at most {transport.ERROR_BODY_TIMEOUT:g} seconds" in said
+    assert f"for at most {timeouts.ERROR_BODY_TIMEOUT:g} seconds" in said
 
 
 def test_the_waits_between_attempts_are_those_of_the_page():
@@ -452,10 +454,10 @@ def test_the_waits_between_attempts_are_those_of_the_page():
 
 def test_timeouts_and_proxies_are_those_of_the_page():
     found = [row[-1] for row in rows(7, "Timeouts")]
-    timeouts = [transport.CONNECT_TIMEOUT, transport.IDLE_TIMEOUT, transport.WHOLE_TIMEOUT.read]
-    assert found == [*(f"{each:g}" for each in timeouts), "none", f"{transport.ERROR_BODY_TIMEOUT:g}"]
-    assert [OPTIONS_BY_NAME[name].default for name in ("connect_timeout", "idle_timeout")] == timeouts[:2]
-    assert set(manual.bare_items(7, "Proxies")) == transport._PROXY_SCHEMES
+    limits = [timeouts.CONNECT_TIMEOUT, timeouts.IDLE_TIMEOUT, timeouts.WHOLE_TIMEOUT.read]
+    assert found == [*(f"{each:g}" for each in limits), "none", f"{timeouts.ERROR_BODY_TIMEOUT:g}"]
+    assert [OPTIONS_BY_NAME[name].default for name in ("connect_timeout", "idle_timeout")] == limits[:2]
+    assert set(manual.bare_items(7, "Proxies")) == proxy._SCHEMES
 
 
 def test_batches_and_counts_are_asked_for_as_the_page_says():
@@ -464,7 +466,7 @@ def test_batches_and_counts_are_asked_for_as_the_page_says():
     assert f"{len(offload.SETTLING)} times within {sum(offload.SETTLING):g} seconds" in said
     assert f"after {offload.FIRST_WAIT:g} second, then at growing intervals of up to {offload.LONGEST_WAIT:g}" in said
     assert f"{offload.MAX_FAULTS} failures in a row" in said
-    for statuses_, link in (client._NOTHING_DONE, "and"), (offload._ABSENT, "or"):
+    for statuses_, link in (calls._NOTHING_DONE, "and"), (offload._ABSENT, "or"):
         *most, last = sorted(statuses_)
         assert f"{', '.join(map(str, most))} {link} {last}" in said
     assert set(manual.bare_items(7, "Token counts")) == run._UNCOUNTED

@@ -537,7 +537,7 @@ class TestWaiting:
         monkeypatch.setattr(offload, "MAX_FAULTS", 2)
         case.lines = case.lines[:1]
         api.faults["retrieve"] = [json_response({"id": "msgbatch_01"})] * 3
-        with pytest.raises(ProtocolError, match="not a batch: msgbatch_01 was asked for; batch msgbatch_01 was made"):
+        with pytest.raises(ProtocolError, match="request for batch msgbatch_01 is not a batch; batch msgbatch_01 was"):
             case.work()
         assert case.resume() == 0
         assert api.accepted == ["a"]
@@ -602,7 +602,6 @@ class TestFetching:
             lambda body: body.replace(b'"message": {', b'"message": 5, "messages": {'),
             lambda body: body.replace(b'"result": {', b'"result": [], "results": {'),
             lambda body: body.replace(b'"result": {', b'"result": null, "results": {'),
-            lambda body: body.replace(b'"content": [', b'"deep": ' + b"[" * 1010 + b"]" * 1010 + b', "content": ['),
         ],
     )
     def test_an_odd_result_is_that_line_s_error_and_of_no_other(self, case, api, change):
@@ -700,7 +699,7 @@ class TestState:
 
     def test_a_file_that_is_none_of_ours_is_left_alone(self, case):
         case.state.write_text('{"a": 1}\n')
-        with pytest.raises(UsageError, match="line 1 says nothing of a batch"):
+        with pytest.raises(UsageError, match="line 1 says nothing about a batch"):
             case.resume()
         assert case.state.read_text() == '{"a": 1}\n'
 
@@ -708,7 +707,7 @@ class TestState:
     def test_nor_is_a_line_that_means_nothing(self, case, line):
         with case.state.open("a") as state:
             state.write(line + "\n")
-        with pytest.raises(UsageError, match="line 5 says nothing of a batch"):
+        with pytest.raises(UsageError, match="line 5 says nothing about a batch"):
             case.resume()
 
     def test_a_torn_tail_is_as_if_it_were_not_there(self, case, api):
@@ -745,9 +744,9 @@ class TestCancel:
         case.cancel()
         assert [batch.status for batch in api.batches] == ["canceling", "ended", "canceling"]
         assert case.notes == [
-            "batch msgbatch_01 is being cancelled: --resume fetches what it came to",
+            "batch msgbatch_01 is being cancelled: --resume fetches what was done",
             "batch msgbatch_02 has ended already: --resume fetches its results",
-            "batch msgbatch_03 is being cancelled: --resume fetches what it came to",
+            "batch msgbatch_03 is being cancelled: --resume fetches what was done",
         ]
         assert case.resume() == 5
         kinds = [kind for _, kind in case.results]

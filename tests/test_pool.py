@@ -285,7 +285,7 @@ def test_the_total_limit_is_final(server):
     ran = run(server, "ab", total=0.2)
     assert ran.said == ["a", "streamcli.timeout_error"]
     assert ran.results[1].status == 7
-    assert "the total limit of 0.2 s passed" in str(ran.results[1].line)
+    assert "the total timeout of 0.2 s passed" in str(ran.results[1].line)
     assert ran.statistics.retries == 0
 
 

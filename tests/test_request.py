@@ -82,7 +82,7 @@ def test_a_header_that_cannot_be_sent_is_refused_without_its_value(value):
 
 @pytest.mark.parametrize("name", ["", "a b", "a:", "é", "a\n"])
 def test_a_header_name_that_is_none_is_refused(name):
-    with pytest.raises(UsageError, match="no header name"):
+    with pytest.raises(UsageError, match="not a header name"):
         headers(headers=[(name, "x")])
 
 

@@ -21,6 +21,7 @@ from streamcli.errors import (
     UsageError,
     status_error,
 )
+from streamcli.protocol.jsontext import dumps, loads
 
 THREE = "".join(f'{{"custom_id":"{name}","prompt":"{name}"}}\n' for name in "abc")
 
@@ -164,7 +165,7 @@ class TestResults:
     )
     def test_a_file_that_holds_anything_else_is_left_alone(self, path, text, line):
         path.write_text(text)
-        assert not_opened(path) == f": line {line} is no result"
+        assert not_opened(path) == f": line {line} is not a result"
 
     def test_results_of_another_input_are_left_alone(self, path):
         path.write_text(record("a") + record("z"))
@@ -375,13 +376,16 @@ def test_a_result_keeps_the_status_of_a_refusal_without_a_type(code):
     assert batch.status(batch.errored(error)) == error.exit_code
 
 
-@pytest.mark.parametrize("depth", [240, 260, 900, 1010, 1100])
-def test_an_answer_that_cannot_be_written_is_an_error_that_says_so(depth):
+@pytest.mark.parametrize("depth", [240, 260, 900, 1019, 1021, 1100])
+def test_an_answer_that_could_not_be_read_again_is_an_error_that_says_so(depth):
     line = Line(1, "a", {}, "0" * 16)
     got, outcome = batch.result(line, {"type": "succeeded", "message": {"content": deep(depth)}}, lambda message: 9)
-    recorded = json.loads(got.line)
-    if outcome["type"] == "succeeded":
-        assert (recorded["result"], got.status) == (outcome, 9)
+    recorded = loads(got.line)["result"]
+    if depth < 1020:
+        assert (dumps(recorded), outcome["type"], got.status) == (dumps(outcome), "succeeded", 9)
     else:
-        assert (recorded["result"]["error"]["error"]["type"], got.status) == ("streamcli.protocol_error", 8)
-    assert (outcome["type"] == "succeeded") == (depth < 1000)
+        assert (recorded["error"]["error"]["type"], outcome["type"], got.status) == (
+            "streamcli.protocol_error",
+            "errored",
+            8,
+        )

@@ -105,9 +105,9 @@ def test_what_the_file_grows_by_later_is_not_looked_at():
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "4 of its 4 requests are gone"),
-        ('"a"\n"b"\n\n"c"\n', "1 of its 4 requests are gone"),
-        ('"a"\n"b"\n\n"c"\n\n\n\n\n"d"', "1 of its 4 requests are gone"),
+        ("", "4 of its 4 requests are missing"),
+        ('"a"\n"b"\n\n"c"\n', "1 of its 4 requests are missing"),
+        ('"a"\n"b"\n\n"c"\n\n\n\n\n"d"', "1 of its 4 requests are missing"),
         ('"a"\n"B"\n\n"c"\n"d"\n', "line 2 is not the one that was checked"),
         ('"a"\n"b"\n"x"\n"c"\n"d"\n', "line 3 is not the one that was checked"),
         ('"b"\n\n"c"\n"d"\n', "line 1 is not the one that was checked"),
@@ -200,16 +200,15 @@ def test_that_id_is_another_where_anything_is(changed):
         ('" \\n"', "line 1 has no prompt"),
         ("{}", "line 1 has no prompt"),
         ('{"custom_id": "a"}', "line 1 has no prompt"),
-        ('{"prompt": null}', "line 1 has a prompt that is no text"),
-        ('{"prompt": ["a"]}', "line 1 has a prompt that is no text"),
+        ('{"prompt": null}', "line 1 has a prompt that is not a string"),
+        ('{"prompt": ["a"]}', "line 1 has a prompt that is not a string"),
         ('{"prompt": "a", "params": {}}', "line 1 has both prompt and params"),
-        ('{"params": []}', "line 1 has params that are no object"),
+        ('{"params": []}', "line 1 has params that are not an object"),
         ('{"params": {}}', "line 1 has no prompt: its params have no messages"),
         ('{"params": {"messages": []}}', "line 1 has no prompt: its params have no messages"),
-        ('{"params": {"messages": "a"}}', "line 1 has messages that are no list"),
-        ('{"custom_id": 1, "prompt": "a"}', "line 1 has a custom_id that is no text"),
-        ('{"custom_id": "", "prompt": "a"}', "line 1 has a custom_id that is no text"),
-        (f'{{"params": {{"messages": {"[" * 1005}{"]" * 1005}}}}}', "line 1 cannot be written as JSON: "),
+        ('{"params": {"messages": "a"}}', "line 1 has messages that are not a list"),
+        ('{"custom_id": 1, "prompt": "a"}', "line 1 has a custom_id that is not a string, or empty"),
+        ('{"custom_id": "", "prompt": "a"}', "line 1 has a custom_id that is not a string, or empty"),
         (
             '{"prompt": "a", "model": "x"}',
             "line 1 has an unknown key 'model': fields of the request go into params",
@@ -222,6 +221,10 @@ def test_what_is_no_request_is_refused_with_its_line(text, why):
 
 def test_json_that_is_none_because_it_is_plain_text_is_told_the_way_out():
     assert refused("hello").endswith("; with --lines each line is a prompt as it stands")
+
+
+def test_what_cannot_be_sent_is_found_too():
+    assert refused('"a"', compose=lambda text: user(text + "\udcff")).startswith("line 1 cannot be written as JSON: ")
 
 
 def test_bytes_that_are_no_text_are_no_prompt_either():

@@ -158,7 +158,7 @@ class TestLimit:
         loop.add([result()])
         with pytest.raises(ToolError) as caught:
             loop.answered(answer(call("time", 2), call("weather", 3), call("time", 4)))
-        assert str(caught.value) == "the model still calls time, weather where --max-turns 2 ends"
+        assert str(caught.value) == "the model still calls time, weather after --max-turns 2"
         assert caught.value.exit_code == 11
         assert loop.taken == 2
 

@@ -151,15 +151,15 @@ class TestDeclared:
         [
             ("", "tools.json is not JSON"),
             ("{", "tools.json is not JSON"),
-            ("3", "tools.json holds no tools: it needs an object, or an array of objects"),
+            ("3", "tools.json holds no tools: it needs to be an object or an array of objects"),
             ("null", "tools.json holds no tools"),
-            ("[3]", "tools.json: tool 1 is no object"),
-            ('[{"type":"x"},[]]', "tools.json: tool 2 is no object"),
+            ("[3]", "tools.json: tool 1 is not an object"),
+            ('[{"type":"x"},[]]', "tools.json: tool 2 is not an object"),
             ("{}", "tools.json: tool 1 has neither a name nor a type"),
             ('{"tools":{}}', "tools.json: tool 1 has neither a name nor a type"),
             ('{"name":3,"type":"custom"}', "tools.json: tool 1 has neither a name nor a type"),
-            ('{"name":"ls"}', "tools.json: tool 1 (ls) has no object as its input_schema"),
-            ('{"name":"ls","type":"custom","input_schema":"x"}', "tool 1 (ls) has no object as its input_schema"),
+            ('{"name":"ls"}', "tools.json: tool 1 (ls) needs an object as its input_schema"),
+            ('{"name":"ls","type":"custom","input_schema":"x"}', "tool 1 (ls) needs an object as its input_schema"),
         ],
     )
     def test_anything_else_is_refused_with_its_place(self, text, message):
@@ -260,11 +260,11 @@ class TestDescribed:
         plain = tmp_path / "plain"
         plain.write_text("echo hello\n")
         plain.chmod(0o755)
-        reason = "it is no program, and a script begins with #! and its interpreter"
+        reason = "it is not a program; a script begins with #! and its interpreter"
         assert (
             self.error_response(str(plain)) == f"the tool {plain} cannot describe itself: cannot be started: {reason}"
         )
-        assert "the interpreter that its first line names is not there" in self.error_response(
+        assert "the interpreter named in its first line is not there" in self.error_response(
             make("", interpreter="/no/such/interpreter")
         )
 
@@ -295,7 +295,7 @@ class TestDescribed:
     @pytest.mark.parametrize("schema", [{}, {"input_schema": None}, {"input_schema": "x"}, {"input_schema": []}])
     def test_a_schema_that_is_no_object_is_refused(self, make, schema):
         path = make(describing({"name": "a", **schema}))
-        assert self.error_response(path) == f"the tool {path} has no object as its input_schema"
+        assert self.error_response(path) == f"the tool {path} needs an object as its input_schema"
 
     def test_a_name_that_two_share_is_refused(self, make):
         one, other = make(describing(self.WEATHER), "one"), make(describing(self.WEATHER), "other")

@@ -6,7 +6,9 @@ from driver import ASK
 from server import bytewise, chunk, head, ok, text_events, text_stream
 
 from streamcli import AsyncClient, Client, UsageError
-from streamcli.network.transport import Proxy, Transport, environment_proxy, own_client, proxy_for, tls_context
+from streamcli.network.proxy import Proxy, environment_proxy, proxy_for
+from streamcli.network.tls import tls_context
+from streamcli.network.transport import Transport, own_client
 from streamcli.protocol.request import Credential, Endpoint
 
 
@@ -33,7 +35,7 @@ class TestProxy:
         "url", ["ftp://proxy", "http://", "http://proxy:99999", "http://[::1", "http://pröxy", ":"]
     )
     def test_that_cannot_be_used_is_refused_by_the_name_of_its_source(self, url):
-        with pytest.raises(UsageError, match="ALL_PROXY names no http, https or socks5 proxy"):
+        with pytest.raises(UsageError, match="ALL_PROXY is not the URL of an http, https or socks5 proxy"):
             Proxy(url, "ALL_PROXY").checked()
 
     @pytest.mark.parametrize("there", [True, False])

@@ -1,9 +1,9 @@
-"""How many requests may run at once: answers and throttling responses in, the moment when the next one may start out.
+"""Responses in, out how many requests may run at once and when the next one may start.
 
-Contract: one limiter for all requests to one server. A response that throttles (429 rate limited, 529 overloaded) holds
-every new request back and halves how many may run, once for all that started before it was known; each success raises
-that by a part, so that a whole round of successes raises it by one, up to where it began. No clock and no chance of
-its own: both are parameters. No I/O.
+Contract: there is one limiter for all requests to one server. A throttled response (429 rate limited, 529 overloaded)
+holds back every new request and halves the number that may run, once for all requests that started before it came.
+Each success raises that number a little, so that a whole round of successes raises it by one, up to where it began.
+Time and chance are parameters. No I/O.
 Source: streamcli(7), section "Throttling".
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# So long a hold is at most, in seconds, whatever a server or a clock that is wrong asks for.
+# The longest hold in seconds, whatever a server asks for or a wrong clock suggests.
 MAX_HOLD = 60.0
 _FIRST_HOLD, _LONGEST_UNASKED_HOLD = 0.5, 8.0
 
@@ -24,7 +24,7 @@ _PREFIX, _REMAINING, _RESET = "anthropic-ratelimit-", "-remaining", "-reset"
 
 
 class Permit(NamedTuple):
-    """The leave to send one request: which round it belongs to, and whether it runs alone."""
+    """The permission to send one request: which round it belongs to, and whether it runs alone."""
 
     round: int
     alone: bool
@@ -47,31 +47,31 @@ class Limiter:
         return int(self._allowed)
 
     def held(self, now: float) -> float:
-        """The seconds until a request may start at all."""
+        """The seconds until any request may start."""
         return max(0.0, self._held_until - now)
 
     def start(self, now: float) -> Permit | None:
-        """The permit of one request, which must be given back to one of the methods below; None: not now."""
+        """The permit of one request, to be given back to one of the methods below, or None: not now."""
         if now < self._held_until or self._running >= self.allowed:
             return None
         self._running += 1
         return Permit(self._round, alone=self.allowed == 1)
 
     def ended(self, permit: Permit) -> None:  # noqa: ARG002 - every permit is given back the same way
-        """The request is over, and says nothing about how many may run."""
+        """The request ended in a way that says nothing about how many may run."""
         self._running -= 1
 
     def succeeded(self, permit: Permit) -> None:
-        """The request was answered."""
+        """The request has its whole answer."""
         self.ended(permit)
         self._throttled_rounds = 0
         self._allowed = min(self._most, self._allowed + 1 / self._allowed)
 
     def throttled(self, permit: Permit, now: float, *, wait: float | None, chance: float) -> bool:
-        """The server takes no more; returns whether that counts against the request, because it ran alone.
+        """The request was throttled; returns whether that counts as a failed attempt, because it ran alone.
 
-        `wait` is what the server asks for, in seconds, or None: then the hold doubles with each throttled round,
-        from half a second up to 8, less up to a quarter by `chance` in [0, 1).
+        `wait` is what the server asks for, in seconds. If it is None, the hold doubles with each throttled round, from
+        half a second to 8 seconds, less up to a quarter by `chance` in [0, 1).
         """
         if permit.round == self._round:
             self._round += 1
@@ -85,13 +85,13 @@ class Limiter:
         return permit.alone
 
     def hold(self, now: float, seconds: float) -> None:
-        """Start nothing for so many seconds, MAX_HOLD at most."""
+        """Let nothing start for `seconds`, MAX_HOLD at most."""
         self._held_until = max(self._held_until, now + min(seconds, MAX_HOLD))
 
     def heed(self, headers: Mapping[str, str], now: float, wall: float) -> None:
-        """Start nothing until a limit is renewed of which an answer's headers say that nothing remains.
+        """Let nothing start before a limit is renewed of which, by a response's headers, nothing remains.
 
-        `wall` is Unix time, which the headers are in. Header names are lower case; nonsense is ignored.
+        `wall` is Unix time, as in the headers. Header names are lower case; nonsense is ignored.
         """
         for name, value in headers.items():
             if value == "0" and name.startswith(_PREFIX) and name.endswith(_REMAINING):
@@ -100,7 +100,7 @@ class Limiter:
 
 
 def _unix_time(text: str) -> float:
-    """The time that RFC 3339 `text` names, or long ago where it names none."""
+    """The time that `text` names by RFC 3339, or minus infinity."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

@@ -1,11 +1,11 @@
 """The requests of a source in, their results in a file out, by way of the Message Batches API.
 
-Contract: a source becomes parts, each a batch at the server. Before a part is submitted a line of intent is on the
-disk, and its batch's id before anything else is done, so that whoever goes on after a run that ended anywhere, kill -9
-included, finds every batch and submits no line twice. The ids of a part's requests carry a mark of its own: a batch is
-taken for a part's only if its results show that mark. Results are read as a stream; a line's result is on the disk
-before its batch is forgotten, and what is odd about one is that line's error. In memory there is one part at a time.
-Nothing is cancelled but by `cancel`.
+Contract: a source is divided into parts, each of which becomes a batch at the server. Before a part is submitted a line
+of intent is on the disk, and its batch's id before anything else is done, so that the next run after one that ended
+anywhere, kill -9 included, finds every batch and submits no line twice. The ids of a part's requests carry a mark of
+its own: a batch counts as a part's only if its results show the mark. Results are read as a stream; a line's result is
+on the disk before its batch is forgotten, and what is odd about it is the error of that line. One part at a time is in
+memory. Nothing is cancelled except by `cancel`.
 Source: streamcli(5), section "State file"; streamcli(7), section "Message Batches".
 """
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, Self
 
 import orjson
 
-from streamcli.client.client import samples, sampling_version
+from streamcli.client.calls import samples, sampling_version
 from streamcli.errors import (
     APIConnectionError,
     APIError,
@@ -39,7 +39,7 @@ from streamcli.errors import (
 from streamcli.protocol.jsontext import dumps, loads
 from streamcli.turns.journal import Journal
 
-from .results import errored, result, taken
+from .results import accept, errored, result
 from .source import Line
 
 if TYPE_CHECKING:
@@ -51,24 +51,24 @@ if TYPE_CHECKING:
     from .source import Source
     from .statistics import Statistics
 
-# What one batch may hold; the bytes stay far below what the server takes, and are what is held in memory.
+# What one batch may hold. The bytes are far fewer than the server accepts, because they are held in memory.
 MAX_REQUESTS = 100_000
 MAX_BYTES = 32 << 20
 # Seconds until the batches are looked at for the first time, and at most between two looks.
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
 _GROWTH = 1.5
-# So many looks at a batch may fail in a row, which is a quarter of an hour; a batch takes up to a day.
+# How many looks at a batch may fail in a row: a quarter of an hour; a batch takes up to a day.
 MAX_FAULTS = 20
-# The longest id that the API takes.
+# The longest id that the API accepts.
 MAX_ID = 64
-# Seconds before each look for a batch whose submission broke off: the server may still be making it.
+# Seconds before each look for the batch of a submission that broke off: the server may still be making it.
 SETTLING = (0.0, 5.0, 10.0)
-# Results are written in blocks of so many bytes, each safe on the disk before the next.
+# Results are written in blocks of this many bytes, each safe on the disk before the next.
 _BLOCK = 1 << 20
 _PAGE = 100
 _MODE = 0o600
-# Answers of a server that has no such endpoint.
+# Statuses with which a server says that it has no such endpoint.
 _ABSENT = frozenset({404, 405, 501})
 _OVERLOADED = 529
 # Where the API says which request a batch is refused for.
@@ -76,7 +76,7 @@ _PLACE = re.compile(r"\brequests[.\[](\d+)")
 
 
 class Counts(NamedTuple):
-    """How far the batches are. All that is in one counts as `processing` until it has ended."""
+    """How far the batches are. All requests of a batch count as `processing` until it has ended."""
 
     batches: int
     ended: int
@@ -84,7 +84,7 @@ class Counts(NamedTuple):
 
 
 class Watch(Protocol):
-    """Who is told how it goes."""
+    """What is told how the run goes."""
 
     def note(self, text: str) -> None:
         """Something happened."""
@@ -97,10 +97,11 @@ class Watch(Protocol):
 class Part:
     """Some lines of the input that make one batch.
 
-    `lines` are pairs of first and last line number, `digest` is of their ids and requests. `mark` is what the ids of
-    its requests end with, or "" where they are too long for that; `newest` was the newest batch at the server before,
-    and `id` is this one's, None while that is not known. `adopted` says that the id was not the answer to a submission
-    but was found by looking for it. `ended` and `faults`, how many looks in a row came to `fault`, are this run's.
+    `lines` are pairs of first and last line number, `digest` is that of their ids and requests. `mark` is what the ids
+    that are sent end with, or "" if all of them are too long for it. `newest` was the newest batch at the server before
+    this one, and `id` is its own, None while that is unknown. `adopted` says that the id did not come in the response
+    to the submission but was found in the server's list. `ended`, and `faults`, how many looks in a row failed, the
+    last with `fault`, are of this run.
     """
 
     number: int
@@ -136,7 +137,7 @@ class Part:
         return place > 0 and number <= self.lines[place - 1][1]
 
     def add(self, number: int) -> None:
-        """One more line, which comes after the others."""
+        """Add a line, which comes after the others."""
         self.count += 1
         if self.lines and self.lines[-1][1] == number - 1:
             self.lines[-1] = (self.lines[-1][0], number)
@@ -145,7 +146,7 @@ class Part:
 
 
 class _Portion:
-    """A part that is being put together, its requests as JSON: parsed they would take several times as much."""
+    """A part that is being put together; its requests are JSON, because parsed they take several times the memory."""
 
     def __init__(self) -> None:
         self.part = Part(0, mark=secrets.token_hex(4))
@@ -165,7 +166,7 @@ class _Portion:
     def add(self, line: Line, request: bytes) -> None:
         self.part.add(line.number)
         self._is_marked = self._is_marked or self.part.marks(self.part.marked(line.custom_id))
-        # A copy, because what orjson returns keeps the place of the buffer that it grew in.
+        # A copy, because what orjson returns keeps the whole buffer in which it was built.
         self.requests.append(orjson.Fragment(bytes(memoryview(request))))
         self.sampled = self.sampled or samples(line.params)
         self._size += len(request)
@@ -179,7 +180,7 @@ class _Portion:
 
 
 class _Digest:
-    """What tells whether lines are the ones that were submitted."""
+    """What shows whether lines are the ones that were submitted."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -193,10 +194,10 @@ class _Digest:
 
 
 class State:
-    """What was submitted: a journal at `path`, held against other runs until `close`.
+    """What was submitted: a journal at `path`, held until `close`, so that no other run submits anything.
 
-    `url` is where the batches are. Raises UsageError for a file that another run holds, or holds batches from
-    elsewhere or anything else; OutputError where it cannot be written.
+    `url` is where the batches are. Raises UsageError for a file that another run holds, or that holds batches of
+    another server or anything else; OutputError if it cannot be written.
     """
 
     def __init__(self, path: str, url: str) -> None:
@@ -230,7 +231,7 @@ class State:
         return {part.id for part in self._parts.values() if part.id is not None}
 
     def intend(self, part: Part) -> None:
-        """The part will be submitted; it gets its number."""
+        """The part is about to be submitted; it gets its number."""
         part.number = self._last + 1
         fields = {"url": self._url, "lines": part.lines, "count": part.count, "digest": part.digest}
         self._write(part, fields | {"mark": part.mark, "newest": part.newest})
@@ -253,16 +254,16 @@ class State:
         part.fetched = True
 
     def remove(self) -> None:
-        """Nothing is under way any more."""
+        """Remove the file: no batch is left."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.realpath(self.path))
 
     def close(self) -> None:
-        """Let go of the file; one that was made here and holds nothing is removed."""
+        """Release the file; one that was made here and is empty is removed."""
         self._journal.close()
 
-    def telling(self, part: Part, batch_id: str | None) -> str:
-        """What a person adds to tell the next run which batch the part has, or that it has none."""
+    def line_to_add(self, part: Part, batch_id: str | None) -> str:
+        """What a person has to add to tell the next run which batch the part has, or with None that it has none."""
         return f"the line {dumps({'part': part.number, 'id': batch_id}).decode()} to {self.path}"
 
     def _write(self, part: Part, fields: Mapping[str, Any]) -> None:
@@ -282,7 +283,7 @@ class State:
                 url = self._url
                 self._change(self._parts[number], fields)
         except (ValueError, TypeError, KeyError):
-            raise UsageError(f"{self.path}: line {place} says nothing of a batch") from None
+            raise UsageError(f"{self.path}: line {place} says nothing about a batch") from None
         if url != self._url:
             raise UsageError(f"{self.path}: line {place} is of a batch at {url}, and this is {self._url}")
 
@@ -299,10 +300,10 @@ class State:
 
 
 class Offload:
-    """The lines of `source` that have no result in `results`, by way of `client`'s batches; `figures` count them.
+    """The lines of `source` without a result in `results`, asked in batches of `client`; `statistics` count them.
 
-    `betas` go out as `anthropic-beta`; `judge` is asked of every complete message. A submission whose end is not known
-    is made again up to `retries` times, each time after having looked for its batch.
+    `betas` go out as `anthropic-beta`; `judge` judges every complete message. A submission of which it is not known
+    whether it arrived is repeated up to `retries` times, each time after looking for its batch.
     """
 
     def __init__(
@@ -315,7 +316,7 @@ class Offload:
         state: State,
         watch: Watch,
         betas: Sequence[str] = (),
-        judge: Judge = taken,
+        judge: Judge = accept,
         retries: int = 2,
     ) -> None:
         self._api = client.messages.batches
@@ -337,7 +338,7 @@ class Offload:
     def run(self) -> None:
         """Submit what has no batch yet, wait for all of them, fetch their results and put them in order.
 
-        Raises APIError, UsageError or OutputError; what was done by then is known to the next run.
+        Raises APIError, UsageError or OutputError; the next run goes on from what was done by then.
         """
         self._find_unknown()
         self._check_input()
@@ -350,9 +351,9 @@ class Offload:
         self._state.remove()
 
     def cancel(self) -> None:
-        """Ask that nothing more is done of the batches that have not ended; their results remain to be fetched.
+        """Cancel the batches that have not ended; their results remain to be fetched.
 
-        Raises UsageError in the end where a batch may be ours or somebody else's, which is left alone.
+        Raises UsageError at the end if a batch may be ours or somebody else's, which is left alone.
         """
         self._find_unknown()
         for part in self._state.waiting:
@@ -362,14 +363,14 @@ class Offload:
                 self._watch.note(f"batch {part.id} has ended already: --resume fetches its results")
             else:
                 self._api.cancel(part.id, betas=self._betas)
-                self._watch.note(f"batch {part.id} is being cancelled: --resume fetches what it came to")
+                self._watch.note(f"batch {part.id} is being cancelled: --resume fetches what was done")
         if not self._state.waiting:
             self._watch.note(f"there is no batch to cancel for {self._results.path}")
         for part in self._state.waiting:
             if part.id is None:
                 raise UsageError(
                     f"a batch that may be part {part.number} is not cancelled, because only its results can show whose "
-                    f"it is: if it is yours, add {self._state.telling(part, 'ID')} with its ID"
+                    f"it is: if it is yours, add {self._state.line_to_add(part, 'ID')} with its ID"
                 )
 
     def _found(self, part: Part) -> Mapping[str, Any]:
@@ -395,7 +396,7 @@ class Offload:
                 self._create(portion)
                 portion = _Portion()
                 request = portion.request(line)
-                gc.collect()  # an answer knows itself, and its request: the part that was just submitted
+                gc.collect()  # a response refers to itself and to its request: the part that was just submitted
             portion.add(line, request)
         if portion.requests:
             self._create(portion)
@@ -412,7 +413,7 @@ class Offload:
                 raise fault
 
     def _created(self, part: Part, portion: _Portion) -> APIError | None:
-        """Submit a part once; the error after which nobody knows whether it has a batch. Raises any other one."""
+        """Submit a part once; returns the error after which nobody knows whether it has a batch, raises any other."""
         try:
             batch = self._api.create(
                 requests=portion.requests,
@@ -427,20 +428,20 @@ class Offload:
             self._name_line(part, error)
             raise
         if not _is_batch(batch):
-            return self._absent("its answer is not a batch")
+            return self._absent("its response is not a batch")
         self._state.submitted(part, batch["id"])
         self._watch.note(f"batch {part.id} was made of {part.count} requests")
         return None
 
     def _name_line(self, part: Part, error: APIError) -> None:
-        """Add to a refusal which line of the input it is about, where it says which request."""
+        """Add to an error response which line of the input it is about, if it says which request."""
         place = _PLACE.search(error.message)
         number = next(islice(part.numbers, int(place[1]), None), None) if place else None
         if place and number:
             error.message += f" ({place[0].replace('[', '.')} is line {number} of {self._source.name})"
 
     def _find_unknown(self) -> None:
-        """Learn of submissions that broke off whether they came to a batch, as far as that can be told now."""
+        """Find out whether submissions that broke off made a batch, as far as that can be known now."""
         for part in self._state.waiting:
             if part.id is None:
                 self._settle(part)
@@ -479,7 +480,7 @@ class Offload:
             self._open.add(part.number)
             self._watch.note(
                 f"batch {' or '.join(may_be)} may be part {part.number}, whose submission broke off: its results will "
-                f"tell; to submit the part now, end this run and add {self._state.telling(part, None)}"
+                f"tell; to submit the part now, end this run and add {self._state.line_to_add(part, None)}"
             )
         return bool(may_be)
 
@@ -490,7 +491,7 @@ class Offload:
         if not part.mark:
             raise UsageError(
                 f"batch {batch_id} may be part {part.number}, whose submission broke off, and the ids are too long to "
-                f"show it: add {self._state.telling(part, 'ID')}, with the ID of its batch or null for none"
+                f"show it: add {self._state.line_to_add(part, 'ID')}, with the ID of its batch or null for none"
             )
         return any(part.marks(record.get("custom_id")) for record in self._records(batch_id))
 
@@ -503,11 +504,11 @@ class Offload:
         if part.newest is not None:
             raise UsageError(
                 f"whether part {part.number} was submitted cannot be told, because batch {part.newest} is not listed "
-                f"any more: add {self._state.telling(part, 'ID')}, with the ID of its batch or null for none"
+                f"any more: add {self._state.line_to_add(part, 'ID')}, with the ID of its batch or null for none"
             )
 
     def _listed(self, *, limit: int) -> Iterator[Mapping[str, Any]]:
-        """The batches at the server, the newest first."""
+        """The batches at the server, newest first."""
         try:
             found = odd = False
             for value in self._api.list(limit=limit, betas=self._betas):
@@ -525,7 +526,7 @@ class Offload:
             raise self._absent(str(error)) from error
 
     def _check_present(self, error: APIError) -> None:
-        """Raises what `error` says of the server, if it does."""
+        """Raise UnexpectedResponseError if `error` says that the server has no batches."""
         if isinstance(error, APIStatusError) and error.status_code in _ABSENT:
             raise self._absent(str(error)) from error
 
@@ -536,7 +537,7 @@ class Offload:
     # Waiting and fetching
 
     def _check_input(self) -> None:
-        """Raises UsageError where the lines of a batch are not the ones that were submitted."""
+        """Raise UsageError if the lines of a batch are not the ones that were submitted."""
         digests = {part.number: _Digest() for part in self._state.waiting}
         for line in self._source.lines() if digests else ():
             for part in self._state.waiting:
@@ -546,7 +547,7 @@ class Offload:
             if digests[part.number].text != part.digest:
                 raise UsageError(
                     f"{self._source.name} is not what batch {part.id} was made of, or the options differ: go on with "
-                    f"what it was made of, or add {self._state.telling(part, None)} to do without its results"
+                    f"what it was made of, or add {self._state.line_to_add(part, None)} to do without its results"
                 )
 
     def _collect(self) -> None:
@@ -590,7 +591,7 @@ class Offload:
     def _retrieved(self, batch_id: str) -> Mapping[str, Any]:
         batch = self._api.retrieve(batch_id, betas=self._betas)
         if not _is_batch(batch):
-            raise ProtocolError(f"the server's answer is not a batch: {batch_id} was asked for")
+            raise ProtocolError(f"the response to a request for batch {batch_id} is not a batch")
         return batch
 
     def _explained(self, part: Part) -> APIError:
@@ -600,8 +601,8 @@ class Offload:
         if isinstance(error, NotFoundError | UnexpectedResponseError | ProtocolError):
             error.message += (
                 f"; batch {part.id} was made here and is paid for: look for it with the key and the workspace that it "
-                f"was made with; only if it is gone for good, add {self._state.telling(part, None)} to ask, and pay "
-                "for, its lines again"
+                f"was made with; only if it is gone for good, add {self._state.line_to_add(part, None)} to ask, and "
+                "pay for, its lines again"
             )
         return error
 
@@ -657,7 +658,7 @@ class Offload:
                     return
 
     def _line(self, part: Part, custom_id: Any) -> Line | None:
-        """The line that a result's id stands for, without its request; None where it is not one of the part's."""
+        """The line that a result's id stands for, without its request, or None if it is not one of the part's."""
         own = custom_id.removesuffix(f"-{part.mark}") if part.marks(custom_id) else str(custom_id)
         number = self._source.number(own)
         return Line(number, own, {}, self._source.digest(number)) if number in part else None
@@ -678,7 +679,7 @@ def _is_batch(value: Any) -> bool:
 
 
 def _outcome(part: Part, value: Any) -> Mapping[str, Any]:
-    """A result as it was sent, if it is what one may be: of some type, and with a message where it succeeded."""
+    """A result as it was sent, if it can be one: it has a type, and a message if it succeeded; else an error."""
     outcome: dict[str, Any] = value if isinstance(value, dict) else {}
     kind = outcome.get("type")
     if isinstance(kind, str) and (kind != "succeeded" or isinstance(outcome.get("message"), dict)):
@@ -687,24 +688,24 @@ def _outcome(part: Part, value: Any) -> Mapping[str, Any]:
 
 
 def _whole_counts(batch: Mapping[str, Any]) -> dict[str, int]:
-    """How many requests of a batch came to what, as far as it says that in numbers."""
+    """The request counts of a batch, as far as they are numbers."""
     counts = batch.get("request_counts")
     return {kind: count for kind, count in counts.items() if type(count) is int} if isinstance(counts, dict) else {}
 
 
 def _total(batch: Mapping[str, Any]) -> int | None:
-    """How many requests a batch has, or None where it does not say."""
+    """How many requests a batch has, or None if it does not say."""
     return sum(_whole_counts(batch).values()) or None
 
 
 def _left_nothing(error: APIError) -> bool:
-    """Whether a submission that ended so has surely not made a batch."""
+    """Whether a submission that failed with `error` has certainly not made a batch."""
     if isinstance(error, APIStatusError):
         return error.status_code < 500 or error.status_code == _OVERLOADED
     return isinstance(error, UsageError)
 
 
 def _may_pass(error: APIError) -> bool:
-    """Whether a later look at a batch that was made may end better; the API does not know a new one at once."""
+    """Whether a later look at a batch that was made may succeed; the API may not know a new one at once."""
     passing = APIConnectionError | StreamError | NotFoundError | UnexpectedResponseError
     return isinstance(error, passing) or error.exit_code == 5

@@ -1,9 +1,9 @@
-"""Many requests at once on one event loop: lines in, results out, in their order or as they come.
+"""Many requests at once on one event loop: lines in, results out, in the lines' order or as they come.
 
-Contract: lines are drawn one at a time, `jobs` are in work at most, and no more than a few times `jobs` wait for their
-turn to be written, so that memory is bounded however long the input and however slow the reader is. A line that fails
-gives an errored result and never stops the others. Nothing of a line is passed on before it is whole, so every fault
-that may pass is worth another attempt here. Whatever ends a run early, what is complete is still written.
+Contract: lines are drawn one at a time, at most `jobs` are in progress, and no more than a few times `jobs` wait to be
+written, so that memory is bounded however long the input and however slow the reader is. A line that fails gives an
+errored result and never stops the others. Nothing of a line is passed on before it is complete, so any fault that may
+be temporary is worth another attempt here. Whatever ends a run early, what is complete is still written.
 Source: streamcli(7), section "Throttling".
 """
 
@@ -29,22 +29,22 @@ from streamcli.output.meter import Meter
 from streamcli.protocol.retry import MAX_RETRIES, MAX_WAIT, delay
 
 from .limiter import Limiter, Permit
-from .results import Result, errored, result, taken
+from .results import Result, accept, errored, result
 from .source import Line
 from .statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from streamcli.client.client import AsyncClient
+    from streamcli.client.async_client import AsyncClient
 
     from .results import Judge
 
-# So many times `jobs` may be drawn and not yet written.
+# How many times `jobs` lines may be drawn and not yet written.
 _WINDOW = 4
-# After a run was stopped its last results are written within so many seconds, or not at all.
+# How many seconds a stopped run has to write its last results.
 _LAST_WRITE = 2.0
-# So many lines that are done already may be passed over before the loop is given its turn.
+# How many lines that are done already are skipped before the event loop gets its turn.
 _STRIDE = 256
 _THROTTLED = frozenset({429, 529})
 
@@ -52,25 +52,24 @@ _THROTTLED = frozenset({429, 529})
 class Settings(NamedTuple):
     """How the lines are asked.
 
-    `jobs` run at once, each with up to `retries` further attempts; one that is throttled while others run is not
-    counted.
-    `ordered` writes the results in the lines' order. `judge` is asked of every complete message. `on_retry` is
-    told the line, the error and the seconds it waits before another attempt.
+    `jobs` run at once, each with up to `retries` further attempts, not counting those that are throttled while others
+    run. `ordered` writes the results in the lines' order. `judge` judges every complete message. `on_retry` is given
+    the line, the error and the seconds to wait before the next attempt.
     """
 
     jobs: int
     retries: int = MAX_RETRIES
     ordered: bool = True
     betas: Sequence[str] = ()
-    judge: Judge = taken
+    judge: Judge = accept
     on_retry: Callable[[Line, APIError, float], None] = lambda *_: None
 
 
 class Pool:
     """One run over some lines.
 
-    `client` must not retry by itself. `write` is called in another thread, once at a time, with results that follow
-    each other; whatever it raises ends the run. `figures` are kept up as lines end.
+    `client` must not retry by itself. `write` is called in another thread, one call at a time, with the next results;
+    whatever it raises ends the run. `statistics` are updated as lines end.
     """
 
     def __init__(
@@ -82,18 +81,18 @@ class Pool:
         self._gate = _Gate(Limiter(settings.jobs))
         self._outbox = _Outbox(write, settings)
         self._running: set[asyncio.Task[None]] = set()
-        # Done once the run is to end before its time: by `stop`, or by a fault of ours.
+        # Done as soon as the run has to end early: by `stop`, or by a fault of ours.
         self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def stop(self) -> None:
-        """End the run: what is in work is dropped, what is complete is written."""
+        """End the run: what is in progress is dropped, what is complete is written."""
         if not self._ending.done():
             self._ending.set_result(None)
 
     async def run(self, lines: Iterator[Line], done: Callable[[int], bool] = lambda _: False) -> None:
-        """Ask all `lines` but those that are `done` by their number, until all are written or `stop` is called.
+        """Ask all `lines` except those whose number is `done`, until all are written or `stop` is called.
 
-        Raises what drawing a line or writing a result raises.
+        Raises whatever drawing a line or writing a result raises.
         """
         asking = asyncio.create_task(self._ask_all(lines, done))
         writing = asyncio.create_task(self._outbox.deliver())
@@ -123,11 +122,11 @@ class Pool:
 
     async def _begin_all(self, lines: Iterator[Line], done: Callable[[int], bool]) -> None:
         slots = asyncio.Semaphore(self._settings.jobs)
-        place = passed_over = 0
+        place = skipped = 0
         for line in lines:
             if done(line.number):
-                passed_over += 1
-                if passed_over % _STRIDE == 0:
+                skipped += 1
+                if skipped % _STRIDE == 0:
                     await asyncio.sleep(0)
                 continue
             await slots.acquire()
@@ -151,7 +150,7 @@ class Pool:
         self._outbox.put(place, ended)
 
     async def _outcome(self, line: Line) -> tuple[Mapping[str, Any], APIError | None]:
-        """What became of `line`, and the error that it is made of if it is."""
+        """The outcome of `line`, and the error that it was made from, if any."""
         attempt = 0
         while True:
             permit = await self._gate.enter()
@@ -184,7 +183,7 @@ class Pool:
         return exchange.accumulator.snapshot() or {}
 
     def _another(self, error: APIError, permit: Permit, attempt: int, meter: Meter) -> _Attempt | None:
-        """The attempt that follows the one that ended with `error`, if any does."""
+        """The attempt to make after one that ended with `error`, or None."""
         if isinstance(error, APIStatusError):
             self._gate.heed(error.headers)
             if error.status_code in _THROTTLED:
@@ -192,20 +191,20 @@ class Pool:
         self._gate.ended(permit)
         total = self._client.total_timeout
         in_time = total is None or meter.end is None or meter.end < total
-        # Nothing of the answer was passed on, so that a stream that broke is no worse than a connection that did.
+        # Nothing of the answer was passed on, so a broken stream can be retried like a broken connection.
         broke = isinstance(error, StreamError) or (isinstance(error, APITimeoutError) and in_time)
         wait = self._delay(APIConnectionError(error.message) if broke else error, attempt, self._settings.retries)
         return None if wait is None else _Attempt(attempt + 1, wait)
 
     def _after_throttling(self, error: APIStatusError, permit: Permit, attempt: int) -> _Attempt | None:
-        """Another turn at the gate, which holds everybody back; it counts where this one ran alone."""
+        """The attempt that follows a throttled one, when the gate opens; it counts as a retry if this one ran alone."""
         self._statistics.rate_limited += error.status_code == 429
         self._statistics.overloaded += error.status_code == 529
         asked = error.retry_after
         too_long = asked is not None and asked > MAX_WAIT
         if too_long:
             self._statistics.longest_wait = max(self._statistics.longest_wait, asked or 0)
-        if str(error.details.get("error_code")) in HOPELESS:  # no sign of load
+        if str(error.details.get("error_code")) in HOPELESS:  # which does not mean that the server is loaded
             self._gate.ended(permit)
             return None
         may_pass = self._delay(error, 0, 1) is not None
@@ -219,14 +218,14 @@ class Pool:
 
 
 class _Attempt(NamedTuple):
-    """How many attempts count before it, and the seconds to wait before it."""
+    """How many attempts before it count, and the seconds to wait before it."""
 
     attempt: int
     wait: float
 
 
 class _Gate:
-    """The limiter, and those who wait for it: who comes first goes first."""
+    """The limiter, and the requests that wait for it: first come, first served."""
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
@@ -235,7 +234,7 @@ class _Gate:
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self) -> Permit:
-        """The leave to send one request, waited for; it is given back to one of the methods below."""
+        """Wait for the permit of one request, which is given back to one of the methods below."""
         turn: asyncio.Future[Permit] = self._loop.create_future()
         self._waiting.append(turn)
         self._admit()
@@ -258,10 +257,10 @@ class _Gate:
         self._limiter.heed(headers, self._loop.time(), time.time())
 
     def _admit(self) -> None:
-        """Let in one who waits, if the limiter does; the next one in the next turn of the loop.
+        """Let one waiting request in, if the limiter does, and look for the next one in the event loop's next turn.
 
-        The loop takes each task one step further in a turn, so that of many who came in at once all would be sent only
-        when the last one is made. Their answers would come as one burst then, for the whole run.
+        In each turn the loop runs every task one step further. If many requests were let in at once, none would be sent
+        before the last one is made, and their answers would come in bursts for the whole run.
         """
         if self._timer or not self._waiting:
             return
@@ -282,9 +281,9 @@ class _Gate:
 
 
 class _Outbox:
-    """Results on their way out: at most `window` lines are drawn and not yet written.
+    """Results on their way out: at most `_window` lines are drawn and not yet written.
 
-    Writing has a thread of its own: a reader that is slow holds up neither the answers that come nor their limits.
+    Writing has a thread of its own, so that a slow reader delays neither the answers nor their timeouts.
     """
 
     def __init__(self, write: Callable[[Sequence[Result]], None], settings: Settings) -> None:
@@ -299,30 +298,30 @@ class _Outbox:
         self._has_room = asyncio.Event()
 
     async def room(self, drawn: int) -> None:
-        """Wait until one more line may be drawn than so many."""
+        """Wait until one more line may be drawn, after `drawn` lines."""
         while drawn - self.written >= self._window:
             self._has_room.clear()
             await self._has_room.wait()
 
     def put(self, place: int, ended: Result) -> None:
-        """Take the result of the line that was drawn as number `place`, from 0."""
+        """Take the result of the line that was drawn as number `place`, counted from 0."""
         self._ready[place] = ended
         self._changed.set()
 
     def close(self, *, in_part: bool = False) -> None:
-        """Nothing more comes; `in_part` lets out what waits for results that never will."""
+        """No more results come; with `in_part` those that wait for an earlier one no longer do."""
         self._closed = True
         self._ordered = self._ordered and not in_part
         self._changed.set()
 
     async def deliver(self) -> None:
-        """Write what may be written, until that is all and `close` was called. Raises what writing raises."""
+        """Write results until `close` was called and all are written. Raises whatever writing raises."""
         loop = asyncio.get_running_loop()
         thread = ThreadPoolExecutor(max_workers=1)
         try:
             while True:
                 self._changed.clear()
-                results = self._taken()
+                results = self._take()
                 if results:
                     await loop.run_in_executor(thread, self._write, results)
                     self.written += len(results)
@@ -334,11 +333,10 @@ class _Outbox:
         finally:
             thread.shutdown(wait=False)
 
-    def _taken(self) -> list[Result]:
+    def _take(self) -> list[Result]:
+        """The results that may be written now."""
         if not self._ordered:
-            results = [self._ready[place] for place in sorted(self._ready)]
-            self._ready.clear()
-            return results
+            return [self._ready.pop(place) for place in sorted(self._ready)]
         results = []
         while self._next in self._ready:
             results.append(self._ready.pop(self._next))

@@ -1,8 +1,8 @@
-"""What became of each request in, a file of results out that a broken-off run goes on with.
+"""The outcome of each request in, a file of results out that the next run can go on with.
 
-Contract: results are kept in the form of the Message Batches API, each with a hash of the request it answers, so that
-at every moment the file holds whole lines of this input and nothing else. Of a line of the input a byte is kept. Who
-asks is not known here: a loop in this process or the Message Batches API.
+Contract: results are written as the Message Batches API has them, whether they come from there or from a loop in this
+process, each with a hash of the request that it answers. At every moment the file holds whole results of this input and
+nothing else. One byte is kept of each line.
 Source: streamcli(5), section "Result lines".
 """
 
@@ -19,6 +19,7 @@ from streamcli.errors import (
     SchemaError,
     StreamcliError,
     UsageError,
+    reason,
     status_error,
     type_of_status,
 )
@@ -31,45 +32,48 @@ if TYPE_CHECKING:
 
     from .source import Line, Source
 
-    # The exit status that a complete message stands for: 0, unless it is not what was asked for.
+    # Gives the exit status of a complete message: 0, unless it is not what was asked for.
     Judge = Callable[[Mapping[str, Any]], int]
 
 _MODE = 0o666
+# JSON that is nested no deeper than this can be read.
+_SURELY_READ = 1000
 
 
 class Result(NamedTuple):
-    """What became of the line `number`: a line of output, with its end, and the exit status it stands for."""
+    """The result of the line `number`: a line of output, with its line end, and its exit status."""
 
     number: int
     line: bytes
     status: int
 
 
-def taken(message: Mapping[str, Any]) -> int:  # noqa: ARG001 - as a Judge is
-    """The judgement that every complete message will do."""
+def accept(message: Mapping[str, Any]) -> int:  # noqa: ARG001 - a Judge is given the message
+    """The judge to whom every complete message is what was asked for."""
     return 0
 
 
 def result(
-    line: Line, outcome: Mapping[str, Any], judge: Judge = taken, *, error: APIError | None = None
+    line: Line, outcome: Mapping[str, Any], judge: Judge = accept, *, error: APIError | None = None
 ) -> tuple[Result, Mapping[str, Any]]:
-    """The result of `line`, and the outcome that it holds: `outcome`, an object as the batches' results have it.
+    """The result of `line`, and the outcome in it; `outcome` is what the API calls the `result` of a request.
 
-    Where that cannot be written as JSON, it is an error that says so. The status is that of `error`, where the outcome
-    was made of one, else that of `status`.
+    One that could not be read again is replaced by an error that says so. The exit status is that of `error`, if the
+    outcome was made from one, otherwise that of the outcome.
     """
-    record = {"custom_id": line.custom_id, "result": outcome, "digest": line.digest}
     try:
-        text = dumps(record)
+        text = dumps({"custom_id": line.custom_id, "result": outcome, "digest": line.digest})
+        if text.count(b"[") + text.count(b"{") > _SURELY_READ:
+            loads(text)
     except ValueError as fault:
-        error = ProtocolError(f"the answer cannot be written as JSON: {fault}")
+        error = ProtocolError(f"the answer cannot be kept as JSON: {reason(fault)}")
         return result(line, errored(error), judge, error=error)
-    grave = status(outcome, judge) if error is None else _status_of(error)
-    return Result(line.number, text + b"\n", grave), outcome
+    exit_status = status(outcome, judge) if error is None else _status_of(error)
+    return Result(line.number, text + b"\n", exit_status), outcome
 
 
 def errored(error: StreamcliError) -> dict[str, Any]:
-    """The outcome that `error` is."""
+    """The outcome of a request that failed with `error`."""
     kind = getattr(error, "type", None) or type_of_status(getattr(error, "status_code", 0)) or f"streamcli.{error.code}"
     said: dict[str, Any] = {"type": kind, "message": error.message}
     details = getattr(error, "details", None)
@@ -82,8 +86,8 @@ def errored(error: StreamcliError) -> dict[str, Any]:
     return {"type": "errored", "error": outcome}
 
 
-def status(outcome: Mapping[str, Any], judge: Judge = taken) -> int:
-    """The exit status that an outcome stands for; `judge` is asked of a complete message."""
+def status(outcome: Mapping[str, Any], judge: Judge = accept) -> int:
+    """The exit status of an outcome; a complete message is judged by `judge`."""
     kind = outcome.get("type")
     if kind == "succeeded":
         message = outcome.get("message")
@@ -97,12 +101,12 @@ def status(outcome: Mapping[str, Any], judge: Judge = taken) -> int:
 
 
 def _status_of(error: APIError) -> int:
-    # An error event of a type that nobody knows came with status 200.
+    # An error event of an unknown type has the status 200.
     return InternalServerError.exit_code if getattr(error, "status_code", None) == 200 else error.exit_code
 
 
 def error_type(outcome: Mapping[str, Any]) -> str:
-    """The type of an errored outcome's error, else the outcome's own."""
+    """The type of the error in an errored outcome, otherwise the outcome's own."""
     error = outcome.get("error")
     inner = error.get("error") if isinstance(error, dict) else None
     kind = inner.get("type") if isinstance(inner, dict) else None
@@ -110,15 +114,15 @@ def error_type(outcome: Mapping[str, Any]) -> str:
 
 
 def _statuses(cls: type[StreamcliError]) -> dict[str, int]:
-    """The exit status for each type of error that begins `streamcli.`."""
+    """The exit status of each error type that begins with `streamcli.`."""
     own = {f"streamcli.{cls.code}": cls.exit_code} if "code" in cls.__dict__ else {}
     return own | {kind: code for sub in cls.__subclasses__() for kind, code in _statuses(sub).items()}
 
 
 _STATUSES = _statuses(StreamcliError)
-# What a Judge says of a complete message: a stop reason of --fail-on, or no JSON of --schema.
+# Statuses of complete messages: the stop reason is one of --fail-on, or the text is not the JSON of --schema.
 _JUDGED = (9, SchemaError.exit_code)
-# What the Message Batches API did not come to: in its 24 hours, or before it was told to stop.
+# What the Message Batches API did not get to within 24 hours, or before it was cancelled.
 _OTHER_OUTCOMES = {"expired": InternalServerError.exit_code, "canceled": InternalServerError.exit_code}
 
 
@@ -133,20 +137,21 @@ class _Record(NamedTuple):
 
 
 class Results:
-    """The output file at `path`, held against other runs until `close`.
+    """The output file at `path`, held until `close`, so that no other run writes it.
 
-    With `resume` it may hold results of this input already: those that succeeded stay, and the others do too unless
-    `retry_errors`. Raises UsageError, and leaves the file as it was, where it exists and `resume` is not given, another
-    run writes it, a line is not a result, or one that would stay answers another request; OutputError where it cannot
-    be written. A result without a hash, as the Message Batches API itself gives it, is taken at its id's word.
+    With `resume` it may hold results of this input already: those that succeeded stay, and so do the others unless
+    `retry_errors`. Raises UsageError, and leaves the file as it was, if it exists and `resume` is not given, if another
+    run writes it, if a line is not a result or belongs to another input, or if a result that would stay answers another
+    request; OutputError if it cannot be written. A result without a hash, as the Message Batches API sends it, counts
+    as the answer to the line with its id.
     """
 
-    def __init__(self, path: str, source: Source, *, resume: bool, retry_errors: bool, judge: Judge = taken) -> None:
+    def __init__(self, path: str, source: Source, *, resume: bool, retry_errors: bool, judge: Judge = accept) -> None:
         self.path = path
         # How many lines of the input have a result.
         self.recorded = 0
         self._source = source
-        # For each line of the input: 0 where it has none, else one more than the status of its result.
+        # For each line of the input: 0 if it has no result, otherwise one more than the status of its result.
         self._outcomes = bytearray(source.last + 1)
         self._furthest = 0
         self._in_order = True
@@ -175,29 +180,29 @@ class Results:
 
     @property
     def failed(self) -> int:
-        """How many results in the file did not come to 0."""
+        """How many results in the file have a status other than 0."""
         return self.recorded - self._outcomes.count(1)
 
     @property
     def to_ask_again(self) -> int:
-        """How many of them hold no message: those that are complete, and were not what was wanted, stay."""
+        """How many of them the next run asks again: not those that hold a complete message, whatever its status."""
         return self.failed - sum(self._outcomes.count(status + 1) for status in _JUDGED)
 
     @property
     def status(self) -> int:
-        """The gravest status of all results in the file."""
+        """The highest status of all results in the file."""
         return (max(self._outcomes) or 1) - 1
 
     def write(self, results: Sequence[Result]) -> None:
-        """Add results of lines that have none, all of them or none, safe on the disk. Raises OutputError."""
+        """Add results of lines that have none; they are on the disk when this returns. Raises OutputError."""
         self._journal.append(b"".join([result.line for result in results]), together=False)
-        for number, _, grave in results:
-            self._note(number, grave)
+        for number, _, exit_status in results:
+            self._note(number, exit_status)
 
     def finish(self, *, ordered: bool) -> None:
-        """Bring the file into the input's order, where that is wanted, every line is done and it is not so already.
+        """Bring the file into the input's order, if it is to be `ordered`, is not yet, and every line is done.
 
-        Raises OutputError and leaves it as it was where that fails.
+        Raises OutputError, and leaves the file as it was, if that fails.
         """
         self._journal.end_line()
         if not ordered or not self.complete or self._in_order:
@@ -208,7 +213,7 @@ class Results:
         self._in_order = True
 
     def close(self) -> None:
-        """Let go of the file; one that was made here and holds nothing is removed."""
+        """Release the file; one that was made here and is empty is removed."""
         self._journal.close()
 
     def _busy(self) -> NoReturn:
@@ -219,9 +224,9 @@ class Results:
             head = file.read(len(_HEAD))
         if head and not resume:
             raise UsageError(f"{self.path} exists already: go on with it by --resume, or write to another file")
-        # A tail without its first byte is what a run that was killed leaves; anything else is somebody's file.
+        # A run that was killed may leave a torn tail, without its first byte; anything else is somebody's file.
         if self._journal.empty and head.strip(b"\0") and not _HEAD.startswith(_HEAD[:1] + head[1:]):
-            raise UsageError(f"{self.path}: line 1 is no result")
+            raise UsageError(f"{self.path}: line 1 is not a result")
 
     def _take_up(self, *, retry_errors: bool, judge: Judge) -> None:
         lines = 0
@@ -235,7 +240,7 @@ class Results:
             self._journal.replace(self._kept(judge))
 
     def _check_answered(self, record: _Record) -> None:
-        """Raise UsageError where what was asked under this id is not what the input asks."""
+        """Raise UsageError if what was asked under this id is not what the input asks."""
         if record.digest and record.digest != self._source.digest(record.number):
             raise UsageError(
                 f"{self.path}: line {record.place} answers another request than line {record.number} of "
@@ -250,7 +255,7 @@ class Results:
                 continue
             found = _parsed(text)
             if found is None:
-                raise UsageError(f"{self.path}: line {place} is no result")
+                raise UsageError(f"{self.path}: line {place} is not a result")
             custom_id, outcome, digest = found
             number = self._source.number(custom_id)
             if not number:
@@ -259,7 +264,7 @@ class Results:
             yield _Record(place, number, outcome, digest, text)
 
     def _kept(self, judge: Judge) -> Iterator[bytes]:
-        """Of each input's line the first result that has the status it was noted with."""
+        """For each line of the input the first result that has the status noted for it."""
         written = bytearray(len(self._outcomes))
         for record in self._recorded():
             number = record.number
@@ -267,9 +272,9 @@ class Results:
                 written[number] = 1
                 yield record.text + b"\n"
 
-    def _note(self, number: int, grave: int) -> None:
+    def _note(self, number: int, exit_status: int) -> None:
         self.recorded += not self._outcomes[number]
-        self._outcomes[number] = grave + 1
+        self._outcomes[number] = exit_status + 1
         self._in_order = self._in_order and number > self._furthest
         self._furthest = max(self._furthest, number)
 
@@ -294,7 +299,7 @@ _HEAD = b'{"custom_id":'
 
 
 def _parsed(text: bytes) -> tuple[str, dict[str, Any], str] | None:
-    """The id, the outcome and the hash, which may be empty, of a result, or None where it is not one."""
+    """The id, the outcome and the hash of a result, which may be empty, or None for anything else."""
     try:
         value = loads(text)
     except ValueError:

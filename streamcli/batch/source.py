@@ -1,8 +1,8 @@
-"""Many prompts in a file in, the requests they stand for out, one at a time.
+"""A file of prompts and requests in, complete requests out, one at a time.
 
-Contract: JSON Lines of three forms are read, and everything that is wrong with them is found before anything is sent.
-The lines that were checked are the lines that are handed out, every one of them, or InputChangedError is raised. Of a
-line that is not in work some forty bytes are kept, so that memory is bounded.
+Contract: everything that is wrong with the input is found before anything is sent. The lines that were checked are the
+lines that are handed out, all of them, or InputChangedError is raised. About forty bytes are kept of each line, so that
+memory is bounded.
 Source: streamcli(5), section "Request lines".
 """
 
@@ -30,7 +30,7 @@ class InputChangedError(StreamcliError):
 
 
 class Line(NamedTuple):
-    """One request: the number of its line in the input, from 1, its id, its body without `stream`, a hash of that."""
+    """One request: its line's number, counted from 1, its id, its body without `stream`, and a hash of that body."""
 
     number: int
     custom_id: str
@@ -43,9 +43,9 @@ class Source:
 
     `file` is binary and seekable, `name` what messages call it. `defaults` is a body without messages and stream, over
     which a line's `params` go key by key; `compose` makes the user message of a prompt. With `as_prompts` each line is
-    a prompt as it stands; else it is a JSON string, {"custom_id"?, "prompt"} or {"custom_id"?, "params"}. Blank lines
-    are none. A line without an id gets one from its number and its whole request, so that another input, or the same
-    one under other options, is not taken for this one.
+    a prompt as it stands; otherwise it is a JSON string, {"custom_id"?, "prompt"} or {"custom_id"?, "params"}. Blank
+    lines do not count. A line without an id gets one made from its number and its whole request, so that another input,
+    or the same one under other options, is not taken for this one.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Source:
     ) -> None:
         self.name = name
         self.count = 0
-        # The number of the last line that `check` saw; what a file grows by afterwards is not looked at.
+        # The number of the last line that `check` saw; lines that are added to the file later are not looked at.
         self.last = 0
         self._file = file
         self._defaults = defaults
@@ -69,9 +69,9 @@ class Source:
         self._digests = array("Q", [0])
 
     def check(self) -> int:
-        """Read all of it once; how many requests there are.
+        """Read all of it once; returns how many requests there are.
 
-        Raises UsageError with the line's number for what is not a request, and for an id that another line has.
+        Raises UsageError, with the line's number, for what is not a request, and for an id that another line has.
         """
         for line in self._read():
             other = self._numbers.add(line.custom_id, line.number)
@@ -84,9 +84,9 @@ class Source:
         return self.count
 
     def lines(self) -> Iterator[Line]:
-        """The requests that `check` saw, one at a time; only one such iteration may be under way.
+        """The requests that `check` saw, one at a time; only one such iteration may be in progress.
 
-        Raises InputChangedError at the first that is not there any more, or is another one.
+        Raises InputChangedError at the first that is missing or is another one.
         """
         count = 0
         try:
@@ -100,10 +100,10 @@ class Source:
         except UsageError as fault:
             raise self._changed(str(fault).removeprefix(f"{self.name}: ")) from None
         if count < self.count:
-            raise self._changed(f"{self.count - count} of its {self.count} requests are gone")
+            raise self._changed(f"{self.count - count} of its {self.count} requests are missing")
 
     def number(self, custom_id: str) -> int:
-        """The number of the line with that id, 0 where there is none."""
+        """The number of the line with that id, or 0."""
         return self._numbers.get(custom_id)
 
     def digest(self, number: int) -> str:
@@ -127,7 +127,7 @@ class Source:
         value = self._value(number, text)
         custom_id = value.get("custom_id")
         if "custom_id" in value and not (isinstance(custom_id, str) and custom_id):
-            self._reject(number, "has a custom_id that is no text")
+            self._reject(number, "has a custom_id that is not a string, or empty")
         params = {**self._defaults, **self._params(number, value)}
         params.pop("stream", None)
         digest = self._digest(number, params)
@@ -159,16 +159,16 @@ class Source:
         if "params" not in value:
             prompt = value.get("prompt", "")
             if not isinstance(prompt, str):
-                self._reject(number, "has a prompt that is no text")
+                self._reject(number, "has a prompt that is not a string")
             if not prompt.strip():
                 self._reject(number, "has no prompt")
             return {"messages": [self._compose(prompt)]}
         params = value["params"]
         if not isinstance(params, dict):
-            self._reject(number, "has params that are no object")
+            self._reject(number, "has params that are not an object")
         messages = params.get("messages", self._defaults.get("messages", []))
         if not isinstance(messages, list):
-            self._reject(number, "has messages that are no list")
+            self._reject(number, "has messages that are not a list")
         if not messages:
             self._reject(number, "has no prompt: its params have no messages")
         return params
@@ -181,9 +181,10 @@ class Source:
 
 
 class _Numbers:
-    """Which line has which id: 64-bit hashes in an open-addressed table, 18 to 36 bytes an id; a dict needs 150.
+    """Which line has which id: 64-bit hashes in a hash table with linear probing.
 
-    Two of a million ids share a hash once in forty million inputs; they are then taken for a duplicate and refused.
+    It takes 18 to 36 bytes an id, where a dict takes 150. In one of forty million inputs of a million lines two ids
+    have the same hash; the second is then rejected as a duplicate.
     """
 
     def __init__(self) -> None:
@@ -196,7 +197,7 @@ class _Numbers:
         self._lines = array("I", bytes(4 * size))  # 0: free
 
     def add(self, custom_id: str, number: int) -> int:
-        """Note a line; the number of the one that has this id already, else 0."""
+        """Note a line; returns the number of the line that has this id already, or 0."""
         key = hash(custom_id) & 0xFFFFFFFFFFFFFFFF
         place = self._place(key)
         if self._lines[place]:

@@ -1,10 +1,11 @@
-"""Ends of lines in, what is worth knowing of a whole run out.
+"""The results of lines in, the statistics of a whole run out.
 
-Contract: memory is bounded however many lines there are. No I/O but a look at the clock.
+Contract: memory is bounded however many lines there are. No I/O except that the clock is read.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from array import array
@@ -20,48 +21,48 @@ if TYPE_CHECKING:
 
 
 class Sample:
-    """The distribution of any number of figures, told from `most` of them that were drawn evenly."""
+    """The distribution of any quantity of numbers, estimated from at most `most` of them, each as likely as another."""
 
     def __init__(self, most: int = 1 << 16) -> None:
         self._most = most
         self._seen = 0
         self._kept = array("f")
 
-    def add(self, figure: float) -> None:
-        """Take one figure."""
+    def add(self, number: float) -> None:
+        """Take one number."""
         self._seen += 1
         if len(self._kept) < self._most:
-            self._kept.append(figure)
+            self._kept.append(number)
             return
         place = random.randrange(self._seen)  # noqa: S311 - it draws a sample, it guards nothing
         if place < self._most:
-            self._kept[place] = figure
+            self._kept[place] = number
 
     def percentiles(self) -> dict[str, float]:
-        """What half, nine tenths and all but a hundredth of the figures do not pass; empty where there are none."""
+        """The numbers that 50, 90 and 99 percent of all do not exceed, as p50, p90 and p99; {} if there are none."""
         ordered = sorted(self._kept)
         if not ordered:
             return {}
-        return {f"p{share}": round(ordered[-(-share * len(ordered) // 100) - 1], 3) for share in (50, 90, 99)}
+        return {f"p{share}": round(ordered[math.ceil(share * len(ordered) / 100) - 1], 3) for share in (50, 90, 99)}
 
 
 class Statistics:
-    """What is worth knowing of a run over `total` lines, of which `before` were done already."""
+    """The statistics of a run over `total` lines, of which `before` were done already."""
 
     def __init__(self, total: int, before: int = 0) -> None:
         self.total = total
         self.before = before
         self.succeeded = 0
         self.failed = 0
-        # Why lines did not come to 0: types of errors, and the stop reasons that are none of the caller's liking.
+        # Why lines have a status other than 0: types of errors, and stop reasons that the caller does not accept.
         self.faults: Counter[str] = Counter()
         # How streams deviated from the documented one, by kind.
         self.deviations: Counter[str] = Counter()
-        # Requests sent again; responses of status 429 and of status 529.
+        # Requests that were sent again; responses of status 429 and of status 529.
         self.retries = 0
         self.rate_limited = 0
         self.overloaded = 0
-        # The longest wait, in seconds, that the server asked for and nobody waits.
+        # The longest wait in seconds that the server asked for and that was too long to wait.
         self.longest_wait = 0.0
         self.usage: Counter[str] = Counter()
         self.time_to_first_token = Sample()
@@ -69,8 +70,8 @@ class Statistics:
         self._begin = time.monotonic()
         self._end: float | None = None
 
-    def add(self, outcome: Mapping[str, Any], grave: int) -> None:
-        """One line is over; `grave` is its status."""
+    def add(self, outcome: Mapping[str, Any], status: int) -> None:
+        """One line is done; `status` is its exit status."""
         succeeded = outcome["type"] == "succeeded"
         self.succeeded += succeeded
         self.failed += not succeeded
@@ -78,35 +79,35 @@ class Statistics:
             self.faults[error_type(outcome)] += 1
             return
         message = outcome["message"]
-        if grave:
-            is_schema = grave == SchemaError.exit_code
-            self.faults["no JSON of --schema" if is_schema else f"stop reason {message.get('stop_reason')}"] += 1
+        if status:
+            is_schema = status == SchemaError.exit_code
+            self.faults["not the JSON of --schema" if is_schema else f"stop reason {message.get('stop_reason')}"] += 1
         usage = message.get("usage")
         if isinstance(usage, dict):
             self.usage.update({name: count for name, count in usage.items() if type(count) is int})
 
     def answered(self, first_token: float | None, last_token: float) -> None:
-        """An answer is whole; when its first token and its last came, in seconds after it was asked for."""
+        """An answer is complete; when its first and its last token came, in seconds since the request."""
         if first_token is not None:
             self.time_to_first_token.add(first_token)
         self.time_to_last_token.add(last_token)
 
     @property
     def done(self) -> int:
-        """How many lines are over, those before this run included."""
+        """How many lines are done, those before this run included."""
         return self.before + self.succeeded + self.failed
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the run began, or that it took."""
+        """The seconds since the run began, or that it took."""
         return (time.monotonic() if self._end is None else self._end) - self._begin
 
     def stop(self) -> None:
-        """The run is over."""
+        """The run has ended."""
         self._end = time.monotonic()
 
     def fields(self) -> dict[str, Any]:
-        """All of it as JSON values; times in seconds, counters of usage by the API's names."""
+        """All of it as JSON values: times in seconds, usage counters by the API's names."""
         elapsed = self.elapsed
         return {
             "lines": self.total,

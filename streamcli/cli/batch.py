@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from streamcli.batch.results import Result
-    from streamcli.client.client import AsyncClient
+    from streamcli.client.async_client import AsyncClient
     from streamcli.errors import APIError
     from streamcli.protocol.request import Endpoint
 

@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from streamcli.client.client import AsyncClient, Client, Settings
+from streamcli.client.client import Client
+from streamcli.network.proxy import Proxy, proxy_for
 from streamcli.network.tape import Player, Recorder
-from streamcli.network.transport import TIMEOUT, AsyncTransport, Proxy, own_client, proxy_for, tls_context
+from streamcli.network.timeouts import TIMEOUT
+from streamcli.network.tls import tls_context
+from streamcli.network.transport import own_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from streamcli.client.async_client import AsyncClient
+    from streamcli.client.settings import Settings
     from streamcli.protocol.request import Endpoint
 
     from . import io
@@ -58,6 +63,9 @@ def async_client(args: Args, endpoint: Endpoint) -> AsyncClient:
 
     All share one TLS context, made here: making one costs as much as ten requests.
     """
+    from streamcli.client.async_client import AsyncClient  # noqa: PLC0415 - asyncio costs more than the rest
+    from streamcli.network.async_transport import AsyncTransport  # noqa: PLC0415
+
     proxy = _proxy(args, endpoint)
     secure = endpoint.base_url.startswith("https:") or (proxy is not None and proxy.scheme == "https")
     transport = AsyncTransport(proxy=proxy, context=tls_context(args.ca_file) if secure else None)

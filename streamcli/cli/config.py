@@ -42,6 +42,11 @@ def layers(
     is not there, bad TOML, an unknown key or profile, or a value of the wrong type.
     """
     place = path or usual_path(os.environ)
+    if place is None and profile is not None:
+        why = "there is no home directory to look for a configuration in: name one with --config"
+        raise click.UsageError(f"--profile {profile}: {why}")
+    if place is None:
+        return Layers({}, {})
     table = _table(place, needed=path is not None)
     profiles = table.pop("profile", {})
     found = Layers({}, {})
@@ -53,24 +58,32 @@ def layers(
     if profile is not None:
         own = Layers({}, {})
         _add(own, profiles[profile], f"[profile.{profile}] of {place}", f"profile {profile}, {place}", options)
-        for pair in exclusive:
-            for name, other in (pair, pair[::-1]):
-                if own.values.get(name, False) is not False and other not in own.values:
-                    found.values.pop(other, None)
-        if not own.values.keys().isdisjoint(_ADDRESSES):
-            # A key that is meant for one server must not go to another.
-            for name in _KEYS:
-                found.values.pop(name, None)
-        found.values.update(own.values)
-        found.origins.update(own.origins)
+        _lay_over(found, own, exclusive)
     return found
 
 
-def usual_path(environment: Mapping[str, str]) -> str:
-    """Where the configuration is if nobody says otherwise: $XDG_CONFIG_HOME/streamcli/config.toml."""
+def _lay_over(found: Layers, own: Layers, exclusive: Iterable[tuple[str, str]]) -> None:
+    """Put what a profile sets of its `own` over what the file sets."""
+    for pair in exclusive:
+        for name, other in (pair, pair[::-1]):
+            if own.values.get(name, False) is not False and other not in own.values:
+                found.values.pop(other, None)
+    if not own.values.keys().isdisjoint(_ADDRESSES):
+        # A key that is meant for one server must not go to another.
+        for name in _KEYS:
+            found.values.pop(name, None)
+    found.values.update(own.values)
+    found.origins.update(own.origins)
+
+
+def usual_path(environment: Mapping[str, str]) -> str | None:
+    """Where the configuration is if nobody says otherwise: $XDG_CONFIG_HOME/streamcli/config.toml.
+
+    None where no folder is known by its full name: what lies in the working directory is somebody else's.
+    """
     home = environment.get("XDG_CONFIG_HOME", "")
     folder = home if os.path.isabs(home) else os.path.join(os.path.expanduser("~"), ".config")
-    return os.path.join(folder, "streamcli", "config.toml")
+    return os.path.join(folder, "streamcli", "config.toml") if os.path.isabs(folder) else None
 
 
 def _table(path: str, *, needed: bool) -> dict[str, Any]:
@@ -79,11 +92,10 @@ def _table(path: str, *, needed: bool) -> dict[str, Any]:
             import tomllib  # noqa: PLC0415 - for who has a configuration
 
             return tomllib.load(file)
-    except (FileNotFoundError, NotADirectoryError) as fault:
-        if needed:
-            raise click.UsageError(f"cannot read the configuration {path}: {reason(fault)}") from None
-        return {}
     except OSError as fault:
+        # In a home that may not be entered, as a container may have it, nobody can say that a file is there.
+        if not needed and not os.path.lexists(path):
+            return {}
         raise click.UsageError(f"cannot read the configuration {path}: {reason(fault)}") from None
     except (ValueError, RecursionError) as fault:
         raise click.UsageError(f"the configuration {path} is no TOML: {reason(fault)}") from None

@@ -12,11 +12,11 @@ import fcntl
 import os
 import re
 import select
-import stat
 from typing import TYPE_CHECKING
 
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
 from streamcli.output.terminal import one_line
+from streamcli.turns.signals import signals_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,60 +122,87 @@ class StandardError(Descriptor):
 
 
 class ReplacedFile(Descriptor):
-    """A file that appears whole or not at all: written as FILE.partial, renamed when the run succeeded.
+    """A file that appears whole or not at all: written as a new file beside it, which takes its name at the end.
 
-    A run that failed leaves FILE as it was and what came as FILE.partial, unless nothing came.
+    A run that failed leaves FILE as it was and what came as FILE.partial, unless nothing came. What has one of these
+    names is replaced, never opened: it may be another run's, a link or a pipe.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = os.path.realpath(path)
-        self._partial = f"{self._path}.partial"
-        super().__init__(_opened(self._partial, path), path)
+        super().__init__(-1, path)
+        try:
+            self._path = os.path.realpath(path)
+            self._make()
+        except OSError as fault:
+            raise self.fault(fault) from None
+
+    def _make(self) -> None:
+        mode = None
         with contextlib.suppress(OSError):
-            os.fchmod(self.fd, stat.S_IMODE(os.stat(self._path).st_mode))
+            mode = os.stat(self._path).st_mode & 0o777
+        while self.fd < 0:
+            self._own = f"{self._path}.partial.{os.urandom(4).hex()}"
+            with contextlib.suppress(FileExistsError):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self.fd = os.open(self._own, flags, 0o666 if mode is None else mode)
+        if mode is not None:
+            with contextlib.suppress(OSError):
+                os.fchmod(self.fd, mode)
 
     def done(self) -> None:
         """Make the file appear."""
         try:
             os.fsync(self.fd)
             self._close()
-            os.replace(self._partial, self._path)
+            os.replace(self._own, self._path)
         except OSError as fault:
             raise self.fault(fault) from None
 
     def failed(self) -> None:
         """Leave what came beside the file."""
         super().failed()
-        if not self.written:
-            with contextlib.suppress(OSError):
-                os.unlink(self._partial)
+        with contextlib.suppress(OSError):  # where it cannot have the name it keeps its own
+            if self.written:
+                os.replace(self._own, f"{self._path}.partial")
+            else:
+                os.unlink(self._own)
 
 
-def opened(path: str, *, atomic: bool) -> Descriptor:
+def opened(path: str, *, atomic: bool, note: Callable[[Descriptor], object] = lambda _: None) -> Descriptor:
     """A sink for `path`: a descriptor for /dev/fd/N or -, a device or a pipe, else a file, new or replaced when done.
 
-    Raises OutputError where it cannot be opened for writing.
+    `note` is given it before a signal can end the run, so that no file is left behind. Raises OutputError where it
+    cannot be opened for writing.
     """
-    match = _DESCRIPTOR.fullmatch("/dev/stdout" if path == "-" else path)
-    if match:
-        number = _NAMED[match[2]] if match[2] else int(match[1] or match[3])
+    if atomic and not _descriptor(path) and (not os.path.exists(path) or os.path.isfile(path)):
+        with signals_held():
+            made: Descriptor = ReplacedFile(path)
+            note(made)
+    else:
+        made = _in_place(path)
+        note(made)
+    return made
+
+
+def _descriptor(path: str) -> re.Match[str] | None:
+    return _DESCRIPTOR.fullmatch("/dev/stdout" if path == "-" else path)
+
+
+def _in_place(path: str) -> Descriptor:
+    match = _descriptor(path)
+    if not match:
         try:
-            if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
-                return Descriptor(os.dup(number), path)
-            why = "bad file descriptor"  # as a write would say, but in time
+            return Descriptor(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), path)
         except OSError as fault:
-            why = reason(fault)
-        raise OutputError(f"cannot write to {path}: {why}")
-    if atomic and (not os.path.exists(path) or os.path.isfile(path)):
-        return ReplacedFile(path)
-    return Descriptor(_opened(path, path), path)
-
-
-def _opened(path: str, name: str) -> int:
+            raise OutputError(f"cannot write to {path}: {reason(fault)}") from None
+    number = _NAMED[match[2]] if match[2] else int(match[1] or match[3])
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+            return Descriptor(os.dup(number), path)
+        why = "bad file descriptor"  # as a write would say, but in time
     except OSError as fault:
-        raise OutputError(f"cannot write to {name}: {reason(fault)}") from None
+        why = reason(fault)
+    raise OutputError(f"cannot write to {path}: {why}")
 
 
 class StandardStreams:

@@ -84,15 +84,21 @@ class Outputs:
 
     def _open(self, standard_output: io.Descriptor) -> None:
         args = self._args
-        descriptor = io.opened(args.output, atomic=True) if args.output else standard_output
-        self._answers.append(_output(_format(args, self._meter), descriptor, args.pace or 0))
+
+        def note(descriptor: io.Descriptor) -> None:
+            self._answers.append(_output(_format(args, self._meter), descriptor, args.pace or 0))
+
+        if args.output:
+            io.opened(args.output, atomic=True, note=note)
+        else:
+            note(standard_output)
         if args.events_to:
             self._answers.append(_output(formats.Events(), io.opened(args.events_to, atomic=False)))
         if args.progress and os.isatty(io.STDERR) and not (args.quiet or args.show_thinking):
             self._progress = _progress(self._diagnostics)
         if args.show_thinking:
             standard_error = io.StandardError(os.dup(io.STDERR), "standard error")
-            self._thoughts.append(_output(formats.Thoughts(), standard_error))
+            self._thoughts.append(_output(formats.Thinking(), standard_error))
         if args.usage_to:
             self._usage = io.opened(args.usage_to, atomic=False)
         if args.record:

@@ -10,7 +10,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli.errors import UnexpectedResponseError, UsageError
+from streamcli.errors import UnexpectedResponseError
 from streamcli.network import local
 from streamcli.network.tape import TapeTurns
 from streamcli.output.terminal import one_line
@@ -18,7 +18,7 @@ from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.request import Endpoint, is_secret
 from streamcli.turns.signals import signals_held
 
-from . import clients, io, resolve
+from . import clients, files, io, resolve
 from .answer import Answer
 from .question import Question, put_together, replayed
 
@@ -52,7 +52,7 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
     standard_output = streams.standard_output(used=not args.output or shows)
     with contextlib.ExitStack() as stack:
         this = Run(args, streams, diagnostics, standard_output, stack)
-        _check_files(args)
+        files.check(args)
         if args.show_config:
             from . import show  # noqa: PLC0415 - for who wants to see
 
@@ -76,28 +76,12 @@ def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     return _answer(this, endpoint, question)
 
 
-def _check_files(args: Args) -> None:
-    """Raise UsageError where a file would be written by two, or written while it is read."""
-    written = {"--output": args.output, "--usage-to": args.usage_to, "--events-to": args.events_to}
-    written |= {"--record": args.record, "--conversation": args.conversation}
-    kept = {"--replay": args.replay, "--config": args.config, "--batch": args.batch}
-    seen: dict[str, str] = {}
-    for name, path in (written | kept).items():
-        if path is None or path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
-            continue
-        other = seen.setdefault(os.path.realpath(path), name)
-        if other != name and not {name, other} <= kept.keys():
-            raise UsageError(f"{other} and {name} both name {path}")
-
-
 def _print(this: Run, data: bytes, path: str | None = None) -> int:
-    sink = io.opened(path, atomic=True) if path else this.standard_output
-    try:
-        sink.write(data)
-        sink.done()
-    except BaseException:
-        sink.failed()
-        raise
+    sink = this.standard_output
+    if path:
+        sink = io.opened(path, atomic=True, note=lambda made: this.stack.callback(made.failed))
+    sink.write(data)
+    sink.done()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Bytes after the request in: first an answer's head, cut off exactly at its end, then the body's own bytes out.
+"""Bytes after the request in: first a response's head, cut off exactly at its end, then the body's own bytes out.
 
 Contract: `HeadGate` lets an HTTP parser see no byte past a blank line, so that what follows the head can be read by
 other means. `Framing` finds the body in the bytes after it, as strictly as h11 does. Both take bytes cut anywhere and
@@ -52,7 +52,7 @@ class HeadGate:
 
 
 class Framing:
-    """The body of one answer: chunked, so many bytes, or all there is.
+    """The body of one response: chunked, so many bytes, or all there is.
 
     `done` says that the body is whole, `broken` what was wrong with its framing, or "".
     """
@@ -98,7 +98,7 @@ class Framing:
             parts.append(data[start:end])
             if end == start:
                 self._in_trailers = True
-                end -= 1  # so that a blank line is one, whether or not trailers come before it
+                end -= 1  # so that a blank line is found, whether or not trailers come before it
         self._in_chunk = max(0, end - len(data))
         self._head = data[end:]
         if self._head not in {b"", b"\r\n"}:  # as nearly all reads leave it
@@ -106,7 +106,7 @@ class Framing:
         return b"".join(parts)
 
     def _check_head(self) -> None:
-        """Look at what is no body: the head of a chunk that has not come whole, or what follows the last one."""
+        """Look at what is not body: the head of a chunk that has not come whole, or what follows the last one."""
         if self._in_trailers:
             end = _END_OF_HEAD.search(self._head)
             self.done = end is not None and bool(_TRAILERS.fullmatch(self._head, 1, end.start() + 1))

@@ -73,7 +73,7 @@ def model_path(model: str, environment: Mapping[str, str]) -> str:
     except OSError as fault:
         raise UsageError(f"cannot read the model {path}: {reason(fault)}") from None
     if magic != b"GGUF":
-        raise UsageError(f"the model {path} is no GGUF file")
+        raise UsageError(f"the model {path} is not a GGUF file")
     return path
 
 

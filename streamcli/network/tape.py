@@ -20,6 +20,8 @@ from streamcli import errors
 from streamcli.protocol.jsontext import dumps, loads
 from streamcli.protocol.request import without_secrets
 
+from .response import Response
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -42,7 +44,7 @@ class Recorder(httpx.BaseTransport):
         self._write = write
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send `request`; its answer is written down as it is read."""
+        """Send `request`; its response is written down as it is read."""
         body = request.read().decode("utf-8", "replace")
         headers = without_secrets(request.headers.items())
         line = {"method": request.method, "url": str(request.url), "headers": headers, "body": body}
@@ -109,17 +111,11 @@ def _described(error: errors.APIError) -> dict[str, Any]:
     return {"error": type(error).__name__, "message": error.message, "retryable": getattr(error, "retryable", None)}
 
 
-class _Response(httpx.Response):
-    """As the transport's: an answer that httpx takes for no redirect."""
-
-    has_redirect_location = False
-
-
 class Player(httpx.BaseTransport):
     """Answers each request with the tape's next attempt, whatever it asks.
 
     `lines` are the tape's; `speed` 1 keeps the time between reads, 2 halves it, 0 leaves it out. Raises UsageError for
-    what is no tape.
+    what is not a tape.
     """
 
     def __init__(self, lines: Iterable[bytes], *, speed: float = 0) -> None:
@@ -130,15 +126,15 @@ class Player(httpx.BaseTransport):
             raise errors.UsageError("the tape does not begin with a request")
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:  # noqa: ARG002 - the tape decides
-        """The next answer of the tape, or the error that took its place."""
+        """The next response of the tape, or the error that took its place."""
         self._start = time.monotonic()
         head = next(self._lines, {})
         if "request" in head:
             head = next(self._lines, {})
         self._wait(head)
         if "status" not in head:
-            raise _error(head.get("end"), errors.APIConnectionError, "the tape holds no further answer")
-        return _Response(head["status"], headers=_headers(head), stream=_Played(self._reads()))
+            raise _error(head.get("end"), errors.APIConnectionError, "the tape holds no further response")
+        return Response(head["status"], headers=_headers(head), stream=_Played(self._reads()))
 
     def following(self) -> list[dict[str, Any]] | None:
         """Of the request that the tape goes on with, the blocks of its last message; None where the tape ends."""
@@ -216,7 +212,7 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         except (ValueError, TypeError):
             line = None
         if not isinstance(line, dict) or not all(isinstance(line[key], _TYPES[key]) for key in _TYPES if key in line):
-            raise errors.UsageError(f"line {number} of the tape is none that was recorded")
+            raise errors.UsageError(f"line {number} of the tape is not what a recorder writes")
         yield line
 
 

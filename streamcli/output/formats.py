@@ -1,8 +1,8 @@
-"""Events of an answer in, the bytes of one output form out.
+"""Events of an answer in, the bytes of one output format out.
 
-Contract: a form is given each event as it is accumulated (`add`), hands over what there is to write after each
-network read (`take`), and says its last when the message is complete (`finish`) or failed (`fail`). Where tools are
-run, another message follows (`turn`). Nothing is written here, and nothing is kept that the form does not need.
+Contract: a format is given each event as it is accumulated (`add`), hands over what there is to write after each
+network read (`take`), and ends when the message is complete (`finish`) or failed (`fail`). If tools are run, another
+message follows (`turn`). Nothing is written here, and nothing is kept that the format does not need.
 Source: streamcli(5), section "OUTPUT FORMATS".
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Format:
-    """An output form; this one writes nothing."""
+    """An output format; this one writes nothing."""
 
     def __init__(self) -> None:
         self.pending: list[bytes] = []
@@ -46,7 +46,7 @@ class Format:
         """One event, just accumulated."""
 
     def take(self) -> bytes:
-        """What there is to write now; b"" when that is all."""
+        """What there is to write now, or b"" if that is all."""
         data = b"".join(self.pending)
         self.pending.clear()
         return data
@@ -55,7 +55,7 @@ class Format:
         """The message is complete and another one follows, after tools were run or by itself."""
 
     def results(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """What the tools said, as the next request says it."""
+        """The tool results, as they go out with the next request."""
 
     def finish(self) -> None:
         """The message is complete."""
@@ -65,7 +65,7 @@ class Format:
 
 
 class Text(Format):
-    """The text of all text blocks, as sent; where tools are run, what stands before them ends its line."""
+    """The text of all text blocks, as sent; before tools are run, the line is ended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Text(Format):
 
 
 class SmoothText(Text):
-    """As `Text`, held until a sentence or `most` characters are whole; each `take` hands over one such piece."""
+    """As `Text`, but in pieces: each `take` hands over a whole sentence, or `most` characters."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class SmoothText(Text):
         return self._whole.pop(0).encode() if self._whole else b""
 
     def turn(self, *, tools: bool) -> None:
-        """Nothing is held over a turn."""
+        """Hold nothing over to the next message."""
         super().turn(tools=tools)
         self._release()
 
@@ -136,7 +136,7 @@ class SmoothText(Text):
         """Hold nothing more."""
         self._release()
 
-    def fail(self, error: StreamcliError) -> None:  # noqa: ARG002 - a form is told why
+    def fail(self, error: StreamcliError) -> None:  # noqa: ARG002 - every format is given the error
         """Hold nothing more."""
         self._release()
 
@@ -151,7 +151,7 @@ class SmoothText(Text):
 
 
 class Extract(Text):
-    """Of the text, only the last fenced block; nothing where there is none, or its end is missing."""
+    """Of the text, only the last fenced block; nothing if there is none, or if it is not closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,20 +166,20 @@ class Extract(Text):
         self.pending.append((last_fenced_block(self._before + self._joined()) or "").encode())
 
     def turn(self, *, tools: bool) -> None:
-        """What stands before the last call is no answer yet, unless the model only paused."""
+        """Forget the text before a tool call; the text before a pause counts."""
         text = self._before + self._joined()
         self._before = "" if tools else text
 
 
-class Thoughts(Format):
-    """What the model thinks, each block on lines of its own."""
+class Thinking(Format):
+    """The model's thinking, each block on lines of its own."""
 
     def __init__(self) -> None:
         super().__init__()
         self._at_line_start = True
 
     def add(self, received: Received) -> None:
-        """A piece of a thought, or its end."""
+        """A piece of thinking, or its end."""
         event = received.event or {}
         if event.get("type") == "content_block_delta" and event["delta"].get("type") == "thinking_delta":
             self._say(event["delta"]["thinking"])
@@ -188,7 +188,7 @@ class Thoughts(Format):
         elif event.get("type") == "content_block_stop":
             self._end()
 
-    def fail(self, error: StreamcliError) -> None:  # noqa: ARG002 - a form is told why
+    def fail(self, error: StreamcliError) -> None:  # noqa: ARG002 - every format is given the error
         """End the line."""
         self._end()
 
@@ -216,7 +216,7 @@ class Events(Format):
             self.pending.append(_event_line(received.raw, received.event))
 
     def results(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """A line for each result, which no event of the API stands for."""
+        """A line for each tool result; the API has no event for them."""
         self.pending += [dumps({**result, "type": "streamcli.tool_result"}) + b"\n" for result in results]
 
     def fail(self, error: StreamcliError) -> None:
@@ -249,7 +249,7 @@ def _object_line(name: str, data: bytes) -> bytes | None:
 
 
 def error_event(error: StreamcliError) -> dict[str, Any]:
-    """The error as an `error` event: the server's own, or one whose type begins `streamcli.`."""
+    """The error as an `error` event: the server's own, or one whose type begins with `streamcli.`."""
     if isinstance(error, APIStatusError) and isinstance(error.body, dict) and isinstance(error.body.get("error"), dict):
         return {**error.body, "type": "error"}
     kind = (error.type if isinstance(error, APIError) else None) or f"streamcli.{error.code}"
@@ -263,7 +263,7 @@ class RawStream(Format):
     """The stream's bytes."""
 
     def read(self, data: bytes) -> None:
-        """They are written as they came."""
+        """Pass them on as they came."""
         self.pending.append(data)
 
 
@@ -285,7 +285,7 @@ class FinalMessage(Format):
 
 
 class OnTerminal(Format):
-    """Any form as a terminal may show it: control characters visible, the last line ended."""
+    """Any format as a terminal may show it: control characters visible, the last line ended."""
 
     def __init__(self, inner: Format) -> None:
         super().__init__()
@@ -310,7 +310,7 @@ class OnTerminal(Format):
         self._inner.add(received)
 
     def take(self) -> bytes:
-        """What there is to show now; a character that was cut waits for its end."""
+        """What there is to show now; a character that was cut waits for its other bytes."""
         while data := self._inner.take():
             shown = self._visible.feed(self._decoder.decode(data))
             if shown:
@@ -322,7 +322,7 @@ class OnTerminal(Format):
         self._inner.turn(tools=tools)
 
     def results(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """What the tools said."""
+        """The tool results."""
         self._inner.results(results)
 
     def finish(self) -> None:
@@ -331,7 +331,7 @@ class OnTerminal(Format):
         self._ending = True
 
     def fail(self, error: StreamcliError) -> None:
-        """End the line, however the run does."""
+        """End the line."""
         self._inner.fail(error)
         self._ending = True
 
@@ -342,13 +342,13 @@ class OnTerminal(Format):
 
 
 class Summary(Format):
-    """The final message's facts, `key: value` a line."""
+    """The summary of the final message, a `key: value` a line."""
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()
         self._meter = meter
 
     def finish(self) -> None:
-        """The facts; whatever a server puts into a name or a value, each stays on its line."""
+        """Its fields; whatever a server puts into a name or a value, each stays on its line."""
         for key, text in summary_lines(summary(self.exchange, self._meter)):
             self.pending.append(f"{'_'.join(key.split())}: {' '.join(text.split())}\n".encode())

@@ -1,7 +1,7 @@
-"""Events and usage counters in, what is worth telling of an answer out: when its parts came and what it used.
+"""Events and usage counters in, the summary of an answer out: what it is, when it came and what it used.
 
-Contract: counters keep the names that the API gives them, and what is not known is left out. No I/O but a look at the
-clock.
+Contract: counters keep the names that the API gives them, and what is not known is left out. No I/O except that the
+clock is read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """When the answer's parts came, in seconds since the request began, and what the turns before the last one used."""
+    """When an answer came, in seconds since the request began, and what the turns before the last one used."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -29,26 +29,26 @@ class Meter:
         self._earlier: dict[str, Any] = {}
 
     def seen(self, received: Received) -> None:
-        """Mark the first delta."""
+        """Note when the first delta came; to be called for each event as long as `first_token` is None."""
         if received.event is not None and received.event.get("type") == "content_block_delta":
             self.first_token = self._clock() - self._start
 
     def turn(self, usage: Mapping[str, Any]) -> None:
-        """Mark a turn that another one follows."""
+        """Count a turn that another one follows."""
         self._earlier = added(self._earlier, usage)
         self.turns += 1
 
     def usage(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        """The counters of all turns, `last` those of the last one."""
+        """The sum of the counters of all turns; `last` are those of the last one."""
         return added(self._earlier, last)
 
     def stop(self) -> None:
-        """Mark the end."""
+        """Note when the answer ended."""
         self.end = self._clock() - self._start
 
 
 def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Usage counters in sum, inner ones too; of what cannot be added, the later."""
+    """The sum of two sets of usage counters, inner ones too; what cannot be added is taken from `other`."""
     return {**one, **{name: _sum(one.get(name), value) for name, value in other.items() if value is not None}}
 
 
@@ -61,10 +61,9 @@ def _sum(one: Any, other: Any) -> Any:
 
 
 def summary(exchange: Exchange, meter: Meter) -> dict[str, Any]:
-    """The final message's facts: what it is, the usage of all turns, how long it took in seconds.
+    """The fields of the summary: what the final message is, the usage of all turns, times in seconds.
 
-    `output_tokens_per_second` is over the whole duration; `turns` is there where there was more than one. What is not
-    known is left out.
+    `output_tokens_per_second` is over the whole duration; `turns` is left out if there was only one.
     """
     message = exchange.accumulator.snapshot() or {}
     usage = meter.usage(exchange.accumulator.usage)
@@ -93,7 +92,7 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def summary_lines(known: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Facts as key and text; a counter inside a counter gets a dotted key."""
+    """The fields as key and text; a counter inside a counter gets a dotted key."""
     for key, value in known.items():
         if isinstance(value, dict):
             yield from ((f"{key}.{inner}", text) for inner, text in summary_lines(value))

@@ -1,9 +1,9 @@
-"""Text from a server in, text that a terminal shows and never obeys out.
+"""Text from a server in, text out that a terminal shows and does not obey.
 
-Contract: control characters become visible, tab and newline stay, and nothing else changes. An escape sequence needs
-its first character to act, so making each character visible by itself is enough, however a stream cuts it; only a CR
-must wait for the next character, because CRLF is a line end. Only for terminals and diagnostics: elsewhere bytes
-pass untouched.
+Contract: control characters become visible, tab and newline stay, and nothing else changes. An escape sequence does
+nothing without its first character, so it is enough to make each character visible by itself, however a stream cuts the
+sequence; only a CR must wait for the next character, because CRLF is a line end. This is for terminals and diagnostics;
+elsewhere bytes pass unchanged.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import re
 
 _CONTROLS = {code: f"^{chr(code ^ 0x40)}" for code in (*range(0x20), 0x7F) if chr(code) not in "\t\n"}
 _CONTROLS |= {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}
-# What reorders or hides the text around it: bidirectional controls (UAX 9), line and paragraph separators.
+# Characters that reorder or hide the text around them: bidirectional controls (UAX 9), line and paragraph separators.
 _CONTROLS |= {
     code: f"\\u{code:04x}" for code in (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 }
 
 
 class Visible:
-    """The filter of one stream of text."""
+    """The filter for one stream of text."""
 
     def __init__(self) -> None:
         self._carriage_return = False
         self.at_line_start = True
 
     def feed(self, text: str) -> str:
-        """`text` made visible, but for a final CR, which waits."""
+        """`text` made visible, except for a final CR, which waits."""
         if self._carriage_return:
             text = "\r" + text
         self._carriage_return = text.endswith("\r")
@@ -35,7 +35,7 @@ class Visible:
         return self._shown(text.replace("\r\n", "\n"))
 
     def close(self) -> str:
-        """What still waits."""
+        """The CR that still waits, if any."""
         waiting, self._carriage_return = self._carriage_return, False
         return self._shown("\r" if waiting else "")
 
@@ -46,6 +46,6 @@ class Visible:
 
 
 def one_line(text: str) -> str:
-    """`text` on one line for a diagnostic: blanks of any kind become one, controls visible."""
+    """`text` on one line for a diagnostic: white space becomes one blank, control characters become visible."""
     clean = re.sub(r"[\ud800-\udfff]", "\ufffd", text)
     return re.sub(r"[ \t\r\n]+", " ", clean).strip().translate(_CONTROLS)

@@ -20,7 +20,7 @@ from .jsontext import exact, loads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# As long as text is called short: an answer is hardly longer. A piece of it takes so much besides its characters.
+# Up to so many bytes text counts as short; few answers are longer. A piece takes some bytes besides its characters.
 _MOST_TEXT, _PIECE_BYTES = 4 << 20, 56
 
 _TOOL_INPUTS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
@@ -47,7 +47,7 @@ _WHOLE_BLOCKS = frozenset(
 class _Block:
     """A content block as sent, and the fragments of the one field that grows.
 
-    `grown_by` is the type of the deltas that bring them, `fragment` the field of those.
+    `grown_by` is the type of the deltas that bring them, `fragment` the field of the deltas that holds them.
     """
 
     __slots__ = ("accepts", "fields", "fragment", "grown_by", "grows", "kind", "pieces")
@@ -85,15 +85,15 @@ class Accumulator:
     """The message that a stream of events builds.
 
     `started` is true once message_start came, `complete` once message_stop did. With `keep_text` false, text and
-    thinking are only kept while they are short, so that memory stays flat however long the answer is; `whole` says
-    whether they are.
+    thinking are only kept as long as they are short, so that memory stays bounded however long the answer is; `whole`
+    says whether they were kept.
     """
 
     def __init__(self, *, keep_text: bool = True) -> None:
         self.started = False
         self.complete = False
         self.whole = True
-        # How many more bytes of text may be kept; None: any number.
+        # How many more bytes of text may be kept, or None for any number.
         self._room = None if keep_text else _MOST_TEXT
         self._message: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
@@ -103,9 +103,9 @@ class Accumulator:
         self._places: dict[int, tuple[int, int]] = {}
 
     def receive(self, name: str, data: bytes) -> dict[str, Any] | None:
-        """Take one event; returns it parsed, or None where it builds nothing: a ping, an unknown event, a late one.
+        """Take one event. Returns it parsed, or None if it builds nothing: a ping, an unknown event, a late one.
 
-        Raises ProtocolError for an event that breaks the rules, and the APIStatusError that an `error` event is.
+        Raises ProtocolError for a malformed event, and the APIStatusError that an `error` event is.
         """
         if self.complete:
             return None
@@ -120,9 +120,10 @@ class Accumulator:
             event = None
         if type(event) is not dict:
             _breach(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
-        kind = event.setdefault("type", name)
-        if kind != "content_block_delta":  # whose numbers are of no interest
-            event = _exact(event, data, name)
+        if event.setdefault("type", name) == "content_block_delta" and self.started:  # nearly all there are
+            self._grow_block(event)
+            return event
+        event = _exact(event, data, name)
         return event if self.take(event) else None
 
     def take(self, event: dict[str, Any]) -> bool:
@@ -181,7 +182,7 @@ class Accumulator:
         return message
 
     def block(self, index: int) -> dict[str, Any]:
-        """The content block at `index` so far. Raises IndexError where none was started."""
+        """The content block at `index` so far. Raises IndexError if none was started."""
         return self._blocks[index].snapshot()
 
     def pieces(self, index: int) -> list[str]:
@@ -294,7 +295,7 @@ class Accumulator:
                 block.pieces.clear()
 
     def _amend_block(self, block: _Block, delta: dict[str, Any]) -> bool:
-        """Apply a delta other than the block's usual one; returns whether it has a fragment of a field that grows."""
+        """Apply a delta other than the block's usual one; returns whether it has a fragment of the field that grows."""
         kind = delta.get("type")
         if type(kind) is not str:
             _breach("a delta without a type")
@@ -368,7 +369,7 @@ _HANDLERS: dict[str, Callable[[Accumulator, dict[str, Any]], None]] = {
 
 
 class _Delta(NamedTuple):
-    """What a delta type means: the block types it may change, its field, how it is applied if not by appending that."""
+    """What a delta type means: which block types it may change, its field, and how to apply it if not by appending."""
 
     blocks: frozenset[str]
     field: str
@@ -414,27 +415,29 @@ _OF_THE_EVENT = _NEVER_AMENDED | {"delta", "index", "message", "content_block", 
 _IDENTITY = frozenset({"id", "model", "role"})
 # With this the Chat Completions protocol ends a stream; servers that speak both send it here too.
 DONE = "[DONE]"
+OF_CHAT_COMPLETIONS = (
+    "the server speaks Chat Completions, not Messages: check --base-url, and whether it has /v1/messages"
+)
 
 
 def text_of(event: dict[str, Any]) -> str:
     """The text that an accepted event adds to the answer, or ""."""
-    match event["type"]:
-        case "content_block_delta":
-            delta = event["delta"]
-            return delta["text"] if delta.get("type") == "text_delta" else ""
-        case "content_block_start":
-            return _text(event["content_block"])
-        case "message_start":
-            return "".join(map(_text, event["message"].get("content") or ()))
-    return ""
+    kind = event["type"]
+    if kind == "content_block_delta":
+        delta = event["delta"]
+        return delta["text"] if delta.get("type") == "text_delta" else ""
+    if kind == "content_block_start":
+        return block_text(event["content_block"])
+    return "".join(map(block_text, event["message"].get("content") or ())) if kind == "message_start" else ""
 
 
-def _text(block: dict[str, Any]) -> str:
+def block_text(block: dict[str, Any]) -> str:
+    """The text of a content block, or ""."""
     return (block.get("text") or "") if block.get("type") == "text" else ""
 
 
 def parsed(name: str, data: bytes) -> dict[str, Any]:
-    """Any event as an object, for those who want to see what builds nothing; data that is no object is kept as text."""
+    """Any event as an object, for those who want to see what builds nothing; data that is not an object is kept as text."""
     value = object_or_text(data)
     if isinstance(value, dict):
         return value if "type" in value else {"type": name, **value}
@@ -497,9 +500,7 @@ def _check_unknown(event: dict[str, Any]) -> None:
     if event.get("error") or event.get("object") == "error" or (event["type"] == "message" and event.get("detail")):
         raise status_error(None, event)
     if str(event.get("object")).startswith("chat.completion") or isinstance(event.get("choices"), list):
-        raise UnexpectedResponseError(
-            "the server streams Chat Completions, not Messages: check --base-url, and whether it has /v1/messages"
-        )
+        raise UnexpectedResponseError(OF_CHAT_COMPLETIONS)
 
 
 def _index(event: dict[str, Any]) -> int:
@@ -507,6 +508,9 @@ def _index(event: dict[str, Any]) -> int:
     if type(index) is not int or index < 0:
         _breach(f"a content block index of {index!r}")
     return index
+
+
+_JSON_NAMES: dict[type, str] = {dict: "an object", str: "a string"}
 
 
 def _field(event: dict[str, Any], name: str, kind: type) -> Any:

@@ -1,4 +1,4 @@
-"""Events and messages for people: dicts, exactly as sent, whose keys can also be read as attributes.
+"""Events and messages for the library's users: dicts, as sent, whose keys can also be read as attributes.
 
 Contract: every dict inside one is one too, so `event.delta.text` and `message["content"][0].text` both work; unknown
 keys stay. A missing key is AttributeError, or None where it is documented as nullable; no key is ever added. They are
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .message import text_of
+from .message import block_text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +44,7 @@ class Record(dict[str, Any]):
         return self.__deepcopy__({})
 
 
-# Without __init__, which would go on into what is inside at once, and so as deep as a server nests it.
+# Without __init__, which would go into what is inside and so recurse as deep as a server nests it.
 _empty = dict.__new__
 _FLAT = frozenset({str, int, float, bool, type(None)})
 
@@ -171,8 +171,8 @@ class Event(Record):
 class _Grown(Event):
     """A derived event whose `snapshot`, the field so far, is put together when somebody looks.
 
-    Doing so for each event would be quadratic in the answer. Parts are only ever added, so the first `_count` of them
-    say for ever what the field was then.
+    To do so for each event would be quadratic in the answer. Parts are only ever added, so the first `_count` of them
+    always make what the field was at this event.
     """
 
     __slots__ = ("_count", "_join", "_parts")
@@ -211,7 +211,7 @@ _DERIVED = {
 def events(event: dict[str, Any], accumulator: Accumulator) -> tuple[Event, ...]:
     """The event that was just accumulated, as a record, and the derived one after it.
 
-    Text that a block starts with has its derived event too, so the texts add up to the message's.
+    Text that a block or a message starts with has its derived event too, so that the texts add up to the message's.
     """
     kind = event.get("type")
     record = Event(event)
@@ -219,12 +219,20 @@ def events(event: dict[str, Any], accumulator: Accumulator) -> tuple[Event, ...]
     if kind == "content_block_delta":
         derived = _derived(event["delta"], event["index"], accumulator)
     elif kind == "content_block_start" and text_of(event):
-        derived = _Grown({"type": "text", "text": text_of(event)}, accumulator.pieces(event["index"]), "".join)
+        derived = _text(text_of(event), accumulator.pieces(event["index"]))
+    elif kind == "message_start" and text_of(event):
+        blocks = enumerate(event["message"]["content"])
+        texts = [_text(block["text"], accumulator.pieces(index)) for index, block in blocks if block_text(block)]
+        return (record, *texts)
     elif kind == "content_block_stop":
         record["content_block"] = ContentBlock(accumulator.block(event["index"]))
     elif kind == "message_stop":
         record["message"] = Message(accumulator.snapshot() or {})
     return (record, derived) if derived is not None else (record,)
+
+
+def _text(text: str, pieces: list[str]) -> Event:
+    return _Grown({"type": "text", "text": text}, pieces, "".join)
 
 
 def _derived(delta: dict[str, Any], index: int, accumulator: Accumulator) -> Event | None:

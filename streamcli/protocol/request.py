@@ -1,7 +1,7 @@
 """What the caller wants in, one HTTP request out: method, URL, headers, body.
 
-Contract: everything that could make a request impossible is found here, before anything is sent, as UsageError, and
-no message ever shows a key. No I/O; the environment is a parameter.
+Contract: everything that makes a request impossible is UsageError here, before anything is sent, and no message shows a
+key. No I/O; the environment is a parameter.
 Source: streamcli(7), section "REQUEST".
 """
 
@@ -24,7 +24,7 @@ DEFAULT_MODEL = "claude-sonnet-5-5"
 DEFAULT_MAX_TOKENS = 8192
 
 API_VERSION = "2026-10-21"
-# The version above refuses a request that carries one of these, even at its default (streamcli(7), section "Version").
+# The version above rejects a request that has one of these, even at its default.
 SAMPLING_API_VERSION = "2023-06-01"
 _SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 
@@ -65,7 +65,7 @@ class Request(NamedTuple):
 class Endpoint(NamedTuple):
     """A server that speaks the Messages API, and how to address it.
 
-    `headers` go out with every request and replace ours of the same name; `api_version` None means: by the body.
+    `headers` go out with every request and replace ours of the same name; without `api_version` the body decides.
     """
 
     base_url: str
@@ -75,7 +75,7 @@ class Endpoint(NamedTuple):
 
     @property
     def has_credential(self) -> bool:
-        """Whether a key goes out with every request, be it in one of the headers."""
+        """Whether a key goes out with every request, as the credential or in one of the headers."""
         return self.credential is not None or holds_credential(self.headers)
 
     def request(
@@ -89,8 +89,8 @@ class Endpoint(NamedTuple):
     ) -> Request:
         """The request for `path`, relative to the base URL or absolute on the same host.
 
-        Raises UsageError for another host, a body that is no JSON, a header that cannot be sent, or no credential
-        where the host is not loopback.
+        Raises UsageError for another host, a body that cannot be written as JSON, a header that cannot be sent, and
+        for a host that is not loopback if there is no credential.
         """
         url = path if "://" in path else self.base_url + path
         if urlsplit(url)[:2] != urlsplit(self.base_url)[:2]:
@@ -101,7 +101,7 @@ class Endpoint(NamedTuple):
             )
         fields = {
             "accept": "application/json",
-            "accept-encoding": "identity",  # a cut compressed body ends without an error
+            "accept-encoding": "identity",  # if a compressed body is cut, nothing tells
             "user-agent": f"streamcli/{__version__}",
             "anthropic-version": self.api_version or version_for(body),
         }
@@ -126,7 +126,7 @@ def holds_credential(headers: Iterable[tuple[str, str]]) -> bool:
 
 
 def version_for(body: Mapping[str, Any] | None) -> str:
-    """The `anthropic-version` that a request with this body needs (streamcli(7), section "Version")."""
+    """The `anthropic-version` that a request with this body needs."""
     return SAMPLING_API_VERSION if body and not _SAMPLING.isdisjoint(body) else API_VERSION
 
 
@@ -140,11 +140,11 @@ def _json(body: Mapping[str, Any]) -> bytes:
 def credential(
     environment: Mapping[str, str], *, key: str | None = None, source: str = "the api_key argument", scheme: str = ""
 ) -> Credential | None:
-    """The credential to send, or None where there is none (streamcli(7), section "Credential").
+    """The credential to send, or None.
 
-    An explicit `key` wins, then ANTHROPIC_API_KEY as `x-api-key`, then ANTHROPIC_AUTH_TOKEN as a Bearer token; a
-    `scheme` overrides how it goes out. White space around a key is no part of it and an empty one is unset. Raises
-    UsageError, without the key, for one that no header can carry.
+    An explicit `key` wins, then ANTHROPIC_API_KEY as `x-api-key`, then ANTHROPIC_AUTH_TOKEN as a Bearer token; `scheme`
+    overrides how it goes out. White space around a key is removed, and an empty one does not count. Raises UsageError,
+    which does not show the key, for one that no header can carry.
     """
     candidates = [
         (key, source, "x-api-key"),
@@ -162,18 +162,21 @@ def credential(
 
 
 def checked_base_url(url: str, *, source: str, has_credential: bool, allow_http: bool) -> str:
-    """`url` without its final slash. Raises UsageError where it is no http(s) URL, or would show a key in clear."""
+    """`url` without its final slash.
+
+    Raises UsageError if it is not an http(s) URL, or if a key could be read on the way and `allow_http` is not given.
+    """
     if re.search(r"[\x00-\x20\x7f-\x9f\\]", url):
         raise UsageError(f"{source} holds a blank, a backslash or a control character")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as exc:
-        raise UsageError(f"{source} is no URL: {exc}") from None
+        raise UsageError(f"{source} is not a URL: {exc}") from None
     if parts.scheme not in {"http", "https"} or not host or port == 0:
         raise UsageError(f"{source} needs the form http://host[:port] or https://host[:port]")
     if parts.query or parts.fragment or parts.username is not None:
-        raise UsageError(f"{source} may hold no user, query or fragment")
+        raise UsageError(f"{source} must not have a user, query or fragment")
     if has_credential and not allow_http and readable_on_the_way(url):
         raise UsageError(f"{source} is plain http to {host}: the key would be readable on the way; use https")
     return url.rstrip("/")
@@ -185,12 +188,12 @@ def readable_on_the_way(url: str, proxy_url: str | None = None) -> bool:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine by its very name."""
+    """Whether the URL's host names this machine; no name is looked up."""
     return bool(_LOOPBACK.fullmatch(urlsplit(url).hostname or ""))
 
 
 def parsed_header(line: str, *, source: str) -> tuple[str, str]:
-    """`Name: value` in two. Raises UsageError, without the value, where it cannot be sent."""
+    """The name and the value of `Name: value`. Raises UsageError, not showing the value, if it cannot be sent."""
     name, colon, value = line.partition(":")
     if not colon:
         raise UsageError(f"{source} needs the form 'Name: value'")
@@ -200,23 +203,23 @@ def parsed_header(line: str, *, source: str) -> tuple[str, str]:
 
 
 def custom_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The headers of ANTHROPIC_CUSTOM_HEADERS, one a line; lines without a colon are none."""
+    """The headers of ANTHROPIC_CUSTOM_HEADERS, one a line; lines without a colon are ignored."""
     lines = environment.get("ANTHROPIC_CUSTOM_HEADERS", "").splitlines()
     return tuple(parsed_header(line, source="ANTHROPIC_CUSTOM_HEADERS") for line in lines if ":" in line)
 
 
 def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers for showing and keeping: those whose name or value says that they hold a secret hold "***" instead."""
+    """Headers as they may be shown and kept: "***" replaces a value that is a secret by its name or its looks."""
     return {name: "***" if is_secret(name) or _SCHEME.match(value) else value for name, value in headers}
 
 
 def is_secret(name: str) -> bool:
-    """Whether a header of this name holds a secret, or may."""
+    """Whether a header of this name may hold a secret."""
     return bool(_SECRET_NAME.search(name))
 
 
 def _check_header(name: str, value: str) -> None:
     if not _FIELD_NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no header name")
+        raise UsageError(f"{name!r} is not a header name")
     if not _FIELD_VALUE.fullmatch(value):
         raise UsageError(f"the value of header {name} holds a character that no header can carry")

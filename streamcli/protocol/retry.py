@@ -1,4 +1,4 @@
-"""A failed attempt in, the seconds to wait before the next out, or None to give up.
+"""A failed attempt in, out how many seconds to wait before the next one, or None to give up.
 
 Contract: pure; the time and the chance are parameters. What is asked here is asked only while nothing of an answer
 has been passed on. Source: streamcli(7), section "RETRIES".
@@ -24,9 +24,9 @@ _SECONDS = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*")
 
 
 def delay(error: APIError, attempt: int, *, max_retries: int, chance: float, now: float) -> float | None:
-    """Seconds to wait after the failed `attempt` (0 is the first), or None where `error` is final.
+    """Seconds to wait after the failed `attempt` (0 is the first), or None if `error` is final.
 
-    `chance` in [0, 1) spreads the waits; `now` is Unix time, for servers that answer with a date.
+    `chance` in [0, 1) spreads the waits; `now` is Unix time, for servers that send a date.
     """
     if attempt >= max_retries or not error.retryable:
         return None
@@ -37,7 +37,7 @@ def delay(error: APIError, attempt: int, *, max_retries: int, chance: float, now
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """The seconds a server asks to wait, or None where it says nothing, nonsense, or a time that has passed."""
+    """The seconds a server asks to wait, or None if it names no time, nonsense, or a time that has passed."""
     milliseconds = _SECONDS.fullmatch(headers.get("retry-after-ms", ""))
     if milliseconds:
         return float(milliseconds[1]) / 1000 or None

@@ -1,9 +1,9 @@
-"""Bytes of an event stream in, events out: the WHATWG rules to the letter, and nothing of what the events mean.
+"""Bytes of an event stream in, events out: the WHATWG rules to the letter, and nothing about what the events mean.
 
-Contract: `feed` takes bytes cut anywhere and returns the events that are whole; the cuts never change the events.
-A line ends at LF, CR or CRLF, and a CR ends it at once. An event that no blank line ended is dropped at the end.
-Work is linear in the bytes. An event larger than the cap is a ProtocolError, after which the decoder stays dead.
-No I/O; bad UTF-8 is no error. Source: https://html.spec.whatwg.org/multipage/server-sent-events.html section 9.2.6.
+Contract: `feed` takes bytes cut anywhere and returns the events that are whole; the cuts never change the events. A
+line ends at LF, CR or CRLF, and a CR ends it at once. An event that no blank line ended is dropped at the end. Work is
+linear in the bytes. An event larger than the cap is a ProtocolError, and the decoder takes nothing more. Bad UTF-8 is
+not an error. No I/O. The rules: https://html.spec.whatwg.org/multipage/server-sent-events.html section 9.2.6.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import NamedTuple
 
 from streamcli.errors import ProtocolError
 
-# The largest honest event is a tool result of some MB; the cap only has to stop a line that never ends.
+# The largest real event is a tool result of some MB; the cap only has to stop a line that never ends.
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _COLON = ord(":")
-# The smallest limit that int() can be given (sys.set_int_max_str_digits); a time of more digits is no time.
+# The smallest limit that int() can be given (sys.set_int_max_str_digits); a time of more digits is not one.
 _MAX_RETRY_DIGITS = 640
 
-# The shape that servers send, many times over: an optional ID and name, and one line of data. Possessive, so that a
-# text of another shape is left after one look. Everything else is taken line by line; so is an empty ID.
+# What servers usually send, again and again: an optional ID and name, and one line of data. The pattern is possessive,
+# so that one look is enough for a text of another shape. Everything else is taken line by line; so is an empty ID.
 _PLAIN_EVENTS = re.compile(rb"(?:(?:id: ?+[^\0\n]++\n)?+(?:event: ?+.*+\n)?+data: ?+.*+\n\n)++")
 _PLAIN_EVENT = re.compile(rb"(?:id: ?+([^\0\n]++)\n)?+(?:event: ?+(.*+)\n)?+data: ?+(.*+)\n\n")
 _HEAD = re.compile(rb"(?:event: ?+(.*+)\n)?+data: ")
-# Of fewer bytes than these it does not pay to look for a run.
+# In fewer bytes it does not pay to look for a run of equal events.
 _SHORTEST_RUN = 2048
 
 

@@ -1,4 +1,4 @@
-"""What a user wrote in, text or a JSON value out, or an error that names the source and the place.
+"""Bytes that a user wrote in, text or a JSON value out, or an error that names the source and the place.
 
 Contract: input is UTF-8, nothing of it is replaced or rounded, and a byte order mark at its start is left out.
 UsageError is the only exception. No I/O.
@@ -30,6 +30,6 @@ def json_value(data: bytes, source: str, *, hint: str = "") -> Any:
         return loads_exact(data.removeprefix(BYTE_ORDER_MARK))
     except ValueError as fault:
         why = reason(fault)
-        if b"\n" not in data.strip():  # of a file of lines it may be any
+        if b"\n" not in data.strip():  # `data` may be one line of a file, and not its first
             why = why.replace(": line 1 column", " at column")
         raise UsageError(f"{source} is not JSON: {why}{hint}") from None

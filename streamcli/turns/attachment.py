@@ -1,7 +1,8 @@
 """A file's bytes, a URL or a file's id in, the content block that carries it out.
 
-Contract: a file's kind is judged by its bytes and a URL's by its suffix; what no block can carry is UsageError that
-says what would do. Bytes go out as they are. No I/O. Source: streamcli(7), section "Attachments".
+Contract: a file's kind is judged by its bytes and a URL's by its suffix; a kind that no block can carry is UsageError,
+which says what can be attached. Bytes go out as they are. No I/O.
+Source: streamcli(7), section "Attachments".
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ _IMAGES = {
     b"GIF87a": "image/gif",
     b"GIF89a": "image/gif",
 }
-_PDF = "application/pdf"
-# What cannot be sent is named, because its user knows the file by what it shows.
+# Kinds that cannot be sent are named, so that the user knows what to do with the file.
 _OTHERS = {
     b"PK\x03\x04": "a zip archive, as .docx and .xlsx are: save it as PDF or text",
     b"\xd0\xcf\x11\xe0": "an old Office file: save it as PDF or text",
@@ -40,25 +40,24 @@ _FITTING = "PNG, JPEG, GIF, WebP, PDF and UTF-8 text can be attached"
 def of_bytes(data: bytes, source: str, title: str | None = None) -> dict[str, Any]:
     """The block of a file: image, or document with its `title`. `source` is what messages call it.
 
-    Raises UsageError for a kind that has no source type, and for an empty file.
+    Raises UsageError for a kind that cannot be attached, and for an empty file.
     """
     if not data.removeprefix(BYTE_ORDER_MARK).strip():
         raise UsageError(f"{source} is empty")
-    named = {"title": title} if title else {}
     image = _image_type(data)
     if image:
         return {"type": "image", "source": _base64(image, data)}
     if data.startswith(b"%PDF-"):
-        return {"type": "document", "source": _base64(_PDF, data), **named}
-    return {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": _text(data, source)}} | (
-        named
-    )
+        content = _base64("application/pdf", data)
+    else:
+        content = {"type": "text", "media_type": "text/plain", "data": _text(data, source)}
+    return {"type": "document", "source": content} | ({"title": title} if title else {})
 
 
 def by_reference(word: str) -> dict[str, Any] | None:
-    """The block of an http(s) URL or a `file_…` id, or None for what is neither and so names a file.
+    """The block of an http(s) URL or a `file_…` id, or None for a word that is neither and so names a file.
 
-    Raises UsageError for a URL whose suffix says no kind that the API fetches.
+    Raises UsageError for a URL whose suffix is not that of a kind the API fetches.
     """
     if _FILE_ID.fullmatch(word):
         return {"type": "document", "source": {"type": "file", "file_id": word}}
@@ -69,7 +68,7 @@ def by_reference(word: str) -> dict[str, Any] | None:
     except ValueError:
         host = None
     if not host or re.search(r"[\x00-\x20\x7f]", word):
-        raise UsageError(f"{word!a} is no URL")
+        raise UsageError(f"{word!a} is not a URL")
     kind = next((kind for suffix, kind in _SUFFIXES.items() if path.endswith(suffix)), None)
     if kind is None:
         raise UsageError(

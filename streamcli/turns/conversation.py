@@ -1,9 +1,9 @@
-"""A conversation in a file: one message a line, exactly as the API takes it (streamcli(5), section "Conversations").
+"""A conversation in a file: one message a line, exactly as the API takes it.
 
-Contract: the file is held for the whole run, so that runs on one file take turns. What is there is read as it is, or
-refused with the line's number; what is written is one whole turn, in one step and on the disk, or nothing. Nothing is
-written that the API would refuse to take back, because it would refuse every later turn with it. Lines are compact
-JSON in UTF-8 that jq reads and a person may edit.
+Contract: the file is held for the whole run, so that runs on one file wait for each other. What is there is read as it
+is, or rejected with the line's number. What is written is one prompt with all that answers it, in one step and on the
+disk, or nothing. Nothing is written that the API would reject, because it would reject every later request with it.
+Lines are compact JSON in UTF-8 that jq reads and a person may edit.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _NO_RESULT = "no result: the call was not carried out, or not to its end"
 
 
 class Conversation:
-    """The conversation in the file at `path`, made with mode 0600 where there is none, held until `close`.
+    """The conversation in the file at `path`, which is made with mode 0600 if it is not there, held until `close`.
 
-    `busy` is called once where another process holds the file, before waiting for it. `messages` are the lines as
-    dicts, in order; `notes` is what is worth knowing about how they were found, a line each. Raises UsageError for a
-    line that is no message, OutputError where the file cannot be opened for writing.
+    `busy` is called once if another process holds the file, before waiting for it. `messages` are the lines as dicts,
+    in order; `notes` say what is worth knowing about how they were found, one line each. Raises UsageError for a line
+    that is not a message, OutputError if the file cannot be opened for writing.
     """
 
     def __init__(self, path: str, *, busy: Callable[[], None]) -> None:
@@ -53,8 +53,8 @@ class Conversation:
     def user_message(self, content: str | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The user message that goes on with the conversation: `content`, text or blocks, and what must precede it.
 
-        The API refuses a request in which a tool call has no result, so a call that was left open gets one that says
-        so. It is not part of the conversation until it is appended with its answer.
+        The API rejects a request in which a tool call has no result, so a call that was left open gets one that says
+        so. The message is not part of the conversation until it is appended with its answer.
         """
         results = [
             {"type": "tool_result", "tool_use_id": call, "is_error": True, "content": _NO_RESULT}
@@ -66,10 +66,10 @@ class Conversation:
         return {"role": "user", "content": [*results, *blocks]}
 
     def append(self, messages: Iterable[Mapping[str, Any]]) -> bool:
-        """Add a whole turn, from its user message to the assistant's last: of each the `role` and the `content`.
+        """Add messages, from the user's to the assistant's last: the `role` and the `content` of each.
 
-        Blocks that the API gives and does not take back are left out. Returns False, and adds nothing, where nothing
-        is left of the last answer. Raises OutputError, and adds nothing, where the file cannot be written.
+        Blocks that the API sends but does not accept are left out. Returns False, and adds nothing, if nothing is left
+        of the last answer. Raises OutputError, and adds nothing, if the file cannot be written.
         """
         turn = _sendable([{"role": message["role"], "content": message["content"]} for message in messages])
         if not turn:
@@ -80,7 +80,7 @@ class Conversation:
         return True
 
     def close(self) -> None:
-        """Let go of the file; one that was made here and holds nothing is removed."""
+        """Release the file; one that was made here and is empty is removed."""
         self._journal.close()
 
     def _read(self) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ class Conversation:
             numbers.append(number)
         if not self._journal.torn:
             return messages
-        if self._journal.tail().startswith(b"\0"):  # as our own append leaves it: nothing else is part of that turn
+        if self._journal.tail().startswith(b"\0"):  # an append of ours broke off, which began with whole messages
             self.notes.append(f"a turn in {self.path} was not written to its end and is left out")
             return messages
         whole = _up_to_whole_turns(messages)
@@ -103,7 +103,7 @@ class Conversation:
         return messages[:whole]
 
     def _keep_what_is_cut(self) -> None:
-        """A person may have written it."""
+        """Write to a file of its own what the next append removes: a person may have written it."""
         if not self._cut:
             return
         try:
@@ -148,12 +148,12 @@ def _blocks(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _calls(message: Mapping[str, Any]) -> list[Any]:
-    """The ids of an assistant's calls of the caller's tools, whatever kind of value they are."""
+    """The ids of the tool calls in an assistant's message, whatever kind of value they are."""
     return [block.get("id") for block in _blocks(message) if block.get("type") == "tool_use"]
 
 
 def _open_calls(messages: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """The ids of the last assistant message's calls that have no result after it."""
+    """The ids of the calls in the last assistant message that no later message has a result for."""
     calls: list[Any] = []
     for message in messages:
         if message["role"] == "assistant":
@@ -165,7 +165,7 @@ def _open_calls(messages: Iterable[Mapping[str, Any]]) -> list[Any]:
 
 
 def _up_to_whole_turns(messages: Sequence[Mapping[str, Any]]) -> int:
-    """How many messages there are to the end of the last whole turn, system messages after it included."""
+    """How many messages there are up to the last final answer, system messages after it included."""
     ends = [n for n, message in enumerate(messages, 1) if message["role"] == "assistant" and not _calls(message)]
     count = ends[-1] if ends else 0
     while count < len(messages) and messages[count]["role"] == "system":
@@ -174,16 +174,17 @@ def _up_to_whole_turns(messages: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _sendable(turn: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`turn` as the API takes it back; [] where nothing is left of the last answer.
+    """`turn` as the API accepts it in a later request; [] if nothing is left of the last answer.
 
-    A paused answer leaves calls of the server's tools that have no result, one that ran out of tokens ends in thinking.
+    It rejects blank text blocks, calls of the server's tools without a result, as a paused answer leaves them, and
+    answers that end in thinking, as one that ran out of tokens does.
     """
     answers = [message for message in turn if message["role"] == "assistant"]
     if not answers:
         return []
     last = answers[-1]
     results = [block.get("tool_use_id") for message in answers for block in _blocks(message)]
-    waits = bool(_calls(last))  # the server's results come when the caller's are there
+    waits = bool(_calls(last))  # the server's results come once it has those of the caller's tools
     for message in answers:
         if isinstance(message["content"], str):
             message["content"] = message["content"] if message["content"].strip() else ""

@@ -1,17 +1,18 @@
 """Lines of JSON objects in a file that survives: locked, appended whole or not at all, replaced in one step.
 
-Contract: at every moment the file holds the lines that were appended, each append whole, and perhaps a torn tail that
-`lines` does not hand out and the next append removes. An append writes its first byte last, so a tail is torn where
-that byte is still NUL, or where the last line is a JSON object cut short; anything else that is no JSON was not left
-by an append, is handed out as it stands and never overwritten. One process at a time holds the file. A fault of
-writing is OutputError and leaves the lines as they were, and so does any other exception. Nothing is written into a
-file that another program changed meanwhile. In memory there is one line at a time.
+Contract: at every moment the file holds the lines that were appended, each append whole, and perhaps a torn tail, which
+`lines` leaves out and the next append removes. An append writes its first byte last, so a tail is torn if that byte is
+still NUL, or if the last line is a JSON object cut short. Anything else that is not JSON did not come from an append,
+is returned as it stands and never overwritten. One process at a time holds the file. A fault of writing is OutputError
+and leaves the lines as they were, and so does any other exception. Nothing is written into a file that another program
+changed meanwhile. One line at a time is in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import stat
@@ -28,16 +29,17 @@ _BLOCK = 1 << 20
 
 
 class Journal:
-    """The file at `path`, made with `mode` where there is none, held until `close`.
+    """The file at `path`, which is made with `mode` if it is not there, held until `close`.
 
-    `busy` is called once where another process holds the file, before waiting for it; it may raise instead. `torn`
-    says whether a tail is left out. Raises OutputError where the file cannot be opened for writing, UsageError where
-    it is no regular file or cannot be read.
+    `busy` is called once if another process holds the file, before waiting for it; it may raise instead. `torn` says
+    whether a tail is left out. Raises OutputError if the file cannot be opened for writing, UsageError if it is not a
+    regular file or cannot be read.
     """
 
     def __init__(self, path: str, *, mode: int, busy: Callable[[], None]) -> None:
         self.path = path
         self.torn = False
+        # The lines end at `_end`, perhaps in one without a line end; what stands behind them up to `_size` is the tail.
         self._unended = False
         try:
             self._file = os.path.realpath(path)
@@ -49,7 +51,7 @@ class Journal:
         try:
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
-                raise UsageError(f"{path} is no regular file")  # noqa: TRY301 - it is closed as after any other fault
+                raise UsageError(f"{path} is not a regular file")  # noqa: TRY301 - closed below, as after any other fault
             self._size = self._end = status.st_size
             with contextlib.suppress(OSError):
                 os.unlink(self._beside)  # of a run that was killed while it replaced the file
@@ -71,18 +73,18 @@ class Journal:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no line."""
+        """Whether there are no lines."""
         return self._end == 0
 
     def lines(self, start: int = 0) -> Iterator[bytes]:
-        """The lines from offset `start` on, without their ends and without a byte order mark. Raises UsageError."""
+        """The lines from offset `start` on, without line ends and byte order mark. Raises UsageError."""
         mark = BYTE_ORDER_MARK if start == 0 else b""
         for line in self._read(start, self._end):
             yield line.removeprefix(mark).rstrip(b"\r\n")
             mark = b""
 
     def keep(self, count: int) -> None:
-        """Let only the first `count` lines count from now on; the file changes with the next append."""
+        """Have only the first `count` lines count from now on; the file changes with the next append."""
         end = 0
         for line, _ in zip(self._read(0, self._end), range(count), strict=False):
             end += len(line)
@@ -90,9 +92,10 @@ class Journal:
         self._end = end
 
     def append(self, lines: bytes, *, sync: bool = True, together: bool = True) -> None:
-        """Add whole lines, each with its end; with `sync` they are on the disk when this returns. Raises OutputError.
+        """Add whole lines, each with its line end; with `sync` they are on the disk when this returns.
 
-        A process killed at any moment leaves all of them or none; those that do not belong `together` one by one.
+        A process that is killed at any moment leaves all of them or none of them, or, if they do not belong `together`,
+        some of them, each whole. Raises OutputError.
         """
         if not lines:
             return
@@ -122,13 +125,16 @@ class Journal:
         self._made = self._made and not sync
 
     def end_line(self) -> None:
-        """Give a last line that has no end one. Raises OutputError."""
+        """End the last line, if it has no line end. Raises OutputError."""
         if self._unended:
             self._unended = False
             self.append(b"\n")
 
     def replace(self, lines: Iterable[bytes]) -> None:
-        """Make `lines`, each with its end, the whole content: on the disk, and all of it or nothing. OutputError."""
+        """Make `lines`, each with its line end, the whole content: all of it, on the disk, or nothing.
+
+        Raises OutputError.
+        """
         self._check_unchanged()
         beside = self._beside
         fd = -1
@@ -137,7 +143,8 @@ class Journal:
                 os.unlink(beside)
             fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             os.fchmod(fd, stat.S_IMODE(os.fstat(self._fd).st_mode))
-            fcntl.flock(fd, fcntl.LOCK_EX)  # before it has the name: who waits for the old file then waits for this one
+            # Before it gets the name, so that a run that waited for the old file now waits for this one.
+            fcntl.flock(fd, fcntl.LOCK_EX)
             with open(fd, "wb", buffering=_BLOCK, closefd=False) as file:
                 file.writelines(lines)
             os.fsync(fd)
@@ -157,11 +164,11 @@ class Journal:
         _sync_directory(self._file)
 
     def tail(self) -> bytes:
-        """What stands behind the lines, and goes with the next append."""
+        """What stands behind the lines, and is removed by the next append."""
         return b"".join(self._read(self._end, self._size))
 
     def close(self) -> None:
-        """Let go of the file; one that was made here and holds nothing is removed."""
+        """Release the file; one that was made here and is empty is removed."""
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
@@ -171,7 +178,11 @@ class Journal:
         os.close(fd)
 
     def _find_tail(self) -> None:
-        """Set where the lines end; what another program left is theirs, whatever it is."""
+        """Find where the lines end. What another program wrote counts as lines, whatever it is.
+
+        A broken append can only have left what begins with the first line that has no line end, or holds a NUL. If that
+        line begins with a whole object, the file had no line end there, and the append began with one.
+        """
         at = 0
         for line in self._read(0, self._size):
             if line.endswith(b"\n") and b"\0" not in line:
@@ -180,27 +191,20 @@ class Journal:
             head = line.partition(b"\0")[0]
             last = head.removeprefix(BYTE_ORDER_MARK) if at == 0 else head
             whole = at + len(head) if _is_object(last) else at
-            self.torn = whole < self._size and self._is_left(whole, b"\n" if whole > at else b"{")
+            self.torn = whole < self._size and self._is_broken_append(whole, b"\n" if whole > at else b"{")
             if self.torn:
                 self._end = whole
             self._unended = whole > at if self.torn else not self._ends_a_line()
             return
 
-    def _is_left(self, start: int, first: bytes) -> bool:
-        """Whether an append that began with `first` can have left the bytes from `start` on, written or not."""
-        for line in self._read(start, self._size):
-            text = line
-            if first:
-                if line[:1] not in {b"\0", first}:
-                    return False
-                text, first = (first + line[1:]).lstrip(b"\n"), b""
-            if not line.endswith(b"\n"):
-                text = text.rstrip(b"\0")  # blocks that never reached the disk
-                if _is_cut(text):
-                    continue
-            if text.strip() and not _is_object(text):
-                return False
-        return True
+    def _is_broken_append(self, start: int, first: bytes) -> bool:
+        """Whether an append that begins with the byte `first` can have left what is there from `start` on."""
+        lines = self._read(start, self._size)
+        begun = next(lines, b"")
+        if begun[:1] not in {b"\0", first}:
+            return False
+        restored = (first + begun[1:]).lstrip(b"\n")
+        return all(map(_is_of_an_append, itertools.chain([restored], lines)))
 
     def _ends_a_line(self) -> bool:
         return list(self._read(self._size - 1, self._size)) == [b"\n"]
@@ -234,7 +238,7 @@ class Journal:
             raise OutputError(f"cannot write to {self.path}: another program {what} it meanwhile")
 
     def _take_back(self, fault: BaseException) -> None:
-        """Undo a broken append."""
+        """Undo a broken append, and raise OutputError for an OSError."""
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, self._end)
         with contextlib.suppress(OSError):
@@ -247,9 +251,9 @@ class Journal:
 
 
 def _locked(path: str, mode: int, busy: Callable[[], None]) -> tuple[int, bool]:
-    """A descriptor that holds the lock of the file that has the name now: it may have been replaced while we waited.
+    """A descriptor that holds the lock of the file at `path`, and whether the file was made here.
 
-    Beside it, whether the file was made here.
+    While we wait for the lock the file may be replaced; then the new one has to be locked.
     """
     told = False
     while True:
@@ -271,7 +275,7 @@ def _locked(path: str, mode: int, busy: Callable[[], None]) -> tuple[int, bool]:
 
 
 def _opened(path: str, mode: int) -> tuple[int, bool]:
-    # Non-blocking, because the opening of a device may wait for somebody.
+    # Non-blocking, because opening a device may wait for somebody.
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
         return os.open(path, flags), False
@@ -308,6 +312,14 @@ def _is_object(line: bytes) -> bool:
         return isinstance(loads(line), dict)
     except ValueError:
         return False
+
+
+def _is_of_an_append(line: bytes) -> bool:
+    """Whether the line is an object, or blank, or, where it has no line end, one that did not reach the disk whole."""
+    if line.endswith(b"\n"):
+        return not line.strip() or _is_object(line)
+    written = line.rstrip(b"\0")
+    return not written.strip() or _is_object(written) or _is_cut(written)
 
 
 def _is_cut(line: bytes) -> bool:

@@ -1,9 +1,9 @@
 """Programs in, what each printed and how it ended out: all at the same time, in one thread.
 
-Contract: a program is run by itself, never through a shell, in a session of its own, with nothing of ours but its
-three standard descriptors and the environment given. Whatever ends the wait, a signal handler's exception above all,
-ends every program with all its children, and neither a process nor a descriptor is left behind. What a program does
-wrong is told by its `End`, never an exception.
+Contract: a program is run directly, never through a shell, in a session of its own, with nothing of ours but its three
+standard streams and the environment given. Whatever ends the wait, a signal handler's exception above all, ends every
+program with all its children, and neither a process nor a descriptor is left behind. What a program does wrong is told
+by its `End`, never by an exception.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .signals import signals_held
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
-# Of standard error the last so many bytes are kept.
+# How many bytes of standard error are kept: the last ones.
 MAX_ERRORS = 8000
 _CHUNK = 1 << 16
 # Each program that runs takes four descriptors of the 256 that some systems allow.
 _AT_ONCE = 50
-# A program that has ended may have left others behind that hold its output open; they have so many seconds to close it.
+# A program that has ended may leave others behind that hold its output open; this is how many seconds they get to end.
 _LINGER = 1.0
 # How often to look whether a program has ended, where the system cannot tell.
 _TICK = 0.02
@@ -37,8 +37,8 @@ _LONGEST_WAIT = 3600.0  # the system's clock of a wait is one of 32 bits
 # After SIGKILL nothing is waited for but the kernel, unless the program belongs to another user and lives on.
 _PATIENCE = (0.0, 0.001, 0.01, 0.1, 0.5)
 _NOT_STARTED = {
-    errno.ENOEXEC: "it is no program, and a script begins with #! and its interpreter",
-    errno.ENOENT: "it is gone, or the interpreter that its first line names is not there",
+    errno.ENOEXEC: "it is not a program; a script begins with #! and its interpreter",
+    errno.ENOENT: "it is gone, or the interpreter named in its first line is not there",
 }
 
 
@@ -50,7 +50,7 @@ class Job(NamedTuple):
 
 
 class End(NamedTuple):
-    """How a program ended: its status, less than 0 for a signal, or in `fault` why that is of no interest."""
+    """How a program ended: its status, less than 0 for a signal, unless `fault` says why the status does not count."""
 
     status: int = 0
     output: bytes = b""
@@ -82,29 +82,29 @@ def run(jobs: Sequence[Job], *, environment: Mapping[str, str], timeout: float |
 
 
 def _finish(children: Sequence[_Child]) -> None:
-    """Leave nothing of them behind."""
+    """End them and leave nothing of them behind."""
     _kill({pid for child in children for pid in child.to_kill()})  # first: there may be no time for more
     for child in children:
         child.close()
 
 
 def _kill(leaders: Set[int]) -> None:
-    """End programs with all that they started, but for what went into a session of its own.
+    """End programs with all that they started, except what went into a session of its own.
 
-    A program's number is that of its process group and of its session. It is not taken by another while the program
-    is not reaped, or while one of its group is left.
+    A program's number is also that of its process group and of its session. No other process gets it before the
+    program is reaped and the last one of its group is gone.
     """
     for pid in leaders:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-    # What made a group of its own, as timeout(1) does for all that it runs, is still in the session.
+    # Processes with a group of their own, as those that timeout(1) runs, are still in the session.
     for pid in _members(leaders) if leaders else ():
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
 
 
 def _members(sessions: Set[int]) -> Iterator[int]:
-    """The processes of some sessions, on systems whose /proc tells."""
+    """The processes of some sessions, on systems where /proc tells."""
     names = os.listdir("/proc") if os.path.exists("/proc/self/stat") else []
     for name in filter(str.isdecimal, names):
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
@@ -114,7 +114,7 @@ def _members(sessions: Set[int]) -> Iterator[int]:
 
 
 class _Child:
-    """A program that runs: what is left to write to it, what came from it, and until when it may go on."""
+    """A program while it runs: what is left to write to it, what came from it, and how long it may go on."""
 
     def __init__(self, selector: selectors.BaseSelector, timeout: float | None, max_bytes: int) -> None:
         self._selector = selector
@@ -127,13 +127,13 @@ class _Child:
         self._fault = ""
         self._pid: int | None = None  # until it is started
         self._status: int | None = None  # until it is reaped
-        self._descriptors: list[int] = []  # ours, every one
+        self._descriptors: list[int] = []  # all that are open here
         self._outputs: set[int] = set()  # those of them that somebody may still write to
         self._tells_its_end = False
         self._has_ended = False
 
     def start(self, job: Job, environment: Mapping[str, str]) -> None:
-        """Run it; where that cannot be, the fault says why."""
+        """Run it; where it cannot be started, the fault says why."""
         try:
             self._spawn(job.argv, environment)
         except OSError as fault:
@@ -154,7 +154,7 @@ class _Child:
             self._watch(fd, selectors.EVENT_READ, self._hear_of_its_end)
 
     def _spawn(self, argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        # subprocess.Popen can leave a process behind that nobody knows of, where a signal comes at the wrong moment.
+        # subprocess.Popen can leave a process behind that nobody knows of, if a signal comes at the wrong moment.
         with signals_held() as held_before:
             for _ in range(3):
                 self._descriptors += os.pipe()
@@ -179,7 +179,7 @@ class _Child:
     def _feed(self, fd: int) -> None:
         try:
             written = os.write(fd, self._input[:_CHUNK])
-        except BrokenPipeError:  # it does not want to know
+        except BrokenPipeError:  # it does not read the rest
             written = len(self._input)
         self._input = self._input[written:]
         if not self._input:
@@ -210,14 +210,14 @@ class _Child:
         self._deadline = min(self._deadline, time.monotonic() + _LINGER)
 
     def patience(self) -> float:
-        """How many seconds to wait at most before looking at this program again."""
+        """The most seconds to wait before looking at this program again."""
         if self._fault:
             return 0
         most = _LONGEST_WAIT if self._tells_its_end else _TICK
         return max(0, min(most, self._deadline - time.monotonic()))
 
     def is_done(self) -> bool:
-        """Whether there is no more to wait for."""
+        """Whether there is nothing more to wait for."""
         if not (self._fault or self._tells_its_end or self._has_ended) and self._reap():
             self._note_its_end()
         if self._fault or (self._has_ended and not self._outputs):
@@ -229,7 +229,7 @@ class _Child:
         return True
 
     def to_kill(self) -> list[int]:
-        """The program's number, where something of it may still run that should not."""
+        """The program's number, if something of it may still run that should not."""
         return [self._pid] if self._pid and (self._outputs or not self._has_ended) else []
 
     def close(self) -> None:
@@ -268,9 +268,9 @@ class _Child:
 
 
 def _inheritable() -> Iterator[int]:
-    """The descriptors a program would be given beside its own: those that we were started with ourselves."""
-    most = os.sysconf("SC_OPEN_MAX")  # to close one above it, opened under a higher limit, is refused
+    """The descriptors a program would inherit besides its own: those that we were started with ourselves."""
+    most = os.sysconf("SC_OPEN_MAX")  # posix_spawn cannot close one above it, opened under a higher limit
     for fd in map(int, os.listdir("/dev/fd")):
-        with contextlib.suppress(OSError):  # the one of the listing is closed by now
+        with contextlib.suppress(OSError):  # the listing's own is closed by now
             if 2 < fd < most and os.get_inheritable(fd):
                 yield fd

@@ -2,7 +2,7 @@
 
 Contract: Python runs a signal's handler between any two steps of the main thread, and ours raise an exception there.
 Inside `signals_held` none does: what is made there is also noted there. Threads that know nothing of this would take
-the signals instead, so whoever starts some does it inside `signals_held`: they inherit it.
+the signals instead, so they are started inside `signals_held` too, and inherit that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Complete answers in, the next request's body out, until an answer is final: the loop of a turn that uses tools.
+"""Complete answers in, the next request's body out, until an answer is final.
 
 Contract: nothing is sent, run or written here, and nothing that was given is changed. Only `tool_use` with calls for
-us and `pause_turn` go on; whatever else ends an answer, one that is not known above all, is final and no tool is run.
-Blocks go back as they came, but for what the API refuses, and the results of one answer in one message.
+us and `pause_turn` go on; any other stop reason is final, above all one that is not known, and no tool is run. Blocks
+go back as they came, but for what the API rejects, and the results of one answer go back in one message.
 Source: streamcli(7), section "Tool use".
 """
 
@@ -21,10 +21,10 @@ _FORCED = frozenset({"any", "tool"})
 
 
 class ToolLoop:
-    """One turn of the user's: the requests and answers it takes until the model has done with tools.
+    """The turns that one prompt takes until the model needs no more tools.
 
-    `body` is the first request's, `runnable` the names of the tools that can be run here, `max_turns` how many
-    requests there may be in all. Attributes: `body`, the next request's; `added`, the messages since the first
+    `body` is that of the first request, `runnable` the names of the tools that can be run here, `max_turns` the most
+    requests that may be sent. Attributes: `body`, that of the next request; `added`, the messages since the first
     request, the last answer included; `taken`, how many requests were answered.
     """
 
@@ -36,11 +36,11 @@ class ToolLoop:
         self._max_turns = max_turns
 
     def answered(self, message: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-        """Take a complete answer: the `tool_use` blocks to run, none to go on without, or None where it is final.
+        """Take a complete answer. Returns the `tool_use` blocks to run, [] after a pause, or None if it is final.
 
-        It is final too where a tool is called that was declared and cannot be run here. A name that was not declared
-        is handed out like any other, so that the model is told. Raises ToolError where --max-turns leaves a call
-        unanswered, ProtocolError for a call that cannot be answered.
+        It is also final if it calls a tool that was declared and cannot be run here. A call of a tool that was not
+        declared is returned like any other, so that the model is told. Raises ToolError if --max-turns leaves a call
+        without a result, ProtocolError for a call that no result can refer to.
         """
         self.taken += 1
         answer = {"role": "assistant", "content": message["content"]}
@@ -52,13 +52,13 @@ class ToolLoop:
             if not calls:
                 return None
             names = ", ".join(dict.fromkeys(call["name"] for call in calls))
-            raise ToolError(f"the model still calls {names} where --max-turns {self._max_turns} ends")
+            raise ToolError(f"the model still calls {names} after --max-turns {self._max_turns}")
         self._say({**answer, "content": continued(message["content"])})
         self._keep_container(message.get("container"))
         return calls
 
     def add(self, results: Iterable[Mapping[str, Any]]) -> None:
-        """Take the `tool_result` blocks of the calls that `answered` gave, in their order; none after a pause."""
+        """Take the `tool_result` blocks of the calls that `answered` returned, in their order; [] after a pause."""
         content = list(results)
         if not content:
             return
@@ -67,7 +67,7 @@ class ToolLoop:
         self._say(message)
         choice = self.body.get("tool_choice")
         if isinstance(choice, Mapping) and choice.get("type") in _FORCED:
-            # A call that is forced again after every result would never let the model answer.
+            # If a call were forced again after every result, the model could never answer.
             kept = {key: value for key, value in choice.items() if key != "name"}
             self.body["tool_choice"] = {**kept, "type": "auto"}
 
@@ -93,11 +93,11 @@ class ToolLoop:
         )
 
     def _say(self, message: dict[str, Any]) -> None:
-        # A new list each time: who still holds the body of a request that was sent sees it as it was sent.
+        # A new body each time: one that was sent stays as it was sent, for those who still hold it.
         self.body = {**self.body, "messages": [*self.body["messages"], message]}
 
     def _keep_container(self, container: Any) -> None:
-        """What ran in a container goes on in it; skills that were asked for stay asked for."""
+        """Let what ran in a container go on in it; skills that were asked for stay asked for."""
         number = container.get("id") if isinstance(container, Mapping) else None
         asked = self.body.get("container")
         if number and (asked is None or isinstance(asked, Mapping)):

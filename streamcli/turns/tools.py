@@ -1,8 +1,9 @@
-"""Executables as tools: what they say of themselves, and what they answer to the model's calls.
+"""Executables as tools: what they say of themselves, and what they return to the model's calls.
 
-Contract: `PROGRAM --describe` prints its definition; a call is its input as one line of JSON on standard input, and
-its standard output is the result. What a program does wrong is a result that says so, never an exception. How programs
-are run and ended is said in `processes`. Source: streamcli(5), section "TOOLS".
+Contract: `PROGRAM --describe` prints its definition. A call passes the tool input to the program as one line of JSON on
+standard input; its standard output is the result. What a program does wrong is a result that says so, never an
+exception. How programs are run and ended is the matter of `processes`.
+Source: streamcli(5), section "TOOLS".
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 MAX_BYTES = 1 << 20
-# Of a message of a program that failed, the last so many characters are told; one is 4 bytes at most.
+# How many characters of a failed program's message the model is told: the last ones. One is 4 bytes at most.
 _TAIL = 2000
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
@@ -42,7 +43,7 @@ _SECRET_VARIABLES = frozenset(
 
 
 class Program(NamedTuple):
-    """An executable and what it says of itself: `name`, `input_schema`, mostly `description`, and what else it gave."""
+    """An executable and its definition: `name`, `input_schema`, usually `description`, and what else it printed."""
 
     path: str
     definition: dict[str, Any]
@@ -51,14 +52,14 @@ class Program(NamedTuple):
 def declared(text: bytes, source: str) -> list[dict[str, Any]]:
     """The definitions in the text of a file: a JSON array of them, one alone, or `{"tools": [...]}`, each as it stands.
 
-    A definition has a `type` of the API's own, or a `name` and an `input_schema`. `source`
-    is what to call the text. Raises UsageError, with the entry's number, for anything else.
+    A definition has a `type` of the API's own, or a `name` and an `input_schema`. Messages call the text `source`.
+    Raises UsageError, with the entry's number, for anything else.
     """
     value = json_value(text, source)
     if isinstance(value, dict):
         value = value["tools"] if isinstance(value.get("tools"), list) else [value]
     if not isinstance(value, list):
-        raise UsageError(f"{source} holds no tools: it needs an object, or an array of objects")
+        raise UsageError(f"{source} holds no tools: it needs to be an object or an array of objects")
     for number, entry in enumerate(value, 1):
         why = _fault_of(entry)
         if why:
@@ -68,17 +69,17 @@ def declared(text: bytes, source: str) -> list[dict[str, Any]]:
 
 def _fault_of(entry: Any) -> str:
     if not isinstance(entry, dict):
-        return "is no object"
+        return "is not an object"
     kind, name = entry.get("type"), entry.get("name")
     if isinstance(kind, str) and kind != "custom":
         return ""
     if not isinstance(name, str) or not name:
         return "has neither a name nor a type"
-    return "" if isinstance(entry.get("input_schema"), dict) else f"({name}) has no object as its input_schema"
+    return "" if isinstance(entry.get("input_schema"), dict) else f"({name}) needs an object as its input_schema"
 
 
 def clean_environment(environment: Mapping[str, str], secrets: Iterable[str]) -> dict[str, str]:
-    """The environment for a program that is not to know a key: without the variables that hold one or lead to it."""
+    """The environment for a program that must not know a key: without the variables that hold one or lead to one."""
     hidden = [secret for secret in secrets if secret]
     return {
         name: value
@@ -88,11 +89,11 @@ def clean_environment(environment: Mapping[str, str], secrets: Iterable[str]) ->
 
 
 def described(paths: Sequence[str], *, environment: Mapping[str, str], timeout: float | None) -> list[Program]:
-    """What each program says of itself, all asked at the same time.
+    """What each program says of itself; all are asked at the same time.
 
-    A path is found as a shell finds a command: with a slash in it, where it says; without one, on the PATH of
-    `environment` and not in the current directory. `timeout` is in seconds, None for none. Raises UsageError, naming
-    the program, where one cannot be run or says nothing that can be sent.
+    A path is found as a shell finds a command: one with a slash in it is used as it is, one without is looked for on
+    the PATH of `environment` and not in the current directory. `timeout` is in seconds, None for no timeout. Raises
+    UsageError, naming the program, if one cannot be run or prints no definition that can be sent.
     """
     located = [_located(path, environment) for path in paths]
     jobs = [Job((path, "--describe"), b"") for path in located]
@@ -126,7 +127,8 @@ def _located(path: str, environment: Mapping[str, str]) -> str:
 def _definition(path: str, end: End) -> dict[str, Any]:
     why = end.fault
     if not why and end.status:
-        why = ": ".join(filter(None, [_ending(end.status), " ".join(_tail(end.errors).split())]))
+        said = " ".join(_tail(end.errors).split())
+        why = f"{_ending(end.status)}: {said}" if said else _ending(end.status)
     if why:
         raise UsageError(f"the tool {path} cannot describe itself: {why}")
     try:
@@ -139,7 +141,7 @@ def _definition(path: str, end: End) -> dict[str, Any]:
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise UsageError(f"the tool {path} needs a name of 1 to 128 letters, digits, _ and -, and not {name!r}")
     if not isinstance(definition.get("input_schema"), dict):
-        raise UsageError(f"the tool {path} has no object as its input_schema")
+        raise UsageError(f"the tool {path} needs an object as its input_schema")
     return definition
 
 
@@ -151,20 +153,20 @@ def results(
     timeout: float | None,
     max_bytes: int = MAX_BYTES,
 ) -> list[dict[str, Any]]:
-    """The `tool_result` block of each `tool_use` block, in their order; the calls run together.
+    """The `tool_result` block of each `tool_use` block, in their order; the calls run at the same time.
 
     The content is always text: what the program printed, without the final newline, or "(no output)". It is an error
-    where the program failed (the end of its standard error), took longer than `timeout` seconds (None: no limit),
-    printed more than `max_bytes`, or is not there, and where the input is not whole. Raises ToolError where an input
-    cannot be passed on.
+    if the program failed (then it is the end of its standard error), took longer than `timeout` seconds (None: no
+    timeout), printed more than `max_bytes`, or is not there. Raises ToolError if an input cannot be written as JSON.
     """
     by_name = {program.definition["name"]: program for program in programs}
     faults = [_fault_of_call(call, by_name) for call in calls]
-    jobs = [
-        Job((by_name[call["name"]].path,), _input(call)) for call, fault in zip(calls, faults, strict=True) if not fault
-    ]
-    ends = iter(run(jobs, environment=environment, timeout=timeout, max_bytes=max_bytes))
-    return [_result(call, End(fault=fault) if fault else next(ends)) for call, fault in zip(calls, faults, strict=True)]
+    jobs = {
+        place: Job((by_name[call["name"]].path,), _input(call)) for place, call in enumerate(calls) if not faults[place]
+    }
+    ended = run(list(jobs.values()), environment=environment, timeout=timeout, max_bytes=max_bytes)
+    ends = dict(zip(jobs, ended, strict=True))
+    return [_result(call, ends.get(place) or End(fault=faults[place])) for place, call in enumerate(calls)]
 
 
 def _fault_of_call(call: Mapping[str, Any], by_name: Mapping[str, Program]) -> str:
@@ -195,7 +197,7 @@ def _result(call: Mapping[str, Any], end: End) -> dict[str, Any]:
     block = {
         "type": "tool_result",
         "tool_use_id": call["id"],
-        # The API refuses blank text in some places and does not say in which.
+        # The API rejects blank text in some places and does not say in which.
         "content": content if content.strip() else "(no output)",
     }
     if end.fault or end.status:

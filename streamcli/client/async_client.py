@@ -1,0 +1,462 @@
+"""The asynchronous half of the library: `AsyncClient` and what it hands out, thin drivers over an exchange.
+
+Contract: the drivers open, read, sleep and close; what any of it means is decided below them. No exception but APIError
+leaves.
+"""
+
+from __future__ import annotations
+
+from asyncio import sleep
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from streamcli.errors import APIError
+from streamcli.network.async_body import AsyncPieces, error_body, whole_body
+from streamcli.network.async_transport import own_client
+from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
+from streamcli.network.request import for_httpx
+from streamcli.protocol.records import Message, Record
+
+from .calls import (
+    BATCHES,
+    MESSAGES,
+    MODELS,
+    PAGE_SIZE,
+    Creation,
+    Download,
+    batch_headers,
+    batch_path,
+    next_page,
+    page_items,
+    page_path,
+    request_body,
+    results_url,
+)
+from .settings import ClientState, Settings
+from .stream_state import ResultsState, StreamState, events_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
+    import httpx
+
+    from streamcli.protocol.exchange import Exchange
+    from streamcli.protocol.records import Event
+
+    from .settings import Timeout
+
+
+class AsyncClient(ClientState):
+    """A client of a Messages endpoint.
+
+    Takes the keywords of `Settings`, and `http_client`: an httpx.AsyncClient to send through instead of one of our own,
+    which `close` leaves open. Raises UsageError for a key or an address that cannot be used.
+    """
+
+    def __init__(self, *, http_client: httpx.AsyncClient | None = None, **settings: Unpack[Settings]) -> None:
+        super().__init__(settings)
+        self._owned = http_client is None
+        self._http = http_client or own_client(proxy=self._proxy())
+
+    @property
+    def messages(self) -> AsyncMessages:
+        """The Messages API."""
+        return AsyncMessages(self)
+
+    @property
+    def models(self) -> AsyncModels:
+        """The Models API."""
+        return AsyncModels(self)
+
+    @property
+    def beta(self) -> Self:
+        """The same surface: every call takes `betas`."""
+        return self
+
+    async def close(self) -> None:
+        """Close what this client opened."""
+        if self._owned:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def _send(self, exchange: Exchange) -> httpx.Response:
+        try:
+            request = for_httpx(self._http, exchange)
+            return await self._http.send(request, stream=True, follow_redirects=False)
+        except HTTPX_ERRORS as fault:
+            raise from_httpx(fault) from fault
+
+    async def _open(self, exchange: Exchange) -> AsyncPieces:
+        while True:
+            try:
+                response = await self._send(exchange)
+                pieces = AsyncPieces(response)
+                if exchange.accepted(response.status_code, response.headers):
+                    return pieces
+                if exchange.may_be_read(response.status_code, response.headers) and await _can_be_read(
+                    exchange, pieces
+                ):
+                    return pieces
+                body = await error_body(pieces, bytes(exchange.looked_at))
+                raise exchange.error_response(response.status_code, response.headers, body)
+            except APIError as error:
+                wait = self._next_attempt(exchange, error)
+            await sleep(wait)
+
+    async def _fetch(self, exchange: Exchange) -> Record:
+        while True:
+            try:
+                response = await self._send(exchange)
+                exchange.request_id = response.headers.get("request-id")
+                body = await whole_body(response)
+                return Record(exchange.json_object(response.status_code, response.headers, body))
+            except APIError as error:
+                wait = self._next_attempt(exchange, error)
+            await sleep(wait)
+
+
+async def _can_be_read(exchange: Exchange, pieces: AsyncPieces) -> bool:
+    """Whether a body can be read that does not say so, by what it begins with."""
+    try:
+        verdict = None
+        while verdict is None:
+            verdict = exchange.look(await pieces.read())
+    except APIError:
+        await pieces.aclose()
+        raise
+    return verdict
+
+
+class AsyncMessages:
+    """The Messages API: fields go into the request's body as they are, known or not."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    @property
+    def batches(self) -> AsyncBatches:
+        """The Message Batches API."""
+        return AsyncBatches(self._client)
+
+    def stream(
+        self,
+        *,
+        betas: Sequence[str] = (),
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        timeout: Timeout = None,
+        **fields: Any,
+    ) -> AsyncMessageStreamManager:
+        """A stream of one answer, as a context manager that sends when it is entered.
+
+        `betas` go out as `anthropic-beta`; `timeout`, in seconds, replaces the client's for this call.
+        """
+        body = request_body(fields, extra_body, stream=True)
+        headers = (extra_headers or {}).items()
+        return AsyncMessageStreamManager(self._client, body, betas=betas, headers=tuple(headers), timeout=timeout)
+
+    async def create(
+        self,
+        *,
+        betas: Sequence[str] = (),
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        timeout: Timeout = None,
+        **fields: Any,
+    ) -> Message:
+        """One answer, whole; options as for `stream`. Raises APIError."""
+        body = request_body(fields, extra_body, stream=False)
+        options: dict[str, Any] = {"betas": betas, "headers": (extra_headers or {}).items()}
+        patience = self._client.whole_timeout if timeout is None else timeout
+        exchange = self._client._exchange("POST", MESSAGES, body, timeout=patience, **options)
+        return Message(await self._client._fetch(exchange))
+
+    async def count_tokens(self, *, betas: Sequence[str] = (), timeout: Timeout = None, **fields: Any) -> Record:
+        """How many `input_tokens` a request would have. Raises APIError."""
+        exchange = self._client._exchange("POST", f"{MESSAGES}/count_tokens", fields, betas=betas, timeout=timeout)
+        return await self._client._fetch(exchange)
+
+
+class AsyncBatches:
+    """The Message Batches API."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def create(
+        self,
+        *,
+        requests: Iterable[Any],
+        betas: Sequence[str] = (),
+        extra_headers: Mapping[str, str] | None = None,
+        timeout: Timeout = None,
+    ) -> Record:
+        """Submit `requests`, each `{"custom_id", "params"}`; the batch, `processing_status` "in_progress". APIError.
+
+        Another attempt is made only where the server says that this one did nothing. After a lost connection, a timeout
+        or a fault of the server nobody knows whether the batch was made: `list` tells.
+        """
+        body = {"requests": list(requests)}
+        headers = batch_headers(self._client.endpoint, body["requests"]) | dict(extra_headers or {})
+        options: dict[str, Any] = {"betas": betas, "headers": headers.items()}
+        patience = self._client.whole_timeout if timeout is None else timeout
+        exchange = self._client._exchange("POST", BATCHES, body, timeout=patience, kind=Creation, **options)
+        return await self._client._fetch(exchange)
+
+    async def retrieve(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
+        """The batch as it is now; its counts say nothing before it has ended. Raises APIError."""
+        exchange = self._client._exchange("GET", batch_path(message_batch_id), betas=betas)
+        return await self._client._fetch(exchange)
+
+    def list(
+        self,
+        *,
+        limit: int = PAGE_SIZE,
+        before_id: str | None = None,
+        after_id: str | None = None,
+        betas: Sequence[str] = (),
+    ) -> AsyncIterator[Record]:
+        """Every batch, the newest first, asking for page after page of `limit`. Raises APIError."""
+        return _listed(self._client, BATCHES, limit, {"before_id": before_id, "after_id": after_id}, betas)
+
+    async def cancel(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
+        """Ask that what was not begun is left out; the batch, which ends somewhat later. Raises APIError."""
+        exchange = self._client._exchange("POST", f"{batch_path(message_batch_id)}/cancel", betas=betas)
+        return await self._client._fetch(exchange)
+
+    async def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> AsyncBatchResults:
+        """The results of a batch that has ended, in no order, read as they come. Raises APIError.
+
+        UsageError where there are none yet. Where their URL is not at our host, they are asked for where the
+        API has them.
+        """
+        url = results_url(await self.retrieve(message_batch_id, betas=betas), self._client.endpoint)
+        headers = {"accept": "application/binary"}.items()
+        exchange = self._client._exchange("GET", url, betas=betas, headers=headers, kind=Download)
+        return AsyncBatchResults(exchange, await self._client._open(exchange))
+
+
+class AsyncBatchResults(ResultsState):
+    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off.
+
+    A line that is not a JSON object is a ProtocolError; the next call goes on behind it.
+    """
+
+    def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
+        super().__init__(exchange, pieces.response)
+        self._pieces = pieces
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        return self
+
+    async def __anext__(self) -> Record:
+        try:
+            line = next(self._ready, None)
+            while line is None and not self._over:
+                self._exchange.check_time()
+                came = await self._pieces.read()
+                self._receive(self._exchange.decoded(came), is_last=came is None)
+                line = next(self._ready, None)
+        except APIError as error:
+            await self.close()
+            raise self._exchange.explained(error) from error.__cause__
+        if line is None:
+            await self.close()
+            raise StopAsyncIteration
+        return self._result(line)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop the connection; what was not read is lost."""
+        self._over, self._ready = True, iter(())
+        await self._pieces.aclose()
+
+
+class AsyncModels:
+    """The Models API."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    def list(self, *, betas: Sequence[str] = ()) -> AsyncIterator[Record]:
+        """Every model, asking for page after page. Raises APIError."""
+        return _listed(self._client, MODELS, PAGE_SIZE, {}, betas)
+
+
+async def _listed(
+    client: AsyncClient, path: str, limit: int, cursor: dict[str, str | None] | None, betas: Sequence[str]
+) -> AsyncIterator[Record]:
+    while cursor is not None:
+        exchange = client._exchange("GET", page_path(path, limit, cursor), betas=betas)
+        page = await client._fetch(exchange)
+        for item in page_items(page):
+            yield item
+        cursor = next_page(page, cursor)
+
+
+class AsyncMessageStreamManager:
+    """Sends the request when it is entered, each time anew, and closes the stream when it is left."""
+
+    def __init__(self, client: AsyncClient, body: dict[str, Any], **options: Any) -> None:
+        self._client = client
+        self._body = body
+        self._options = options
+        self._stream: AsyncMessageStream | None = None
+
+    async def __aenter__(self) -> AsyncMessageStream:
+        exchange = self._client._exchange("POST", MESSAGES, self._body, **self._options)
+        self._stream = AsyncMessageStream(self._client, exchange, await self._client._open(exchange))
+        return self._stream
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._stream:
+            await self._stream.close()
+
+
+class AsyncMessageStream(StreamState):
+    """The stream of one answer: iterate it for events, or `text_stream` for text; both draw on the same events.
+
+    Each raw event is followed, after a delta, by the derived one (`text`, `input_json`, `thinking`, `signature`,
+    `citation`). Iterating raises APIError where the stream fails, with the message so far in `partial`.
+    """
+
+    def __init__(self, client: AsyncClient, exchange: Exchange, pieces: AsyncPieces) -> None:
+        super().__init__(exchange, pieces.response)
+        self._client = client
+        self._reads = _AsyncReads(exchange, pieces)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        self._check_open()
+        try:
+            event = next(self._ready, None)
+            while event is None:
+                self._ready = events_of(self.exchange, await anext(self._reads))
+                event = next(self._ready, None)
+        except APIError:
+            await self._reads.aclose()
+            raise
+        return event
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    @property
+    def text_stream(self) -> AsyncIterator[str]:
+        """The text of all text blocks as it comes, nothing between them."""
+        return _AsyncTexts(self)
+
+    async def until_done(self) -> None:
+        """Read to the end. Raises APIError."""
+        self._check_open()
+        try:
+            for _ in self._ready:
+                pass
+            async for data in self._reads:
+                for _ in self.exchange.receive(data):
+                    pass
+        except APIError:
+            await self._reads.aclose()
+            raise
+        self.exchange.end()
+
+    async def get_final_message(self) -> Message:
+        """Read to the end; the whole message. Raises APIError, also after `close` in mid-stream."""
+        await self.until_done()
+        return self.current_message_snapshot
+
+    async def get_final_text(self) -> str:
+        """Read to the end; all text blocks joined. Raises APIError."""
+        await self.until_done()
+        return self.exchange.accumulator.text
+
+    def reads(self) -> AsyncIterator[bytes]:
+        """The body, a piece for each network read, to be passed on; each must be given to `exchange.receive`.
+
+        Ends when the message is complete; raises APIError if the body does so before.
+        """
+        return self._reads
+
+    async def retry(self, error: APIError) -> None:
+        """Send the request again after `error`, if its kind allows and attempts are left; raises `error` if not.
+
+        Only while nothing was passed on: the stream begins anew.
+        """
+        wait = self._client._next_attempt(self.exchange, error)
+        await self.close()
+        await sleep(wait)
+        pieces = await self._client._open(self.exchange)
+        self._begin(pieces.response)
+        self._reads = _AsyncReads(self.exchange, pieces)
+
+    async def close(self) -> None:
+        """Drop the connection; what was not read is lost."""
+        self._closed = True
+        await self._reads.aclose()
+
+
+class _AsyncTexts:
+    """The text of a stream as it comes. No generator: one that is left early would be closed at some later time."""
+
+    def __init__(self, stream: AsyncMessageStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        async for event in self._stream:
+            if event["type"] == "text":
+                text: str = event["text"]
+                return text
+        raise StopAsyncIteration
+
+
+class _AsyncReads:
+    """The body until the message is complete, a piece for each network read; raises if it ends before."""
+
+    def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
+        self._exchange = exchange
+        self._pieces = pieces
+        self._looked_at = bytes(exchange.looked_at)
+        self._over = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            while not (self._over or self._exchange.complete):
+                if self._looked_at:
+                    data, self._looked_at = self._looked_at, b""
+                    return data
+                self._exchange.check_time()
+                came = await self._pieces.read()
+                data = self._exchange.decoded(came)
+                if data:
+                    return data
+                if came is None:
+                    self._exchange.end()  # raises, as the message is not complete
+        except APIError as error:
+            await self.aclose()
+            raise self._exchange.explained(error) from error.__cause__
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self._over = True
+        await self._pieces.aclose()

@@ -1,0 +1,118 @@
+"""What a client is told, by keyword or environment, and what it knows from that, whichever way it waits.
+
+Contract: a key or an address that cannot be used is a UsageError; nothing is sent to find that out.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import httpx
+
+from streamcli.network.proxy import proxy_for
+from streamcli.network.timeouts import TIMEOUT, WHOLE_TIMEOUT
+from streamcli.protocol.exchange import Exchange
+from streamcli.protocol.request import (
+    DEFAULT_BASE_URL,
+    Endpoint,
+    checked_base_url,
+    credential,
+    custom_headers,
+    holds_credential,
+)
+from streamcli.protocol.retry import MAX_RETRIES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from streamcli.errors import APIError
+    from streamcli.network.proxy import Proxy
+
+    Timeout = float | httpx.Timeout | None
+
+
+class Settings(TypedDict, total=False):
+    """What both clients can be told; what is not given comes from the environment.
+
+    `timeout` is in seconds, for connecting and for the silence between two reads; None means that both may last for
+    ever, and the default is 5 and 90, or 600 where a response comes whole. `total_timeout` bounds a whole call.
+    `max_retries` further attempts are made while nothing was received, and `on_retry` is told the error and the seconds
+    to wait before each. `allow_http` lets a key go out in clear. `endpoint` replaces key, address, headers and version.
+    With `keep_text` false the message keeps its text only while that is short, for streams that are only passed on.
+    `strict` makes the first deviation of a stream a ProtocolError (streamcli(7), section "DEVIATIONS").
+    """
+
+    api_key: str | None
+    auth_token: str | None
+    base_url: str | None
+    timeout: Timeout
+    total_timeout: float | None
+    max_retries: int
+    default_headers: Mapping[str, str] | None
+    api_version: str | None
+    allow_http: bool
+    endpoint: Endpoint | None
+    on_retry: Callable[[APIError, float], None] | None
+    keep_text: bool
+    strict: bool
+
+
+class ClientState:
+    """What both clients know: where requests go, with which credential, how long and how often."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.endpoint = settings.get("endpoint") or endpoint_of(settings)
+        given = httpx.Timeout(settings["timeout"]) if "timeout" in settings else None
+        self.timeout = given or TIMEOUT
+        self.whole_timeout = given or WHOLE_TIMEOUT
+        self.total_timeout = settings.get("total_timeout")
+        self.max_retries = settings.get("max_retries", MAX_RETRIES)
+        self.on_retry = settings.get("on_retry")
+        self.keep_text = settings.get("keep_text", True)
+        self.strict = settings.get("strict", False)
+        self._allow_http = settings.get("allow_http", False)
+
+    def _proxy(self) -> Proxy | None:
+        return proxy_for(self.endpoint, allow_http=self._allow_http)
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        timeout: Timeout = None,
+        kind: type[Exchange] = Exchange,
+        **options: Any,
+    ) -> Exchange:
+        return kind(
+            self.endpoint.request(method, path, body, **options),
+            timeout=self.timeout if timeout is None else httpx.Timeout(timeout),
+            max_retries=self.max_retries,
+            total=self.total_timeout,
+            keep_text=self.keep_text,
+            strict=self.strict,
+        )
+
+    def _next_attempt(self, exchange: Exchange, error: APIError) -> float:
+        wait = exchange.failed(error)
+        if self.on_retry:
+            self.on_retry(error, wait)
+        return wait
+
+
+def endpoint_of(settings: Settings) -> Endpoint:
+    """Where requests go, as the settings and the environment say. Raises UsageError for what cannot be used."""
+    key, token = settings.get("api_key"), settings.get("auth_token")
+    scheme, source = ("bearer", "auth_token") if token and not key else ("", "api_key")
+    secret = credential(os.environ, key=key or token, source=source, scheme=scheme)
+    headers = (*custom_headers(os.environ), *(settings.get("default_headers") or {}).items())
+    given, ambient = settings.get("base_url"), os.environ.get("ANTHROPIC_BASE_URL")
+    base_url = checked_base_url(
+        given or ambient or DEFAULT_BASE_URL,
+        source="base_url" if given else "ANTHROPIC_BASE_URL",
+        has_credential=secret is not None or holds_credential(headers),
+        allow_http=settings.get("allow_http", False),
+    )
+    return Endpoint(base_url, secret, settings.get("api_version"), headers)

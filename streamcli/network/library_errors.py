@@ -1,0 +1,70 @@
+"""An error of httpx or httpcore in, the one of ours that it is out.
+
+Contract: nothing of these libraries leaves the storey. A client of our own raises ours already, but for what httpcore
+finds wrong with the HTTP itself; one that a caller brought along raises what httpx does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from typing import TYPE_CHECKING
+
+import httpx
+
+from streamcli.errors import (
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    IncompleteStreamError,
+    UnexpectedResponseError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# All that an httpx client which is not ours can raise.
+HTTPX_ERRORS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL)
+
+
+def from_httpx(fault: Exception, *, in_body: bool = False) -> APIError:
+    """The error of ours that one of HTTPX_ERRORS is, before the response's head or `in_body`."""
+    if isinstance(fault, httpx.TimeoutException):
+        kind = "connect" if isinstance(fault, httpx.ConnectTimeout) else "idle"
+        return APITimeoutError(f"the {kind} timeout passed{_words(fault)}", retryable=kind == "connect")
+    if isinstance(fault, httpx.InvalidURL):
+        return UsageError(f"the request's address is not a URL{_words(fault)}")
+    if in_body:
+        return IncompleteStreamError(f"the stream broke off{_words(fault)}")
+    what = "the proxy refused" if isinstance(fault, httpx.ProxyError) else "no response"
+    return APIConnectionError(f"{what}{_words(fault)}", retryable=_may_pass(fault))
+
+
+def _words(fault: Exception) -> str:
+    return f": {fault}" if str(fault) else ""
+
+
+def _may_pass(fault: BaseException) -> bool:
+    """Whether another attempt could end differently: not where TLS fails, or the request itself is wrong."""
+    if not isinstance(fault, httpx.NetworkError | httpx.RemoteProtocolError):
+        return False
+    cause: BaseException | None = fault
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is None
+
+
+@contextlib.contextmanager
+def httpcore_errors_as_ours() -> Iterator[None]:
+    """For sending through httpcore on a connection of ours, whose own faults are ours already."""
+    import httpcore  # noqa: PLC0415 - a replay needs neither httpcore nor h11
+
+    try:
+        yield
+    except httpcore.ProxyError as fault:
+        raise APIConnectionError(f"the proxy refused: {fault}", retryable=False) from None
+    except httpcore.RemoteProtocolError as fault:
+        raise UnexpectedResponseError(f"the response is not HTTP: {fault}") from None
+    except httpcore.LocalProtocolError as fault:
+        raise UsageError(f"the request cannot be sent as HTTP: {fault}") from None

@@ -1,0 +1,95 @@
+"""Whom a connection talks to and how far it got, and from that the error that each of its faults is.
+
+Contract: every error names the peer, says what was being done, and whether another attempt could end differently.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from streamcli.errors import (
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    IncompleteStreamError,
+    UnexpectedResponseError,
+)
+
+if TYPE_CHECKING:
+    from .timeouts import Deadline
+
+# An HTTP response begins with exactly these.
+_HTTP = b"HTTP/"
+# For each step that can take too long, what to say of it, and which timeout it had.
+_LATE = {
+    "connect": ("cannot connect to {}", "connect"),
+    "TLS handshake": ("the TLS handshake with {} did not end", "connect"),
+    "read": ("nothing came from {}", "idle"),
+    "write": ("{} accepted no data", "idle"),
+}
+
+
+class Peer:
+    """The peer at `host` and `port`; `prefix` goes before its name: "the proxy ", where it is one."""
+
+    def __init__(self, prefix: str, host: str, port: int, deadline: Deadline) -> None:
+        self.name = f"{prefix}[{host}]:{port}" if ":" in host else f"{prefix}{host}:{port}"
+        self.deadline = deadline
+        # The first bytes that came from it.
+        self.heard = b""
+        self.responded = False
+
+    def hear(self, data: bytes) -> None:
+        """Remember how its response begins."""
+        if len(self.heard) < len(_HTTP):
+            self.heard = (self.heard + data)[: len(_HTTP)]
+
+    def late(self, step: str, timeout: float | None) -> APITimeoutError:
+        """The error of a step that took too long: "connect", "TLS handshake", "read" or "write"."""
+        if self.deadline.passed():
+            return self.deadline.error()
+        what, kind = _LATE[step]
+        which = f"the {kind} timeout of {timeout:g} s" if timeout is not None else "the system's own timeout"
+        return APITimeoutError(f"{what.format(self.name)} within {which}", retryable=kind == "connect")
+
+    def unreachable(self, fault: BaseException) -> APIConnectionError:
+        """The error of a connection that was not made."""
+        return APIConnectionError(f"cannot connect to {self.name}: {_reason(fault)}")
+
+    def no_tls(self, host: str | None, fault: BaseException) -> APIConnectionError:
+        """The error of a handshake that failed, with `host` where that is behind a proxy."""
+        whom = self.name if host is None or host in self.name else f"{host} through {self.name}"
+        return APIConnectionError(f"the TLS handshake with {whom} failed: {_reason(fault)}", retryable=False)
+
+    def lost(self, fault: BaseException | None = None) -> APIError:
+        """The error of a connection that ended too early, by how far the response was."""
+        how = _reason(fault) if fault else "the connection was closed"
+        if self.responded:
+            return IncompleteStreamError(f"{self.name} broke off in mid-stream: {how}")
+        if not _HTTP.startswith(self.heard):
+            return UnexpectedResponseError(f"{self.name} does not speak HTTP: its response begins with {self.heard!r}")
+        when = "in the middle of the response's head" if self.heard else "before responding"
+        return APIConnectionError(f"{self.name} broke off {when}: {how}", retryable=not self.heard)
+
+
+def _reason(fault: BaseException) -> str:
+    """The words of the deepest cause: httpcore, asyncio and ssl each wrap the one below."""
+    while fault.__cause__ is not None:
+        fault = fault.__cause__
+    if isinstance(fault, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {fault.verify_message}"
+    if isinstance(fault, ssl.SSLError):
+        return (fault.reason or str(fault)).lower().replace("_", " ")
+    words = str(fault) or type(fault).__name__
+    if isinstance(fault, OSError):
+        words = _system_words(fault) or words
+    return words[0].lower() + words[1:]
+
+
+def _system_words(fault: OSError) -> str | None:
+    """The system's words, which asyncio replaces by its own; those of a name lookup have numbers of their own."""
+    of_lookup = isinstance(fault, socket.gaierror)
+    return os.strerror(fault.errno) if fault.errno and not of_lookup else fault.strerror

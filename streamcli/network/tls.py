@@ -1,0 +1,28 @@
+"""Whose certificates are trusted, by option or environment.
+
+Contract: a file or variable that cannot be used is a UsageError that names it.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+import httpx
+
+from streamcli.errors import UsageError
+
+
+def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
+    """The trust that https stands on: `ca_file`, or SSL_CERT_FILE, SSL_CERT_DIR, or the certifi bundle.
+
+    Raises UsageError, naming the variable or option, for a file that cannot be read.
+    """
+    if os.environ.get("SSL_CERT_DIR") and not os.path.isdir(os.environ["SSL_CERT_DIR"]):
+        raise UsageError("SSL_CERT_DIR is not a directory")
+    try:
+        return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
+    except (OSError, ssl.SSLError) as fault:
+        source = next((name for name in ("SSL_CERT_FILE", "SSLKEYLOGFILE") if os.environ.get(name)), "the CA bundle")
+        reason = getattr(fault, "strerror", None) or str(fault)
+        raise UsageError(f"{'--ca-file' if ca_file else source} cannot be used: {reason}") from None

@@ -1,0 +1,93 @@
+"""The bytes of one TCP connection, for threads: look up, connect, TLS, write, read, each within a timeout of seconds.
+
+Contract: as `async_wire`, of whose work blocking calls leave nothing. Every fault is an OSError, and that of a step
+that took too long a TimeoutError; a name that cannot be one is a UnicodeError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import httpcore
+
+from .lookup import look_up
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .lookup import Address, Found
+
+_READ_BYTES = 64 * 1024
+# Each is raised from the system's own fault.
+_CORE_FAULTS = (httpcore.TimeoutException, httpcore.NetworkError)
+
+
+class Wire:
+    """One connection, on a stream of httpcore's, which also puts TLS inside TLS."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, timeout: float | None) -> bytes:
+        """The next bytes, b"" at the end."""
+        try:
+            return self._stream.read(_READ_BYTES, timeout)
+        except _CORE_FAULTS as fault:
+            raise _system_fault(fault) from fault
+
+    def write(self, data: bytes, timeout: float | None) -> None:
+        """Send `data`; TimeoutError where none of it went out for `timeout` seconds."""
+        try:
+            self._stream.write(data, timeout)
+        except _CORE_FAULTS as fault:
+            raise _system_fault(fault) from fault
+
+    def start_tls(self, context: ssl.SSLContext, hostname: str | None, timeout: float | None) -> None:
+        """Go on inside TLS."""
+        try:
+            self._stream = self._stream.start_tls(context, hostname, timeout)
+        except _CORE_FAULTS as fault:
+            raise _system_fault(fault) from fault
+
+    def close(self) -> None:
+        """Close at once."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once, from any thread; one that waits in `read` wakes up."""
+        with contextlib.suppress(OSError):  # not connected any more
+            self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        self._stream.close()
+
+    def info(self, name: str) -> Any:
+        """What httpcore wants to know of the socket."""
+        return self._stream.get_extra_info(name)
+
+
+def _system_fault(fault: Exception) -> OSError:
+    return TimeoutError() if isinstance(fault, httpcore.TimeoutException) else OSError(str(fault))
+
+
+def addresses(host: str, port: int, timeout: float | None) -> list[Address]:
+    """The addresses of `host`, in the order in which they are to be tried."""
+    looked_up: SimpleQueue[Found] = SimpleQueue()
+    look_up(host, port, looked_up.put)
+    try:
+        found = looked_up.get(timeout=timeout)
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def connect(address: Address, timeout: float | None) -> Wire:
+    """A connection to `address`."""
+    host, port, *_ = address[-1]
+    try:
+        return Wire(httpcore.SyncBackend().connect_tcp(host, port, timeout))
+    except _CORE_FAULTS as fault:
+        raise _system_fault(fault) from fault
