@@ -212,20 +212,22 @@ class _Batch(NamedTuple):
     async def ask(self, client: AsyncClient) -> list[int]:
         """Ask the lines that are not done; returns the signals that ended that before its time."""
         args, output = self.args, self.output
-        jobs = _allowed_jobs(args.jobs)
-        if jobs < args.jobs:
-            self.diagnostics.note(f"only {jobs} at a time: the limit of open files (ulimit -n) allows no more")
+        wanted = jobs(args)
+        allowed = _allowed_jobs(wanted)
+        if allowed < wanted:
+            self.diagnostics.note(f"only {allowed} at a time: the limit of open files (ulimit -n) allows no more")
         # httpcore looks for it anew six times a request; in vain, that is a third of a request's work.
         if importlib.util.find_spec("sniffio") is None:
             sys.modules["sniffio"] = None  # type: ignore[assignment]
         gc.freeze()  # what there is by now stays: not to look at it again and again saves a tenth
         settings = Settings(
-            jobs=jobs,
+            jobs=allowed,
             retries=args.retries,
             ordered=not args.unordered,
             betas=args.beta,
             judge=judge(args),
             on_retry=self._say_retry if args.verbose else lambda *_: None,
+            on_silence=self._say_silence,
         )
         beside = isinstance(output, _Stream) and output.on_terminal
         pool = Pool(client, self.screen.beside(output.write) if beside else output.write, self.statistics, settings)
@@ -236,6 +238,9 @@ class _Batch(NamedTuple):
     def _say_retry(self, line: Line, error: APIError, wait: float) -> None:
         when = f"in {wait:.1f} s" if wait else "when the server has room"
         self.diagnostics.note(f"line {line.number}: another attempt {when} after: {error}")
+
+    def _say_silence(self, line: Line, error: APIError, patience: float) -> None:
+        self.diagnostics.note(f"nobody is answered: line {line.number}: {error}; trying for up to {patience:g} s")
 
     def say_stopped(self) -> None:
         """How far it came, and how to go on."""
@@ -254,6 +259,11 @@ class _Batch(NamedTuple):
             "--resume asks them again" if isinstance(self.output, Results) and self.output.to_ask_again else "",
         ]
         self.diagnostics.fault(FailedLinesError("; ".join(filter(None, parts))), self.output.status)
+
+
+def jobs(args: Args) -> int:
+    """How many requests are asked at a time; a model of this machine's has as many places as there are processors."""
+    return args.jobs if args.local is None else min(args.jobs, os.cpu_count() or 1)
 
 
 def _allowed_jobs(jobs: int) -> int:

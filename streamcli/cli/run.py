@@ -159,5 +159,5 @@ def _batch(this: Run) -> int:
     def message(prompt: str) -> dict[str, Any]:
         return compose(prompt) or {"role": "user", "content": prompt}
 
-    endpoint = _endpoint(this, parallel=min(args.jobs, os.cpu_count() or 1))
+    endpoint = _endpoint(this, parallel=batch.jobs(args))
     return batch.run(args, this.streams, this.diagnostics, endpoint, defaults, message, this.standard_output)
