@@ -1,4 +1,8 @@
-"""--batch as a command: real processes, signals, disks, pipes and terminals, and a server that counts."""
+"""--batch as a command: real processes, signals, disks, pipes and terminals, and a server that counts.
+
+Slow is what a terminal is shown a few times a second, which has to be seen for a second, and what has to be a true
+start, under limits of open files and of file sizes.
+"""
 
 import collections
 import importlib.util

@@ -1,4 +1,7 @@
-"""streamcli.turns.journal: whatever befalls process, disk or file, whole lines stay and nobody's are lost."""
+"""streamcli.turns.journal: whatever befalls process, disk or file, whole lines stay and nobody's are lost.
+
+Slow is what is done at every byte of a file, and at every step of what is done to it.
+"""
 
 import contextlib
 import fcntl

@@ -1,4 +1,7 @@
-"""streamcli.batch.pool: many lines at once, through real sockets, each with one result, whatever befalls one."""
+"""streamcli.batch.pool: many lines at once, through real sockets, each with one result, whatever befalls one.
+
+Slow is what waits for real time to pass: silences, slow readers, and servers that ask to wait.
+"""
 
 import asyncio
 import io
@@ -311,19 +314,20 @@ class Room:
 
     def __init__(self, size, *, takes=0.01, status=429, **headers):
         self.refused = 0
-        self.most = 0
         self._free = threading.Semaphore(size)
-        self._inside = 0
+        self._was_full = threading.Event()
         self._takes = takes
         self._refusal = error_response(status, "rate_limit_error" if status == 429 else "overloaded_error", **headers)
 
     def __call__(self, request):
         if not self._free.acquire(blocking=False):
             self.refused += 1
+            self._was_full.set()
             return self._refusal
 
         def steps():
             try:
+                yield self._was_full  # however slowly the others come
                 yield self._takes
                 yield echo(request)
             finally:

@@ -1,4 +1,7 @@
-"""streamcli.cli.progress on real terminals: what is drawn, and that it is gone in the end."""
+"""streamcli.cli.progress on real terminals: what is drawn, and that it is gone in the end.
+
+It is slow, for what is drawn a few times a second has to be seen for a second.
+"""
 
 import os
 import re

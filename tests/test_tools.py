@@ -1,4 +1,7 @@
-"""streamcli.turns.tools: real programs, what is made of their answers, and that nothing of them stays behind."""
+"""streamcli.turns.tools: real programs, what is made of their answers, and that nothing of them stays behind.
+
+Slow is what waits for a time limit of a program to pass, and a signal at hundreds of moments.
+"""
 
 import contextlib
 import json
