@@ -107,7 +107,7 @@ class TestNumbers:
 
     @pytest.mark.parametrize(("option", "text"), [("--top-k", "1.0"), ("--retries", ""), ("--timeout", "1s")])
     def test_one_that_is_none_is_refused(self, option, text):
-        assert f"{text!r} is no " in refused(option, text)
+        assert f"{text!r} is not a " in refused(option, text)
 
     @given(st.text(st.characters(exclude_categories=["Cs"])))
     def test_any_text_is_a_number_or_refused(self, text):

@@ -135,7 +135,7 @@ def test_input_may_come_out_of_a_pipe_with_a_name(server, tmp_path):
         (['"a"', "nonsense"], "line 2 is not JSON: "),
         (named("a", "b", "a"), "line 3 has the custom_id 'a' of line 1"),
         (['"a"', "{}"], "line 2 has no prompt"),
-        ([], "holds no prompt"),
+        ([], "has no prompt in it"),
     ],
 )
 def test_an_input_that_is_wrong_anywhere_is_refused_before_anything_is_sent(server, file, out, lines, why):
@@ -249,7 +249,7 @@ def test_lines_that_run_as_batches_are_not_asked_here_too(server, file, out):
     out.with_name(f"{out.name}.batches").write_text("{}\n")
     ended = run(server, file(*named("a")), "-o", out)
     assert (ended.status, server.requests) == (2, [])
-    assert ended.error == f"lines of {out} run as batches: go on with --offload --resume, or end them with --cancel"
+    assert ended.error == f"lines of {out} are in batches: go on with --offload --resume, or end them with --cancel"
 
 
 def test_a_low_limit_of_open_files_lowers_how_many_run_at_once(server, file):

@@ -70,7 +70,7 @@ class TestSet:
 
     @pytest.mark.parametrize("key", ["model.a", "messages.0", "messages.0.content", "stream.a.b"])
     def test_only_objects_have_something_inside(self, key):
-        with pytest.raises(UsageError, match="is no object"):
+        with pytest.raises(UsageError, match="is not an object"):
             body("--set", f"{key}=1", "hi")
 
 
