@@ -73,14 +73,14 @@ def test_a_text_stands_for_a_list_of_one(file):
         ('auth = "none"', "is not one of"),
     ],
 )
-def test_what_fits_no_option_is_refused_with_its_place(text, reason, file):
+def test_what_fits_no_option_is_rejected_with_its_place(text, reason, file):
     file.write_text(f"{text}\n")
     with pytest.raises(click.UsageError, match=reason) as raised:
         layers(file, "p" if "profile" in text else None)
     assert str(file) in raised.value.message
 
 
-def test_a_file_that_is_no_utf_8_is_refused(file):
+def test_a_file_that_is_not_utf_8_is_rejected(file):
     file.write_bytes(b'model = "\xff"\n')
     with pytest.raises(click.UsageError, match="not TOML"):
         layers(file)
