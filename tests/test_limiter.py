@@ -141,7 +141,7 @@ def test_no_hold_is_longer_than_a_minute():
 def test_nothing_starts_before_a_limit_of_which_nothing_remains_is_renewed():
     limiter = Limiter(5)
     headers = {"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": at(12)}
-    limiter.heed(headers, 3.0, WALL)
+    limiter.note_limits(headers, 3.0, WALL)
     assert limiter.held(3.0) == 12
 
 
@@ -161,7 +161,7 @@ def test_nothing_starts_before_a_limit_of_which_nothing_remains_is_renewed():
 )
 def test_headers_that_say_nothing_hold_nothing(headers):
     limiter = Limiter(5)
-    limiter.heed(headers, 0.0, WALL)
+    limiter.note_limits(headers, 0.0, WALL)
     assert limiter.held(0.0) == 0
 
 

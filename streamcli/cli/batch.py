@@ -55,14 +55,15 @@ class FailedLinesError(StreamcliError):
     code = "failed_lines"
 
 
-def run(  # noqa: PLR0917 - all that was put together for it
+def run(
     args: Args,
     streams: io.StandardStreams,
     diagnostics: io.Diagnostics,
+    standard_output: io.Descriptor,
+    *,
     endpoint: Endpoint,
     defaults: Mapping[str, Any],
     compose: Callable[[str], dict[str, Any]],
-    standard_output: io.Descriptor,
 ) -> int:
     """Ask every line; returns the highest status. Raises StreamcliError, io.Signalled or io.ReaderClosedPipe."""
     with contextlib.ExitStack() as stack:
@@ -227,8 +228,9 @@ class _Batch(NamedTuple):
             judge=judge(args),
             on_retry=self._say_retry if args.verbose else lambda *_: None,
         )
-        beside = isinstance(output, _Stream) and output.on_terminal
-        pool = Pool(client, self.screen.beside(output.write) if beside else output.write, self.statistics, settings)
+        is_shown = isinstance(output, _Stream) and output.on_terminal
+        write = self.screen.making_way(output.write) if is_shown else output.write
+        pool = Pool(client, write, self.statistics, settings)
         with _signals(pool.stop) as caught, self.screen.drawn():
             await pool.run(self.source.lines(), output.done)
         return caught

@@ -176,4 +176,12 @@ def _batch(this: Run) -> int:
         return compose(prompt) or {"role": "user", "content": prompt}
 
     endpoint = _endpoint(this, parallel=min(args.jobs, os.cpu_count() or 1))
-    return batch.run(args, this.streams, this.diagnostics, endpoint, defaults, message, this.standard_output)
+    return batch.run(
+        args,
+        this.streams,
+        this.diagnostics,
+        this.standard_output,
+        endpoint=endpoint,
+        defaults=defaults,
+        compose=message,
+    )

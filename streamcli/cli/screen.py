@@ -56,14 +56,14 @@ class Screen:
                     self._lock.release()
             await asyncio.sleep(_INTERVAL)
 
-    def beside(self, write: Callable[[Sequence[Result]], None]) -> Callable[[Sequence[Result]], None]:
+    def making_way(self, write: Callable[[Sequence[Result]], None]) -> Callable[[Sequence[Result]], None]:
         """A function that has the line make way for `write`."""
 
-        def beside_line(results: Sequence[Result]) -> None:
+        def written(results: Sequence[Result]) -> None:
             with self._lock, self.line:
                 write(results)
 
-        return beside_line
+        return written
 
     def close(self) -> None:
         """Leave the terminal as if nothing had been drawn."""

@@ -26,7 +26,7 @@ class StopReasonError(StreamcliError):
 
 
 def shortcoming(args: Args, stop_reason: Any, text: str) -> StreamcliError | None:
-    """Why a complete answer is not what was asked for, or None where it is.
+    """Why a complete answer is not what was asked for, or None if it is.
 
     Whether JSON fits the schema is the server's promise. A call of a tool that was only declared is not an answer yet.
     """

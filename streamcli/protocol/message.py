@@ -17,7 +17,7 @@ from .jsontext import loads, loads_exact
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Up to so many bytes text counts as short; few answers are longer. A piece takes some bytes besides its characters.
+# How many bytes of text count as short; few answers are longer. A piece takes some bytes besides its characters.
 _MOST_TEXT, _PIECE_BYTES = 4 << 20, 56
 
 _TOOL_INPUTS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
@@ -258,7 +258,7 @@ class Accumulator:
             self._message.update({k: v for k, v in delta.items() if v is not None and k not in _NEVER_AMENDED})
         if usage is not None:
             self._merge_usage(usage)
-        for key in ("context_management", "input_transformations"):  # beta: beside the delta, not in it
+        for key in ("context_management", "input_transformations"):  # beta: next to the delta, not in it
             if event.get(key) is not None:
                 self._message[key] = event[key]
 
