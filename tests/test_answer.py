@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pexpect
@@ -98,10 +97,7 @@ def test_a_signal_ends_the_tool_with_its_children_and_then_the_command(number, s
     server.responses = [calling()]
     program = tool(f"sleep 60 & echo $$ $! > {pids}.new; mv {pids}.new {pids}; wait")
     with Running("-I", "-T", program, "hi", env={"ANTHROPIC_BASE_URL": server.url}) as running:
-        deadline = time.monotonic() + 10
-        while not pids.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(pids.exists)
         running.process.send_signal(number)
         status, out, _ = running.end()
     assert (status, out) == (-number, b"Let me look\n")

@@ -142,8 +142,8 @@ def test_a_server_that_nobody_here_wrote_has_none(source, output):
 
 def test_usage_is_reported(asking, tmp_path):
     assert streamcli(*asking, "--usage-to", str(tmp_path / "usage")).status == 0
-    facts = json.loads((tmp_path / "usage").read_text())
-    assert (facts["lines"], facts["succeeded"], facts["usage"]["output_tokens"]) == (3, 3, 15)
+    report = json.loads((tmp_path / "usage").read_text())
+    assert (report["lines"], report["succeeded"], report["usage"]["output_tokens"]) == (3, 3, 15)
 
 
 def test_an_output_that_exists_is_left_as_it_is(asking, api, output):

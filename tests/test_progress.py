@@ -93,7 +93,7 @@ def test_quiet_and_pipes_have_none(tmp_path):
     assert output == ""
 
 
-def test_it_is_no_wider_than_the_terminal(tmp_path):
+def test_it_is_not_wider_than_the_terminal(tmp_path):
     with Server(list(slow("a", "b"))) as server:
         output, _ = run(server.url, "--progress", "-o", str(tmp_path / "answer"), columns=8)
     assert screen(output, width=8) == [""]

@@ -195,13 +195,13 @@ class TestTheCap:
         with pytest.raises(ProtocolError):
             decode(b"data: 12345\n" * 10, max_event_bytes=100)
 
-    def test_events_before_the_large_one_are_handed_out_first(self):
+    def test_events_before_the_large_one_are_returned_first(self):
         decoder = Decoder(max_event_bytes=20)
         assert [e.data for e in decoder.feed(b"data: a\n\ndata: b\n\n" + b"data: " + b"x" * 30)] == [b"a", b"b"]
         with pytest.raises(ProtocolError):
             decoder.close()
 
-    def test_events_after_the_large_one_are_not_handed_out(self):
+    def test_events_after_the_large_one_are_not_returned(self):
         decoder = Decoder(max_event_bytes=6000)
         assert decoder.feed(b"data: " + b"x" * 5000) == []
         with pytest.raises(ProtocolError):

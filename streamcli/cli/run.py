@@ -1,7 +1,7 @@
-"""`Args` in, the exit status out: what was asked is put together and handed to who does it.
+"""`Args` in, the exit status out: what was asked for is put together and handed to the module that does it.
 
-Contract: whatever is wrong with the asking is found before an output is opened or a byte is sent, so that every file
-stays as it was.
+Contract: whatever is wrong with what was asked for is found before an output is opened or a byte is sent, so that every
+file stays as it was.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .question import Question, put_together, replayed
 if TYPE_CHECKING:
     from .args import Args
 
-# What is shorter is no secret but a word, as for a server that wants any key, and hidden wherever it stands it would
+# What is shorter is not a secret but a word, for a server that accepts any key. To hide it wherever it stands would
 # spoil messages and tapes.
 _SHORTEST_SECRET = 8
 _KEEP_TEXT = frozenset({"message", "snapshots"})
-# What a request is counted without (streamcli(7), section "Token counts").
+# Fields that the request to count tokens must not have.
 _UNCOUNTED = frozenset(
     {"max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "metadata", "service_tier"}
     | {"container", "inference_geo", "diagnostics", "fallbacks", "fallback_credit_token", "thread"}
@@ -37,7 +37,7 @@ _UNCOUNTED = frozenset(
 
 
 class Run(NamedTuple):
-    """What everything here needs; `stack` closes what is open for as long as the command runs."""
+    """What all functions here need; `stack` closes what is open as long as the command runs."""
 
     args: Args
     streams: io.StandardStreams
@@ -47,14 +47,14 @@ class Run(NamedTuple):
 
 
 def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
-    """Do what was asked; returns the exit status. Raises StreamcliError, io.Signalled or io.ReaderGone."""
+    """Do what was asked for; returns the exit status. Raises StreamcliError, io.Signalled or io.ReaderClosedPipe."""
     shows = args.dry_run or args.as_curl or args.show_config
     standard_output = streams.standard_output(used=not args.output or shows)
     with contextlib.ExitStack() as stack:
         this = Run(args, streams, diagnostics, standard_output, stack)
         files.check(args)
         if args.show_config:
-            from . import show  # noqa: PLC0415 - for who wants to see
+            from . import show  # noqa: PLC0415 - rarely asked for
 
             return _print(this, show.settings(args, os.environ))
         if args.batch:
@@ -69,7 +69,7 @@ def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     request = endpoint.request("POST", "/v1/messages", question.loop.body, betas=args.beta)
     if args.dry_run or args.as_curl:
-        from . import show  # noqa: PLC0415
+        from . import show  # noqa: PLC0415 - rarely asked for
 
         return _print(this, show.as_curl(request, endpoint, args) if args.as_curl else show.dry_run(request))
     del request
@@ -100,7 +100,7 @@ def _asked(this: Run) -> tuple[Endpoint, Question]:
 
 def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
     if this.args.local is not None:
-        with signals_held():  # the model's threads take none; its loading heeds none anyway
+        with signals_held():  # the model's threads take none, and it cannot be interrupted while it loads
             url = this.stack.enter_context(local.serving(this.args.local, os.environ, parallel=parallel))
         return resolve.endpoint(this.args, url)
     endpoint = resolve.endpoint(this.args)
@@ -109,7 +109,7 @@ def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
 
 
 def _secrets(endpoint: Endpoint) -> set[str]:
-    """What goes out with every request and must not be shown, nor be handed to tools."""
+    """What goes out with every request and must not be shown, nor be passed to tools."""
     values = [value for name, value in endpoint.headers if is_secret(name)]
     keys = [endpoint.credential.secret] if endpoint.credential else []
     return {word for word in (*keys, *" ".join(values).split()) if len(word) >= _SHORTEST_SECRET}
@@ -144,7 +144,7 @@ def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     counted = {name: value for name, value in question.loop.body.items() if name not in _UNCOUNTED}
     count = clients.client(args, endpoint, this.diagnostics).messages.count_tokens(betas=args.beta, **counted)
     if not isinstance(count.get("input_tokens"), int):
-        raise UnexpectedResponseError("the answer holds no count of input_tokens")
+        raise UnexpectedResponseError("the response has no count of input_tokens")
     shown = dumps(count) if args.output_format == "message" else str(count["input_tokens"]).encode()
     return _print(this, shown + b"\n", args.output)
 
@@ -160,4 +160,12 @@ def _batch(this: Run) -> int:
         return compose(prompt) or {"role": "user", "content": prompt}
 
     endpoint = _endpoint(this, parallel=min(args.jobs, os.cpu_count() or 1))
-    return batch.run(args, this.streams, this.diagnostics, endpoint, defaults, message, this.standard_output)
+    return batch.run(
+        args,
+        this.streams,
+        this.diagnostics,
+        this.standard_output,
+        endpoint=endpoint,
+        defaults=defaults,
+        compose=message,
+    )

@@ -20,7 +20,7 @@ from .jsontext import exact, loads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Up to so many bytes text counts as short; few answers are longer. A piece takes some bytes besides its characters.
+# How many bytes of text count as short; few answers are longer. A piece takes some bytes besides its characters.
 _MOST_TEXT, _PIECE_BYTES = 4 << 20, 56
 
 _TOOL_INPUTS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
