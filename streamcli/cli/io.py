@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
 from streamcli.output.terminal import one_line
+from streamcli.protocol.secrets import hidden
 from streamcli.turns.signals import signals_held
 
 if TYPE_CHECKING:
@@ -326,6 +327,4 @@ class Diagnostics:
 
     def without_secrets(self, text: bytes) -> bytes:
         """`text`, every secret in it hidden: a server may have repeated one."""
-        for secret in sorted(self.secrets, key=len, reverse=True):  # one may be the beginning of another
-            text = text.replace(secret.encode(), b"***")
-        return text
+        return hidden(text, self.secrets)
