@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import select
+import stat
 from typing import TYPE_CHECKING
 
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
@@ -233,6 +234,11 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_device(fd: int) -> bool:
+    """Whether `fd` is a device, as /dev/null is, and no pipe or file that somebody filled or meant to."""
+    return stat.S_ISCHR(os.fstat(fd).st_mode)
 
 
 def read_stdin(*, timeout: float | None = None, silent: Callable[[], None] | None = None) -> bytes:
