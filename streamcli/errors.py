@@ -8,9 +8,9 @@ written here, and only the standard library is imported.
     StreamcliError                          1   unexpected
     ├── APIError                            1   a call failed; .message .request_id .partial
     │   ├── UsageError                      2   the call could not be made: key, address, option
-    │   ├── APIConnectionError              6   connect, TLS, DNS, proxy, or cut before the answer's head
+    │   ├── APIConnectionError              6   connect, TLS, DNS, proxy, or cut before the response's head
     │   │   └── APITimeoutError             7   connect, idle or total timeout
-    │   ├── APIStatusError                  3   the server refused; .status_code .type
+    │   ├── APIStatusError                  3   an error response; .status_code .type
     │   │   ├── BadRequestError                 400 invalid_request_error
     │   │   ├── AuthenticationError         4   401 authentication_error
     │   │   ├── PaymentRequiredError            402 billing_error

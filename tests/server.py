@@ -14,6 +14,7 @@ the server is closed.
 """
 
 import contextlib
+import gzip  # noqa: F401 - for the words of the documents
 import itertools
 import json
 import select

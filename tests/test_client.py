@@ -629,7 +629,7 @@ REFUSALS = {
         3,
         1,
     ),
-    "a coding that was not asked for": (head(content_encoding="gzip") + b"\x1f\x8b", UnexpectedResponseError, 3, 1),
+    "a coding that was not asked for": (head(content_encoding="br") + b"\x1f\x8b", UnexpectedResponseError, 3, 1),
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", IncompleteStreamError, 8, 1),
     "101": (b"HTTP/1.1 101 Switching\r\nupgrade: x\r\n\r\n", UnexpectedResponseError, 3, 1),
     "a garbage status line": (b"SSH-2.0-OpenSSH\r\n\r\n", UnexpectedResponseError, 3, 1),
@@ -1092,9 +1092,9 @@ class TestTogether:
         error_body = streamcli.client.async_client.error_body
 
         async def ask(client, told):
-            async def body_of(response):
+            async def body_of(*pieces_and_beginning):
                 told["it is refused"].set()
-                return await error_body(response)
+                return await error_body(*pieces_and_beginning)
 
             monkeypatch.setattr(streamcli.client.async_client, "error_body", body_of)
             async with client.messages.stream(**ASK) as stream:

@@ -4,10 +4,12 @@ import contextlib
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from streamcli import Client
 from streamcli.errors import APIError, APIStatusError, ProtocolError
 from streamcli.output.formats import Events, FinalMessage, Snapshots, Summary, Text, Thinking
 from streamcli.output.meter import Meter
@@ -109,6 +111,28 @@ class TestWild:
         if not {"stray stop", "tool input"} & read.exchange.deviations.keys():
             assert again.error is None
             assert (again.text, again.content) == (read.text, read.content)
+
+
+@pytest.mark.parametrize("vector", WILD, ids=lambda vector: vector["name"])
+class TestTheLibrary:
+    def test_hands_out_the_same_by_its_plain_loops(self, vector):
+        whole_stream = vector["stream"].encode()
+
+        def answer(request):
+            return httpx.Response(200, headers=HEADERS, content=whole_stream)
+
+        with Client(
+            base_url="http://localhost", max_retries=0, http_client=httpx.Client(transport=httpx.MockTransport(answer))
+        ) as client:
+            texts, deltas = [], []
+            ask = {"model": "m", "max_tokens": 9, "messages": []}
+            with contextlib.suppress(APIError), client.messages.stream(**ask) as stream:
+                texts.extend(stream.text_stream)
+            with contextlib.suppress(APIError), client.messages.stream(**ask) as stream:
+                for event in stream:
+                    deltas += [event.text] if event.type == "text" else []
+        assert "".join(texts) == "".join(deltas) == vector["text"]
+        assert stream.deviations.keys() == set(vector.get("deviations", ()))
 
 
 def test_every_kind_has_a_vector():

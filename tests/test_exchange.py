@@ -42,21 +42,31 @@ class TestAnEventStreamIsAcceptedByItsHead:
     @pytest.mark.parametrize(
         ("status", "headers"),
         [
-            (201, STREAM),
+            (202, STREAM),
             (204, STREAM),
             (301, STREAM),
             (429, STREAM),
             (200, {}),
             (200, {"content-type": "text/event-streams"}),
             (200, {"content-type": "text/html"}),
-            (200, {**STREAM, "content-encoding": "gzip"}),
+            (200, {**STREAM, "content-encoding": "br"}),
         ],
     )
     def test_and_by_nothing_else(self, status, headers):
         assert not exchange().accepted(status, headers)
 
-    def test_identity_is_no_coding(self):
-        assert exchange().accepted(200, {**STREAM, "content-encoding": " Identity "})
+    @pytest.mark.parametrize("coding", [" Identity ", "none", "utf-8", "gzip", "deflate"])
+    def test_in_a_coding_that_can_be_undone(self, coding):
+        assert exchange().accepted(200, {**STREAM, "content-encoding": coding})
+
+    @pytest.mark.parametrize("status", [200, 201, 203])
+    def test_with_the_statuses_that_servers_send_it_with(self, status):
+        assert exchange().accepted(status, STREAM)
+
+    @pytest.mark.parametrize(("status", "headers"), [(201, STREAM), (200, {**STREAM, "content-encoding": "gzip"})])
+    def test_but_only_as_documented_where_that_is_wanted(self, status, headers):
+        assert not exchange(strict=True).accepted(status, headers)
+        assert not exchange(strict=True).may_be_read(status, headers)
 
 
 def error_body(kind, message="no"):
@@ -94,7 +104,7 @@ class TestRefusal:
                 b"\x01",
                 UnexpectedResponseError,
                 3,
-                "event-stream in coding br",
+                "the response is in the coding br",
             ),
             (200, AS_JSON, b'{"type":"message"}', UnexpectedResponseError, 3, "application/json"),
             (201, STREAM, b"data: 1", UnexpectedResponseError, 3, "data: 1"),

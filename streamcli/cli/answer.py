@@ -20,6 +20,7 @@ from streamcli.errors import (
     StreamcliError,
     StreamError,
     ToolError,
+    UnexpectedResponseError,
 )
 from streamcli.output.meter import Meter, summary, summary_lines
 from streamcli.protocol.jsontext import dumps
@@ -100,6 +101,9 @@ class Answer:
         fields = {name: value for name, value in question.loop.body.items() if name != "stream"}
         # Not by `with`: when the run ends, the last stream is still asked how its answer came to be.
         self._stream = client.messages.stream(betas=self._args.beta, extra_body=fields).__enter__()
+        if self._args.output_format == "sse" and self._stream.exchange.came_whole:
+            what = "the response is a whole message and not an event stream, which --sse would show"
+            raise self._stream.exchange.explained(UnexpectedResponseError(what))
         self._pump(self._stream)
         accumulator = self._stream.exchange.accumulator
         message: Mapping[str, Any] = accumulator.snapshot() or {}

@@ -90,13 +90,18 @@ class AsyncClient(ClientState):
         except HTTPX_ERRORS as fault:
             raise from_httpx(fault) from fault
 
-    async def _open(self, exchange: Exchange) -> httpx.Response:
+    async def _open(self, exchange: Exchange) -> AsyncPieces:
         while True:
             try:
                 response = await self._send(exchange)
+                pieces = AsyncPieces(response)
                 if exchange.accepted(response.status_code, response.headers):
-                    return response
-                body = await error_body(response)
+                    return pieces
+                if exchange.may_be_read(response.status_code, response.headers) and await _can_be_read(
+                    exchange, pieces
+                ):
+                    return pieces
+                body = await error_body(pieces, bytes(exchange.looked_at))
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -112,6 +117,18 @@ class AsyncClient(ClientState):
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
             await sleep(wait)
+
+
+async def _can_be_read(exchange: Exchange, pieces: AsyncPieces) -> bool:
+    """Whether a body can be read that does not say so, by what it begins with."""
+    try:
+        verdict = None
+        while verdict is None:
+            verdict = exchange.look(await pieces.read())
+    except APIError:
+        await pieces.aclose()
+        raise
+    return verdict
 
 
 class AsyncMessages:
@@ -225,9 +242,9 @@ class AsyncBatches:
 class AsyncBatchResults(ResultsState):
     """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off."""
 
-    def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
-        super().__init__(exchange, response)
-        self._pieces = AsyncPieces(response)
+    def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
+        super().__init__(exchange, pieces.response)
+        self._pieces = pieces
 
     def __aiter__(self) -> AsyncIterator[Record]:
         return self
@@ -237,7 +254,8 @@ class AsyncBatchResults(ResultsState):
             result = next(self._ready, None)
             while result is None and not self._over:
                 self._exchange.check_time()
-                self._receive(await self._pieces.read())
+                came = await self._pieces.read()
+                self._receive(self._exchange.decoded(came), is_last=came is None)
                 result = next(self._ready, None)
         except APIError as error:
             await self.close()
@@ -307,10 +325,10 @@ class AsyncMessageStream(StreamState):
     `citation`). Iterating raises APIError where the stream fails, with the message so far in `partial`.
     """
 
-    def __init__(self, client: AsyncClient, exchange: Exchange, response: httpx.Response) -> None:
-        super().__init__(exchange, response)
+    def __init__(self, client: AsyncClient, exchange: Exchange, pieces: AsyncPieces) -> None:
+        super().__init__(exchange, pieces.response)
         self._client = client
-        self._reads = _AsyncReads(exchange, response)
+        self._reads = _AsyncReads(exchange, pieces)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self
@@ -377,8 +395,9 @@ class AsyncMessageStream(StreamState):
         wait = self._client._next_attempt(self.exchange, error)
         await self.close()
         await sleep(wait)
-        self._begin(await self._client._open(self.exchange))
-        self._reads = _AsyncReads(self.exchange, self.response)
+        pieces = await self._client._open(self.exchange)
+        self._begin(pieces.response)
+        self._reads = _AsyncReads(self.exchange, pieces)
 
     async def close(self) -> None:
         """Drop the connection; what was not read is lost."""
@@ -406,9 +425,10 @@ class _AsyncTexts:
 class _AsyncReads:
     """The body until the message is complete, a piece for each network read; raises if it ends before."""
 
-    def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
+    def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
         self._exchange = exchange
-        self._pieces = AsyncPieces(response)
+        self._pieces = pieces
+        self._looked_at = bytes(exchange.looked_at)
         self._over = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -416,12 +436,17 @@ class _AsyncReads:
 
     async def __anext__(self) -> bytes:
         try:
-            if not (self._over or self._exchange.complete):
-                self._exchange.check_time()
-                data = await self._pieces.read()
-                if data is not None:
+            while not (self._over or self._exchange.complete):
+                if self._looked_at:
+                    data, self._looked_at = self._looked_at, b""
                     return data
-                self._exchange.end()  # raises, as the message is not complete
+                self._exchange.check_time()
+                came = await self._pieces.read()
+                data = self._exchange.decoded(came)
+                if data:
+                    return data
+                if came is None:
+                    self._exchange.end()  # raises, as the message is not complete
         except APIError as error:
             await self.aclose()
             raise self._exchange.explained(error) from error.__cause__

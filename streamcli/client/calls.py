@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from streamcli.errors import APIError, APIStatusError, UnexpectedResponseError, UsageError
+from streamcli.protocol import coding
 from streamcli.protocol.exchange import Exchange
 from streamcli.protocol.request import SAMPLING_API_VERSION, Endpoint, version_for
 
@@ -109,10 +110,18 @@ class Download(Exchange):
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
         """Whether the response holds what was asked for."""
         self.request_id = headers.get("request-id")
-        return status == 200 and headers.get("content-encoding", "").strip().lower() in {"", "identity"}
+        coded = coding.named(headers.get("content-encoding", ""))
+        if status != 200 or not coding.can_undo(coded):
+            return False
+        self._begin(coded)
+        return True
+
+    def may_be_read(self, status: int, headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - as any call's
+        """Nothing else is read as results."""
+        return False
 
     def error_response(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "list of results"
+        self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "a list of results"
     ) -> APIError:
         """As any call's, but it is results that were wanted."""
         return super().error_response(status, headers, body, wanted=wanted)

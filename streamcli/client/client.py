@@ -91,13 +91,16 @@ class Client(ClientState):
         except HTTPX_ERRORS as fault:
             raise from_httpx(fault) from fault
 
-    def _open(self, exchange: Exchange) -> httpx.Response:
+    def _open(self, exchange: Exchange) -> Pieces:
         while True:
             try:
                 response = self._send(exchange)
+                pieces = Pieces(response)
                 if exchange.accepted(response.status_code, response.headers):
-                    return response
-                body = error_body(response)
+                    return pieces
+                if exchange.may_be_read(response.status_code, response.headers) and _can_be_read(exchange, pieces):
+                    return pieces
+                body = error_body(pieces, bytes(exchange.looked_at))
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -113,6 +116,18 @@ class Client(ClientState):
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
             sleep(wait)
+
+
+def _can_be_read(exchange: Exchange, pieces: Pieces) -> bool:
+    """Whether a body can be read that does not say so, by what it begins with."""
+    try:
+        verdict = None
+        while verdict is None:
+            verdict = exchange.look(pieces.read())
+    except APIError:
+        pieces.close()
+        raise
+    return verdict
 
 
 class Messages:
@@ -226,9 +241,9 @@ class Batches:
 class BatchResults(ResultsState):
     """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off."""
 
-    def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
-        super().__init__(exchange, response)
-        self._pieces = Pieces(response)
+    def __init__(self, exchange: Exchange, pieces: Pieces) -> None:
+        super().__init__(exchange, pieces.response)
+        self._pieces = pieces
 
     def __iter__(self) -> Iterator[Record]:
         return self
@@ -238,7 +253,8 @@ class BatchResults(ResultsState):
             result = next(self._ready, None)
             while result is None and not self._over:
                 self._exchange.check_time()
-                self._receive(self._pieces.read())
+                came = self._pieces.read()
+                self._receive(self._exchange.decoded(came), is_last=came is None)
                 result = next(self._ready, None)
         except APIError as error:
             self.close()
@@ -308,10 +324,10 @@ class MessageStream(StreamState):
     `citation`). Iterating raises APIError where the stream fails, with the message so far in `partial`.
     """
 
-    def __init__(self, client: Client, exchange: Exchange, response: httpx.Response) -> None:
-        super().__init__(exchange, response)
+    def __init__(self, client: Client, exchange: Exchange, pieces: Pieces) -> None:
+        super().__init__(exchange, pieces.response)
         self._client = client
-        self._reads = _Reads(exchange, response)
+        self._reads = _Reads(exchange, pieces)
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -378,8 +394,9 @@ class MessageStream(StreamState):
         wait = self._client._next_attempt(self.exchange, error)
         self.close()
         sleep(wait)
-        self._begin(self._client._open(self.exchange))
-        self._reads = _Reads(self.exchange, self.response)
+        pieces = self._client._open(self.exchange)
+        self._begin(pieces.response)
+        self._reads = _Reads(self.exchange, pieces)
 
     def close(self) -> None:
         """Drop the connection; what was not read is lost."""
@@ -407,9 +424,10 @@ class _Texts:
 class _Reads:
     """The body until the message is complete, a piece for each network read; raises if it ends before."""
 
-    def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
+    def __init__(self, exchange: Exchange, pieces: Pieces) -> None:
         self._exchange = exchange
-        self._pieces = Pieces(response)
+        self._pieces = pieces
+        self._looked_at = bytes(exchange.looked_at)
         self._over = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -417,12 +435,17 @@ class _Reads:
 
     def __next__(self) -> bytes:
         try:
-            if not (self._over or self._exchange.complete):
-                self._exchange.check_time()
-                data = self._pieces.read()
-                if data is not None:
+            while not (self._over or self._exchange.complete):
+                if self._looked_at:
+                    data, self._looked_at = self._looked_at, b""
                     return data
-                self._exchange.end()  # raises, as the message is not complete
+                self._exchange.check_time()
+                came = self._pieces.read()
+                data = self._exchange.decoded(came)
+                if data:
+                    return data
+                if came is None:
+                    self._exchange.end()  # raises, as the message is not complete
         except APIError as error:
             self.close()
             raise self._exchange.explained(error) from error.__cause__

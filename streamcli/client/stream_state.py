@@ -85,11 +85,11 @@ class ResultsState:
         self._over = False
         weakref.finalize(self, drop, response).atexit = False
 
-    def _receive(self, data: bytes | None) -> None:
-        """Take the next piece of the body, or None at its end, which is the end of the last line too."""
-        if data is None:
+    def _receive(self, data: bytes, *, is_last: bool) -> None:
+        """Take the next piece of the body; the end of the last one is that of the last line too."""
+        if is_last:
             self._over = True
-            data = b"\n"
+            data += b"\n"
         *lines, rest = data.split(b"\n")
         if lines:
             lines[0] = b"".join([*self._parts, lines[0]])

@@ -29,7 +29,7 @@ class AsyncPieces:
     """
 
     def __init__(self, response: httpx.Response) -> None:
-        self._response = response
+        self.response = response
         stream = cast("httpx.AsyncByteStream", response.stream)
         self._stream = cast("AsyncGenerator[bytes, None]", aiter(stream))
 
@@ -44,7 +44,7 @@ class AsyncPieces:
 
     async def aclose(self) -> None:
         """Drop the connection, from another thread or task too."""
-        await self._response.aclose()
+        await self.response.aclose()
         with contextlib.suppress(RuntimeError, ValueError):  # another one waits in it, and learns it there
             await self._stream.aclose()
 
@@ -52,7 +52,7 @@ class AsyncPieces:
 async def whole_body(response: httpx.Response) -> bytes:
     """All of a response's body; of an error response's, what `error_body` says."""
     if response.status_code != 200:
-        return await error_body(response)
+        return await error_body(AsyncPieces(response))
     parts = []
     async with contextlib.aclosing(AsyncPieces(response)) as pieces:
         while (data := await pieces.read()) is not None:
@@ -60,12 +60,14 @@ async def whole_body(response: httpx.Response) -> bytes:
     return b"".join(parts)
 
 
-async def error_body(response: httpx.Response) -> bytes:
-    """What of an error response's body comes soon and is not too long; a fault in it does not hide the status."""
-    body = b""
-    until = hasten(response)
+async def error_body(pieces: AsyncPieces, body: bytes = b"") -> bytes:
+    """What of an error response's body comes soon and is not too long; a fault in it does not hide the status.
+
+    `body` is what was read of `pieces` already.
+    """
+    until = hasten(pieces.response)
     with contextlib.suppress(APIError):
-        async with contextlib.aclosing(AsyncPieces(response)) as pieces:
+        async with contextlib.aclosing(pieces):
             while (data := await pieces.read()) is not None:
                 body += data
                 if len(body) > MAX_ERROR_BODY or time.monotonic() > until:

@@ -30,7 +30,7 @@ class Pieces:
     """
 
     def __init__(self, response: httpx.Response) -> None:
-        self._response = response
+        self.response = response
         stream = cast("httpx.SyncByteStream", response.stream)
         self._stream = cast("Generator[bytes, None, None]", iter(stream))
 
@@ -45,7 +45,7 @@ class Pieces:
 
     def close(self) -> None:
         """Drop the connection, from another thread or task too."""
-        self._response.close()
+        self.response.close()
         with contextlib.suppress(RuntimeError, ValueError):  # another one waits in it, and learns it there
             self._stream.close()
 
@@ -53,7 +53,7 @@ class Pieces:
 def whole_body(response: httpx.Response) -> bytes:
     """All of a response's body; of an error response's, what `error_body` says."""
     if response.status_code != 200:
-        return error_body(response)
+        return error_body(Pieces(response))
     parts = []
     with contextlib.closing(Pieces(response)) as pieces:
         while (data := pieces.read()) is not None:
@@ -61,12 +61,14 @@ def whole_body(response: httpx.Response) -> bytes:
     return b"".join(parts)
 
 
-def error_body(response: httpx.Response) -> bytes:
-    """What of an error response's body comes soon and is not too long; a fault in it does not hide the status."""
-    body = b""
-    until = hasten(response)
+def error_body(pieces: Pieces, body: bytes = b"") -> bytes:
+    """What of an error response's body comes soon and is not too long; a fault in it does not hide the status.
+
+    `body` is what was read of `pieces` already.
+    """
+    until = hasten(pieces.response)
     with contextlib.suppress(APIError):
-        with contextlib.closing(Pieces(response)) as pieces:
+        with contextlib.closing(pieces):
             while (data := pieces.read()) is not None:
                 body += data
                 if len(body) > MAX_ERROR_BODY or time.monotonic() > until:

@@ -1,6 +1,6 @@
 """Events that break the rules in, well-formed events out, wherever exactly one reading loses and invents nothing.
 
-Contract: this module is entered when the accumulator refuses an event, and reads the rest of that stream. What a server
+Contract: this module is entered when the accumulator rejects an event, and reads the rest of that stream. What a server
 meant is handed on as events that the accumulator takes, each taken before the next one is asked for; what deviates is
 counted by its kind, with the place where it came first. What has no such reading stays the ProtocolError that the
 accumulator makes of it. No I/O. Source: streamcli(7), section "DEVIATIONS", which has a row for each row of KINDS.

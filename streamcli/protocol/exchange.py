@@ -8,6 +8,7 @@ caller, and `end` raises unless message_stop came. Errors carry the request id a
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,24 +24,27 @@ from streamcli.errors import (
     status_error,
 )
 
+from . import coding, whole
 from .jsontext import dumps, loads
-from .message import Accumulator
+from .message import OF_CHAT_COMPLETIONS, Accumulator
 from .records import Message
 from .retry import MAX_RETRIES, MAX_WAIT, delay, retry_after
 from .secrets import hidden, hidden_text, secrets_of
-from .sse import Decoder
+from .sse import MAX_EVENT_BYTES, Decoder, ServerSentEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .deviations import Reader
     from .request import Request
-    from .sse import ServerSentEvent
 
-# How much of a refusal's body is worth reading (streamcli(7), section "Error responses").
+# How much of an error response's body is worth reading (streamcli(7), section "Error responses").
 MAX_ERROR_BODY = 64 * 1024
 _EXCERPT = 120
-_FIELDS = (b"event", b"data", b"id", b"retry")
+_EVENT_STREAM = "text/event-stream"
+_OK = frozenset({200})
+# Statuses with which servers send what was asked for.
+_READ = frozenset({200, 201, 203})
 
 
 class Received(NamedTuple):
@@ -87,13 +91,18 @@ class Exchange:
         self._secrets = list(secrets_of(request.headers.items()))
         self._begin()
 
-    def _begin(self) -> None:
+    def _begin(self, coded: str = "") -> None:
+        self._body = coding.Body(coded)
+        # What was looked at before it was known what the body is, not handed to `receive` yet.
+        self.looked_at = bytearray()
+        # The message, where it came whole instead of as events.
+        self._message: dict[str, Any] | None = None
         self.accumulator = Accumulator(keep_text=self._keep_text)
         self._decoder = Decoder()
         # Reads on once something deviated.
         self._reader: Reader | None = None
         # The beginning of a body in which no event has come yet.
-        self._beginning: bytes | None = b""
+        self._beginning: bytearray | None = bytearray()
 
     def failed(self, error: APIError) -> float:
         """The attempt ended with `error`. Returns the seconds to wait, or raises the error that is final."""
@@ -119,28 +128,71 @@ class Exchange:
         return wait
 
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Whether the response is an event stream; if so, `receive` may begin."""
+        """Whether the response is an event stream by what it says of itself; if so, `receive` may begin."""
         self.request_id = headers.get("request-id")
+        coded = coding.named(headers.get("content-encoding", ""))
+        readable = not coded if self._strict else coding.can_undo(coded)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if status != 200 or kind != "text/event-stream" or _coding(headers):
+        if status not in self._statuses() or kind != _EVENT_STREAM or not readable:
             return False
-        self._begin()
+        self._begin(coded)
         return True
+
+    def may_be_read(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether the response may be read by what it begins with, though it does not say that it is an event stream.
+
+        If so, `look` tells.
+        """
+        coded = coding.named(headers.get("content-encoding", ""))
+        self._begin(coded if coding.can_undo(coded) else "")
+        return not self._strict and status in self._statuses() and coding.can_undo(coded)
+
+    def look(self, data: bytes | None) -> bool | None:
+        """Whether a body that goes on with `data`, None at its end, can be read; None while that cannot be told.
+
+        What was looked at is in `looked_at`. Raises ProtocolError for a coding that is broken.
+        """
+        self.looked_at += self.decoded(data)
+        kind = whole.kind_of(bytes(self.looked_at[:_EXCERPT]))
+        if kind == "object" and data is None:
+            self._message = whole.message_in(bytes(self.looked_at))
+            return self._message is not None
+        if kind == "object" and len(self.looked_at) <= MAX_EVENT_BYTES:
+            return None
+        if kind == "" and data is not None:
+            return None
+        return kind == "events"
+
+    def decoded(self, data: bytes | None) -> bytes:
+        """The bytes of the body that are in those that came, its coding undone; None came at the end.
+
+        Where the body says that it is an event stream and is a whole message, that comes at its end.
+        """
+        if data is not None:
+            return self._body.decode(data)
+        rest = self._body.close()
+        if rest or self._strict or self._beginning is None or self._message:
+            return rest
+        self._message = whole.message_in(bytes(self._beginning))
+        return bytes(self._beginning) if self._message else b""
+
+    def _statuses(self) -> frozenset[int]:
+        return _OK if self._strict else _READ
 
     def json_object(self, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
         """The JSON object in a response that is not a stream. Raises the error that it is otherwise."""
         self.request_id = headers.get("request-id")
-        value = _json_or_text(body)
+        value = _json_or_text(_plain(body, headers))
         if status != 200 or not isinstance(value, dict) or value.get("type") == "error":
-            raise self.error_response(status, headers, body, wanted="JSON object")
+            raise self.error_response(status, headers, body, wanted="a JSON object")
         return value
 
     def error_response(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "event stream"
+        self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "an event stream"
     ) -> APIError:
         """The error that a response without a stream is; `body` is its first MAX_ERROR_BODY bytes at most."""
         self.request_id = headers.get("request-id")
-        body = hidden(body, self._secrets)  # before anything of it is cut
+        body = hidden(_plain(body, headers), self._secrets)  # before anything of it is cut
         value = _json_or_text(body)
         is_error = isinstance(value, dict) and value.get("type") == "error"
         if status == 407:
@@ -159,20 +211,18 @@ class Exchange:
             return error
         if status == 204 or not body:
             return IncompleteStreamError("the response is empty", request_id=self.request_id)
-        kind = headers.get("content-type") or "of no content type"
-        coding = f" in coding {_excerpt(_coding(headers))}" if _coding(headers) else ""
-        text = "" if coding else f": {_excerpt(body.decode('utf-8', 'replace'))}"
-        article = "an" if wanted[0] in "aeiou" else "a"
-        message = f"the response is not {article} {wanted} but {_excerpt(kind)}{coding}{text}"
-        return UnexpectedResponseError(message, request_id=self.request_id)
+        return UnexpectedResponseError(_what_it_is(value, headers, wanted), request_id=self.request_id)
 
-    def receive(self, data: bytes) -> Iterator[Received]:
+    def receive(self, data: bytes) -> Iterator[Received]:  # noqa: C901 - nothing is called for an event that need not be
         """The events that `data` completes, each accumulated as it is handed out; none after message_stop.
 
         Raises ProtocolError, or the error that an `error` event is, after the events before it.
         """
+        if self._message:
+            yield from self._received_whole(data, self._message)
+            return
         if self._beginning is not None:
-            self._beginning = (self._beginning + data)[:MAX_ERROR_BODY]
+            self._keep_beginning(data)
         accumulator = self.accumulator
         receive = accumulator.receive
         try:
@@ -196,6 +246,28 @@ class Exchange:
             if isinstance(error, APIStatusError):
                 error.data = raw.data
             raise self.explained(error) from None
+
+    def _keep_beginning(self, data: bytes) -> None:
+        """Of a body without an event: all of what may be a message, and of anything else what a message shows."""
+        assert self._beginning is not None  # noqa: S101 - the caller's
+        if len(self._beginning) < MAX_ERROR_BODY or self._beginning[:1] == b"{":
+            self._beginning += data
+
+    def _received_whole(self, data: bytes, message: dict[str, Any]) -> Iterator[Received]:
+        """The events of a message that came whole, as those of a stream."""
+        source: ServerSentEvent | None = ServerSentEvent("message", data)
+        for event in whole.events_of(message):
+            try:
+                self.accumulator.take(event)
+            except APIError as error:
+                raise self.explained(error) from None
+            yield Received(source, event)
+            source = None
+
+    @property
+    def came_whole(self) -> bool:
+        """Whether the message came whole, and not as a stream."""
+        return self._message is not None
 
     def _read_on(self, raw: ServerSentEvent) -> Iterator[Received]:
         """What an event means in a stream that deviates."""
@@ -238,8 +310,8 @@ class Exchange:
             self._decoder.close()
         except APIError as error:
             raise self.explained(error) from None
-        if self._beginning is not None and not begins_like_events(self._beginning):
-            what = _excerpt(self._beginning.decode("utf-8", "replace"))
+        if self._beginning and whole.kind_of(bytes(self._beginning[:_EXCERPT])) not in {"", "events"}:
+            what = _excerpt(hidden(bytes(self._beginning), self._secrets).decode("utf-8", "replace"))
             raise self.explained(UnexpectedResponseError(f"there is no event in the response, which begins: {what}"))
         reason = self.accumulator.stop_reason
         after = f", after stop reason {reason}" if reason else ""
@@ -284,18 +356,25 @@ def _reader(accumulator: Accumulator) -> Reader:
     return Reader(accumulator, Deviations())
 
 
-def begins_like_events(body: bytes) -> bool:
-    """Whether a body that begins so, perhaps cut, may be an event stream."""
-    first = body.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
-    name = first.replace(b"\r", b"\n").partition(b"\n")[0].partition(b":")[0]
-    if len(name) == len(first):
-        return any(field.startswith(name) for field in _FIELDS)
-    return not name or name in _FIELDS
+def _plain(body: bytes, headers: Mapping[str, str]) -> bytes:
+    """A body, or its beginning, its coding undone as far as that goes."""
+    coded = coding.named(headers.get("content-encoding", ""))
+    made = coding.Body(coded if coding.can_undo(coded) else "")
+    with contextlib.suppress(ProtocolError):
+        return made.decode(body) + made.close() or body
+    return body
 
 
-def _coding(headers: Mapping[str, str]) -> str:
-    coding = headers.get("content-encoding", "").strip().lower()
-    return "" if coding == "identity" else coding
+def _what_it_is(value: Any, headers: Mapping[str, str], wanted: str) -> str:
+    """What a response is that is not what was wanted: a JSON value or text."""
+    if isinstance(value, dict) and isinstance(value.get("choices"), list):
+        return OF_CHAT_COMPLETIONS
+    coded = coding.named(headers.get("content-encoding", ""))
+    if not coding.can_undo(coded):
+        return f"the response is in the coding {_excerpt(coded)}, which was not asked for and cannot be read"
+    kind = _excerpt(headers.get("content-type") or "of no content type")
+    text = value if isinstance(value, str) else dumps(value).decode()
+    return f"the response is not {wanted} but {kind}: {_excerpt(text)}"
 
 
 def _json_or_text(body: bytes) -> Any:

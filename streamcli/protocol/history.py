@@ -1,6 +1,6 @@
 """The content of an answer in, what of it the API takes back in a later request out.
 
-Contract: the API gives what it refuses to be given: blank text, a call of a server's tool that has no result yet, an
+Contract: the API gives what it does not take back: blank text, a call of a server's tool that has no result yet, an
 answer that ends in thinking, and what this package adds to a call whose input is not whole. Everything else goes back
 as it came, in its order, and nothing that was given is changed. No I/O. Source: streamcli(7), section "Tool use".
 """

@@ -120,9 +120,10 @@ class Accumulator:
             event = None
         if type(event) is not dict:
             _breach(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
-        kind = event.setdefault("type", name)
-        if kind != "content_block_delta":  # whose numbers are of no interest
-            event = _exact(event, data, name)
+        if event.setdefault("type", name) == "content_block_delta" and self.started:  # nearly all there are
+            self._grow_block(event)
+            return event
+        event = _exact(event, data, name)
         return event if self.take(event) else None
 
     def take(self, event: dict[str, Any]) -> bool:
@@ -414,27 +415,29 @@ _OF_THE_EVENT = _NEVER_AMENDED | {"delta", "index", "message", "content_block", 
 _IDENTITY = frozenset({"id", "model", "role"})
 # With this the Chat Completions protocol ends a stream; servers that speak both send it here too.
 DONE = "[DONE]"
+OF_CHAT_COMPLETIONS = (
+    "the server speaks Chat Completions, not Messages: check --base-url, and whether it has /v1/messages"
+)
 
 
 def text_of(event: dict[str, Any]) -> str:
     """The text that an accepted event adds to the answer, or ""."""
-    match event["type"]:
-        case "content_block_delta":
-            delta = event["delta"]
-            return delta["text"] if delta.get("type") == "text_delta" else ""
-        case "content_block_start":
-            return _text(event["content_block"])
-        case "message_start":
-            return "".join(map(_text, event["message"].get("content") or ()))
-    return ""
+    kind = event["type"]
+    if kind == "content_block_delta":
+        delta = event["delta"]
+        return delta["text"] if delta.get("type") == "text_delta" else ""
+    if kind == "content_block_start":
+        return block_text(event["content_block"])
+    return "".join(map(block_text, event["message"].get("content") or ())) if kind == "message_start" else ""
 
 
-def _text(block: dict[str, Any]) -> str:
+def block_text(block: dict[str, Any]) -> str:
+    """The text of a content block, or ""."""
     return (block.get("text") or "") if block.get("type") == "text" else ""
 
 
 def parsed(name: str, data: bytes) -> dict[str, Any]:
-    """Any event as an object, for those who want to see what builds nothing; data that is no object is kept as text."""
+    """Any event as an object, for those who want to see what builds nothing; data that is not an object is kept as text."""
     value = object_or_text(data)
     if isinstance(value, dict):
         return value if "type" in value else {"type": name, **value}
@@ -497,9 +500,7 @@ def _check_unknown(event: dict[str, Any]) -> None:
     if event.get("error") or event.get("object") == "error" or (event["type"] == "message" and event.get("detail")):
         raise status_error(None, event)
     if str(event.get("object")).startswith("chat.completion") or isinstance(event.get("choices"), list):
-        raise UnexpectedResponseError(
-            "the server streams Chat Completions, not Messages: check --base-url, and whether it has /v1/messages"
-        )
+        raise UnexpectedResponseError(OF_CHAT_COMPLETIONS)
 
 
 def _index(event: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .message import text_of
+from .message import block_text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -211,7 +211,7 @@ _DERIVED = {
 def events(event: dict[str, Any], accumulator: Accumulator) -> tuple[Event, ...]:
     """The event that was just accumulated, as a record, and the derived one after it.
 
-    Text that a block starts with has its derived event too, so that the texts add up to the message's.
+    Text that a block or a message starts with has its derived event too, so that the texts add up to the message's.
     """
     kind = event.get("type")
     record = Event(event)
@@ -219,12 +219,20 @@ def events(event: dict[str, Any], accumulator: Accumulator) -> tuple[Event, ...]
     if kind == "content_block_delta":
         derived = _derived(event["delta"], event["index"], accumulator)
     elif kind == "content_block_start" and text_of(event):
-        derived = _Grown({"type": "text", "text": text_of(event)}, accumulator.pieces(event["index"]), "".join)
+        derived = _text(text_of(event), accumulator.pieces(event["index"]))
+    elif kind == "message_start" and text_of(event):
+        blocks = enumerate(event["message"]["content"])
+        texts = [_text(block["text"], accumulator.pieces(index)) for index, block in blocks if block_text(block)]
+        return (record, *texts)
     elif kind == "content_block_stop":
         record["content_block"] = ContentBlock(accumulator.block(event["index"]))
     elif kind == "message_stop":
         record["message"] = Message(accumulator.snapshot() or {})
     return (record, derived) if derived is not None else (record,)
+
+
+def _text(text: str, pieces: list[str]) -> Event:
+    return _Grown({"type": "text", "text": text}, pieces, "".join)
 
 
 def _derived(delta: dict[str, Any], index: int, accumulator: Accumulator) -> Event | None:

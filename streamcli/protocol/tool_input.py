@@ -1,7 +1,7 @@
 """The fragments of a tool's input, joined, in; the input out, and whether it is one.
 
 Contract: a whole JSON object is the input. Text with exactly one other reading gives that, and says how it deviates.
-Anything else is no input at all, above all one that was cut: half of an input is never handed out. No I/O.
+Anything else is not an input, above all one that was cut: half of an input is never handed out. No I/O.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _value(text: str) -> Any:
 
 
 def _with_control_characters(text: str) -> Any:
-    import json  # noqa: PLC0415 - for what orjson refuses
+    import json  # noqa: PLC0415 - for what orjson rejects
 
     try:
         value = json.loads(text, strict=False, parse_constant=_reject, parse_float=_finite)

@@ -1,0 +1,173 @@
+"""Servers that other people wrote: installed at first use, each into a folder of its own below build/servers, and run.
+
+Contract: `running` gives the URL of a server for as long as its context is open; then its whole process group is gone.
+It listens on loopback, has a home of its own, and finds no way out: its HTTP proxy is a port nobody listens on. What
+cannot be installed or started is a skipped test that says why.
+"""
+
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from faults_command import closed_port
+
+HERE = Path(__file__).parent
+FOLDER = HERE.parent / "build" / "servers"
+INSTALL_WITHIN, START_WITHIN = 480, 120  # seconds
+_GENTLY = ["nice", "-n", "10"]
+_NOWHERE = "http://127.0.0.1:9"
+
+
+class Server(NamedTuple):
+    """How a server comes, and how it is started.
+
+    `packages` are those of an installer, or nothing for a program that the machine has. In the words of `start`, in
+    `files`, by their names, and in `variables` these places are filled in: {bin} and {folder} where it is installed
+    and where it runs, {port} and {spare} for it to listen on, and what else the test gives. `path` is where its
+    Messages API begins; it is there when the port is open, or the path `ready` is answered with 200.
+    """
+
+    start: tuple
+    installer: str = "pip"
+    packages: tuple = ()
+    files: dict = {}  # noqa: RUF012 - never changed
+    variables: dict = {}  # noqa: RUF012
+    path: str = ""
+    ready: str = ""
+    start_within: int = START_WITHIN
+
+
+# llama.cpp as a process of its own; the test gives {model} and {options}.
+LLAMACPP = Server((sys.executable, "{here}/llamacpp.py", "{port}", "{model}", "{options}"), ready="/health")
+
+
+def _pip(folder, packages):
+    venv = [sys.executable, "-m", "venv", folder]
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
+    return [venv, [folder / "bin" / "python", "-m", "pip", "install", *quiet, *packages]]
+
+
+def _npm(folder, packages):
+    return [["npm", "install", "--prefix", folder, "--silent", "--no-fund", "--no-audit", *packages]]
+
+
+_INSTALLERS = {"pip": (_pip, "bin"), "npm": (_npm, "node_modules/.bin")}
+
+
+def installed(name, server):
+    """The folder of a server's programs."""
+    commands, programs = _INSTALLERS[server.installer]
+    folder, wanted = FOLDER / name, "\n".join(server.packages)
+    note = folder / "installed"
+    if not note.exists() or note.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for command in commands(folder, server.packages):
+            _install(name, [*_GENTLY, *command])
+        note.write_text(wanted)
+    return folder / programs
+
+
+def _install(name, command):
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_WITHIN, check=False)
+    except (OSError, subprocess.TimeoutExpired) as fault:
+        pytest.skip(f"{name} cannot be installed: {fault}")
+    if done.returncode:
+        said = [*filter(None, (done.stderr or done.stdout).splitlines())] or ["no reason given"]
+        pytest.skip(f"{name} cannot be installed: {said[-1]}")
+
+
+def program(name, package):
+    """The path of a program of the machine's, or a skipped test."""
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    return path or pytest.skip(f"{name} is not installed: apt-get install {package}")
+
+
+@contextlib.contextmanager
+def running(name, server, folder, **places):
+    """The base URL of the server, which runs in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    programs = installed(name, server) if server.packages else ""
+    places |= {"port": closed_port(), "spare": closed_port(), "folder": folder, "bin": programs, "here": HERE}
+    for file, text in server.files.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(_filled(text, places))
+    words = [_filled(word, places) for word in server.start]
+    variables = {name: _filled(value, places) for name, value in server.variables.items()}
+    with process(words, folder, variables) as child:
+        _until_ready(child, places["port"], server, name, folder)
+        yield f"http://127.0.0.1:{places['port']}{server.path}"
+
+
+@contextlib.contextmanager
+def llamacpp(model, folder, **options):
+    """The base URL of llama.cpp's server with these options."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        pytest.skip("xllamacpp is not installed")
+    with running("llama.cpp", LLAMACPP, folder, model=model, options=json.dumps(options)) as url:
+        yield url
+
+
+def _filled(text, places):
+    for name, value in places.items():
+        text = text.replace(f"{{{name}}}", str(value))
+    return text
+
+
+@contextlib.contextmanager
+def process(words, folder, variables=None):
+    """A process in `folder`, which says what it has to say in the file `log` there, and its whole group after it."""
+    environment = {
+        "PATH": f"{Path(words[0]).parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "LANG": "C.UTF-8",
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _NOWHERE),
+        **dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost"),
+        **(variables or {}),
+    }
+    with (folder / "log").open("wb") as log:
+        child = subprocess.Popen(
+            [*_GENTLY, *words], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield child
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _until_ready(child, port, server, name, folder):
+    late = time.monotonic() + server.start_within
+    while not _answers(port, server.ready):
+        if child.poll() is not None or time.monotonic() > late:
+            said = (folder / "log").read_text("utf-8", "replace")[-500:]
+            raise AssertionError(f"{name} does not start: {said or 'it does not say why'}")
+        time.sleep(0.05)
+
+
+def _answers(port, path):
+    """Whether somebody listens there, and answers with 200 if it is a path."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.connect()
+        if not path:
+            return True
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
