@@ -3,7 +3,7 @@
 A case begins with `== ` and a sentence. Its lines are
 
     $ COMMAND          a line of the shell's script, which runs in an empty directory; `streamcli` is the command
-    file NAME: TEXT    a file there; `stdin: TEXT` is what the script reads, nothing if it is left out
+    file NAME: TEXT    a file there; `stdin: TEXT` is what the script reads, /dev/null if it is left out
     response: PYTHON   what the server says to a connection, in the words of tests/server.py; the last one repeats
     stream: TEXT       the event stream it says; with neither it is a whole message that holds no text
     stdout: TEXT       what the script wrote, nothing if it is left out; so `stderr`; `status: N`, 0 if left out
@@ -41,7 +41,7 @@ NO_TEXT = server.ok(*server.text_events())
 class Case:
     def __init__(self, subject, sentence):
         self.id = f"{subject}:" + "-".join(re.findall(r"[\w.]+", sentence))
-        self.script, self.stdin, self.stream = "", "", ""
+        self.script, self.stdin, self.stream = "", None, ""
         self.files, self.responses = {}, []
         self.expected = {"stdout": "", "stderr": "", "status": 0}
 
@@ -54,7 +54,7 @@ class Case:
         key, name, mark, text = match.groups(default="")
         text = text[1:] + "\n" * (mark == "|")
         if key in {"stdin", "stream"}:
-            setattr(self, key, getattr(self, key) + text)
+            setattr(self, key, (getattr(self, key) or "") + text)
         elif key == "file":
             self.files[name] = self.files.get(name, "") + text
         elif key == "response":
@@ -81,10 +81,16 @@ def run(case, folder, path):
         (folder / name).write_bytes(text.encode())
     with server.Server(*(case.responses or [server.ok(case.stream.encode()) if case.stream else NO_TEXT])) as endpoint:
         environment = {"PATH": path, "HOME": str(folder), "ANTHROPIC_BASE_URL": endpoint.url}
+        given = {"stdin": subprocess.DEVNULL} if case.stdin is None else {"input": case.stdin.encode()}
         shell = subprocess.run(
-            ["sh", "-c", case.script], input=case.stdin.encode(), cwd=folder, env=environment, capture_output=True,
-            timeout=60, check=False,
-        )  # fmt: skip
+            ["sh", "-c", case.script],
+            **given,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
         asked = endpoint.requests
     status = shell.returncode if shell.returncode >= 0 else 128 - shell.returncode
     expected = {"requests": 0 if case.expected["status"] in {2, 10} else 1, **case.expected}

@@ -175,8 +175,13 @@ class TestDeclared:
 
 
 class TestEnvironment:
-    def test_what_holds_a_key_or_leads_to_one_is_gone(self):
-        kept = {"PATH": "/bin", "ANTHROPIC_BASE_URL": "http://x", "STREAMCLI_MODEL": "m", "EMPTY": ""}
+    def test_what_is_a_key_or_leads_to_one_is_gone(self):
+        kept = {
+            "PATH": "/opt/sk-123456/bin:/bin",
+            "ANTHROPIC_BASE_URL": "http://x",
+            "STREAMCLI_MODEL": "m",
+            "EMPTY": "",
+        }
         hidden = {
             "ANTHROPIC_API_KEY": "a",
             "ANTHROPIC_AUTH_TOKEN": "b",
@@ -184,11 +189,11 @@ class TestEnvironment:
             "STREAMCLI_HEADER": "x-api-key: d",
             "STREAMCLI_API_KEY_CMD": "pass show key",
             "STREAMCLI_API_KEY_FILE": "/key",
-            "MY_KEY": "sk-1",
-            "URL": "https://sk-1@host",
+            "MY_KEY": "sk-123456",
+            "LINE": "Bearer sk-123456\n",
         }
         given_environment = {**kept, **hidden}
-        assert clean_environment(given_environment, {"sk-1"}) == kept
+        assert clean_environment(given_environment, {"sk-123456"}) == kept
         assert given_environment == {**kept, **hidden}
 
     def test_an_empty_secret_hides_nothing(self):

@@ -13,10 +13,12 @@ import math
 import os
 import re
 import select
+import stat
 from typing import TYPE_CHECKING
 
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
 from streamcli.output.terminal import one_line
+from streamcli.protocol.secrets import hidden
 from streamcli.turns.signals import signals_held
 
 if TYPE_CHECKING:
@@ -235,6 +237,11 @@ def _is_open(fd: int) -> bool:
     return True
 
 
+def is_device(fd: int) -> bool:
+    """Whether `fd` is a device, as /dev/null is, and no pipe or file that somebody filled or meant to."""
+    return stat.S_ISCHR(os.fstat(fd).st_mode)
+
+
 def read_stdin(*, timeout: float | None = None, silent: Callable[[], None] | None = None) -> bytes:
     """Standard input to its end.
 
@@ -334,7 +341,5 @@ class Diagnostics:
             os.write(STDERR, self.without_secrets(line) + b"\n")
 
     def without_secrets(self, text: bytes) -> bytes:
-        """`text` with every secret in it hidden: a server may have sent one back."""
-        for secret in sorted(self.secrets, key=len, reverse=True):  # one may be part of another
-            text = text.replace(secret.encode(), b"***")
-        return text
+        """`text`, every secret in it hidden: a server may have repeated one."""
+        return hidden(text, self.secrets)

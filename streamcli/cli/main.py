@@ -37,6 +37,7 @@ def main() -> NoReturn:
     # Arguments, file names and variables are UTF-8, whatever the locale says.
     if sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - no shell is wanted
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored from outside, it loses how our programs ended
     # Until there is something to finish, a signal may simply end the process, without Python's traceback.
     _on_ending(signal.SIG_DFL)
     streams = io.StandardStreams()

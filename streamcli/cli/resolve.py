@@ -89,12 +89,15 @@ def _asks_for_stdin(args: Args) -> bool:
 
 
 def text_of_stdin(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> str:
-    """The part of the prompt that comes from standard input, or ""."""
+    """What of standard input belongs to the prompt.
+
+    Raises UsageError where it was asked for and there is nothing, because the model would make it up.
+    """
     asked_for = _asks_for_stdin(args)
     is_wanted = asked_for or not (args.ignore_stdin or _check_stdin(args))
-    if not is_wanted or not streams.open[io.STDIN] or (streams.terminal[io.STDIN] and not asked_for):
+    if not is_wanted or (not asked_for and (streams.terminal[io.STDIN] or not streams.open[io.STDIN])):
         return ""
-    has_prompt = any(word != "-" for word in (*args.prompt, *args.file)) or bool(args.body or args.attach)
+    has_prompt = _has_prompt(args)
     patient = asked_for or not has_prompt
     raw = io.read_stdin(
         timeout=None if patient else args.stdin_timeout,
@@ -102,7 +105,19 @@ def text_of_stdin(args: Args, streams: io.StandardStreams, diagnostics: io.Diagn
     )
     if args.verbose:
         diagnostics.note(f"read {len(raw)} bytes from standard input")
-    return decoded(raw, "standard input")
+    text = decoded(raw, "standard input")
+    if has_prompt and not text.strip():
+        if asked_for:
+            raise UsageError(f"standard input is {'empty' if streams.open[io.STDIN] else 'closed'}, and - asks for it")
+        if not io.is_device(io.STDIN):
+            diagnostics.note("standard input is empty: the prompt goes without it; -I says that this is meant")
+    return text
+
+
+def _has_prompt(args: Args) -> bool:
+    """Whether something is asked without standard input."""
+    words = [word for word in (*args.prompt, *args.file) if word != "-"]
+    return any(map(str.strip, words)) or bool(args.body or args.attach)
 
 
 def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:

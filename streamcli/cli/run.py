@@ -15,7 +15,8 @@ from streamcli.network import local
 from streamcli.network.tape import TapeTurns
 from streamcli.output.terminal import one_line
 from streamcli.protocol.jsontext import dumps
-from streamcli.protocol.request import Endpoint, is_secret
+from streamcli.protocol.request import Endpoint
+from streamcli.protocol.secrets import secrets_of
 from streamcli.turns.signals import signals_held
 
 from . import clients, files, io, resolve
@@ -25,9 +26,6 @@ from .question import Question, put_together, replayed
 if TYPE_CHECKING:
     from .args import Args
 
-# What is shorter is not a secret but a word, for a server that accepts any key. To hide it wherever it stands would
-# spoil messages and tapes.
-_SHORTEST_SECRET = 8
 _KEEP_TEXT = frozenset({"message", "snapshots"})
 # Fields that the request to count tokens must not have.
 _UNCOUNTED = frozenset(
@@ -99,20 +97,15 @@ def _asked(this: Run) -> tuple[Endpoint, Question]:
 
 
 def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
+    url = None
     if this.args.local is not None:
         with signals_held():  # the model's threads take none, and it cannot be interrupted while it loads
             url = this.stack.enter_context(local.serving(this.args.local, os.environ, parallel=parallel))
-        return resolve.endpoint(this.args, url)
-    endpoint = resolve.endpoint(this.args)
-    this.diagnostics.secrets |= _secrets(endpoint)
+    endpoint = resolve.endpoint(this.args, url)
+    # What goes out with every request is not shown, nor handed to tools.
+    credential = [endpoint.credential.header] if endpoint.credential else []
+    this.diagnostics.secrets.update(secrets_of([*credential, *endpoint.headers]))
     return endpoint
-
-
-def _secrets(endpoint: Endpoint) -> set[str]:
-    """What goes out with every request and must not be shown, nor be passed to tools."""
-    values = [value for name, value in endpoint.headers if is_secret(name)]
-    keys = [endpoint.credential.secret] if endpoint.credential else []
-    return {word for word in (*keys, *" ".join(values).split()) if len(word) >= _SHORTEST_SECRET}
 
 
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:

@@ -18,7 +18,7 @@ import httpx
 
 from streamcli import errors
 from streamcli.protocol.jsontext import dumps, loads
-from streamcli.protocol.request import without_secrets
+from streamcli.protocol.secrets import without_secrets
 
 from .response import Response
 

@@ -29,9 +29,8 @@ from .body import Body, events_of
 from .jsontext import dumps, loads
 from .message import OF_CHAT_COMPLETIONS, Accumulator
 from .records import Message
-from .request import is_secret
 from .retry import MAX_RETRIES, MAX_WAIT, delay, retry_after
-from .secrets import hidden, hidden_text, worth_hiding
+from .secrets import hidden, hidden_text, secrets_of
 from .sse import Decoder, ServerSentEvent
 
 if TYPE_CHECKING:
@@ -90,8 +89,7 @@ class Exchange:
         self._max_retries = max_retries
         self._keep_text = keep_text
         self._strict = strict
-        secrets = (value.removeprefix("Bearer ") for name, value in request.headers.items() if is_secret(name))
-        self._secrets = [secret for secret in secrets if worth_hiding(secret)]
+        self._secrets = list(secrets_of(request.headers.items()))
         self._begin()
 
     def _begin(self, coded: str = "") -> None:
