@@ -248,7 +248,7 @@ GROUPS: dict[str, list[click.Option]] = {
     ],
     "Connection": [
         _option("--base-url", metavar="URL", help="Where the Messages API is."),
-        _option("--local", metavar="[MODEL.gguf]", help="Run a model in this process and ask it."),
+        _option("--local", metavar="[MODEL.gguf]", help="Run a model on this machine and ask it."),
         _option("--api-key-file", metavar="PATH", help="A file that holds the key."),
         _option("--api-key-cmd", metavar="COMMAND", help="A shell command that prints the key."),
         _option("--auth", type=click.Choice(["x-api-key", "bearer"]), help="The header the key goes out in."),

@@ -62,9 +62,14 @@ def run(  # noqa: PLR0917 - all that was put together for it
     endpoint: Endpoint,
     defaults: Mapping[str, Any],
     compose: Callable[[str], dict[str, Any]],
+    *,
     standard_output: io.Descriptor,
+    reach: Callable[[Client | AsyncClient], None],
 ) -> int:
-    """Ask every line; returns the gravest status. Raises StreamcliError, io.Signalled or io.ReaderGone."""
+    """Ask every line, once `reach` has made the client's address one that responds; returns the gravest status.
+
+    Raises StreamcliError, io.Signalled or io.ReaderClosedPipe.
+    """
     with contextlib.ExitStack() as stack:
         source = checked_source(args, streams, defaults, compose, stack)
         # What would be wrong with every request is said once: a missing key, a proxy or a certificate out of use.
@@ -72,6 +77,7 @@ def run(  # noqa: PLR0917 - all that was put together for it
         client = clients.client(args, endpoint, diagnostics) if args.offload else clients.async_client(args, endpoint)
         output = _output(args, source, standard_output, stack)
         report = io.opened(args.usage_to, atomic=False) if args.usage_to else None
+        reach(client)
         statistics = Statistics(source.count, output.recorded)
         screen = Screen(statistics, shown=streams.terminal[io.STDERR] and not diagnostics.quiet)
         diagnostics.live = screen.line
