@@ -244,7 +244,7 @@ GROUPS: dict[str, list[click.Option]] = {
     ],
     "Connection": [
         _option("--base-url", metavar="URL", help="The base URL of the Messages API."),
-        _option("--local", metavar="[MODEL.gguf]", help="Run a model in this process and use it."),
+        _option("--local", metavar="[MODEL.gguf]", help="Run a model on this machine and use it."),
         _option("--api-key-file", metavar="PATH", help="A file that holds the key."),
         _option("--api-key-cmd", metavar="COMMAND", help="A shell command that prints the key."),
         _option("--auth", type=click.Choice(["x-api-key", "bearer"]), help="The header that the key goes out in."),

@@ -65,8 +65,12 @@ def run(
     endpoint: Endpoint,
     defaults: Mapping[str, Any],
     compose: Callable[[str], dict[str, Any]],
+    reach: Callable[[Client | AsyncClient], None],
 ) -> int:
-    """Ask every line; returns the highest status. Raises StreamcliError, io.Signalled or io.ReaderClosedPipe."""
+    """Ask every line, once `reach` has made the client's address one that responds; returns the highest status.
+
+    Raises StreamcliError, io.Signalled or io.ReaderClosedPipe.
+    """
     with contextlib.ExitStack() as stack:
         source = checked_source(args, streams, defaults, compose, stack)
         # What would be wrong with every request is said once: a missing key, a useless proxy or certificate.
@@ -74,6 +78,7 @@ def run(
         client = clients.client(args, endpoint, diagnostics) if args.offload else clients.async_client(args, endpoint)
         output = _output(args, source, standard_output, stack)
         report = io.opened(args.usage_to, atomic=False) if args.usage_to else None
+        reach(client)
         statistics = Statistics(source.count, output.recorded)
         screen = Screen(statistics, shown=streams.terminal[io.STDERR] and not diagnostics.quiet)
         diagnostics.live = screen.line

@@ -17,13 +17,17 @@ from streamcli.output.terminal import one_line
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.request import Endpoint
 from streamcli.protocol.secrets import secrets_of
-from streamcli.turns.signals import signals_held
 
 from . import clients, files, io, resolve
 from .answer import Answer
 from .question import Question, put_together, replayed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamcli.client.async_client import AsyncClient
+    from streamcli.client.client import Client
+
     from .args import Args
 
 _KEEP_TEXT = frozenset({"message", "snapshots"})
@@ -34,14 +38,23 @@ _UNCOUNTED = frozenset(
 )
 
 
+def _is_there(client: Client | AsyncClient) -> None:
+    """What `reach` does where no model is loaded."""
+
+
 class Run(NamedTuple):
-    """What all functions here need; `stack` closes what is open as long as the command runs."""
+    """What everything here needs.
+
+    `stack` closes what is open for as long as the command runs; `reach` makes a client's address one that responds,
+    which is the last thing before it asks.
+    """
 
     args: Args
     streams: io.StandardStreams
     diagnostics: io.Diagnostics
     standard_output: io.Descriptor
     stack: contextlib.ExitStack
+    reach: Callable[[Client | AsyncClient], None] = _is_there
 
 
 def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
@@ -55,6 +68,8 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
             from . import show  # noqa: PLC0415 - rarely asked for
 
             return _print(this, show.settings(args, os.environ))
+        if args.local is not None and not shows:
+            this = this._replace(reach=_loading(this))
         if args.batch:
             return _batch(this)
         if args.models:
@@ -86,26 +101,31 @@ def _print(this: Run, data: bytes, path: str | None = None) -> int:
 def _asked(this: Run) -> tuple[Endpoint, Question]:
     """Where to ask and what.
 
-    The cheap and the certain come first: a missing key is said before input is waited for, a model is loaded last.
+    The cheap and the certain come first: a missing key is said before input is waited for.
     """
     args = this.args
     if args.replay:
         return Endpoint("http://localhost", None), replayed(args.replay, speed=args.replay_speed)
-    endpoint = _endpoint(this) if args.local is None else None
-    question = put_together(args, this.streams, this.diagnostics, this.stack)
-    return endpoint or _endpoint(this), question
+    return _endpoint(this), put_together(args, this.streams, this.diagnostics, this.stack)
 
 
-def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
-    url = None
-    if this.args.local is not None:
-        with signals_held():  # the model's threads take none, and it cannot be interrupted while it loads
-            url = this.stack.enter_context(local.serving(this.args.local, os.environ, parallel=parallel))
-    endpoint = resolve.endpoint(this.args, url)
+def _endpoint(this: Run) -> Endpoint:
+    endpoint = resolve.endpoint(this.args, None if this.args.local is None else local.USUAL_URL)
     # What goes out with every request is not shown, nor handed to tools.
     credential = [endpoint.credential.header] if endpoint.credential else []
     this.diagnostics.secrets.update(secrets_of([*credential, *endpoint.headers]))
     return endpoint
+
+
+def _loading(this: Run) -> Callable[[Client | AsyncClient], None]:
+    """As `Run.reach`, for the model of --local, which begins to load now."""
+    parallel = min(this.args.jobs, os.cpu_count() or 1) if this.args.batch else 1
+    url = this.stack.enter_context(local.serving(str(this.args.local), os.environ, parallel=parallel))
+
+    def reach(client: Client | AsyncClient) -> None:
+        client.endpoint = client.endpoint._replace(base_url=url())
+
+    return reach
 
 
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
@@ -119,12 +139,14 @@ def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
         player=question.loop.player if isinstance(question.loop, TapeTurns) else None,
         record=answer.record if args.record else None,
     )
-    return answer.deliver(client, question, this.standard_output)
+    return answer.deliver(client, question, this.standard_output, reach=this.reach)
 
 
 def _models(this: Run) -> int:
     args, endpoint = this.args, _endpoint(this)
-    models = list(clients.client(args, endpoint, this.diagnostics).models.list(betas=args.beta))
+    client = clients.client(args, endpoint, this.diagnostics)
+    this.reach(client)
+    models = list(client.models.list(betas=args.beta))
     wanted = [model for model in models if model.get("id")]
     lines = [
         dumps(model) if args.output_format == "message" else one_line(str(model["id"])).encode() for model in wanted
@@ -135,7 +157,9 @@ def _models(this: Run) -> int:
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     counted = {name: value for name, value in question.loop.body.items() if name not in _UNCOUNTED}
-    count = clients.client(args, endpoint, this.diagnostics).messages.count_tokens(betas=args.beta, **counted)
+    client = clients.client(args, endpoint, this.diagnostics)
+    this.reach(client)
+    count = client.messages.count_tokens(betas=args.beta, **counted)
     if not isinstance(count.get("input_tokens"), int):
         raise UnexpectedResponseError("the response has no count of input_tokens")
     shown = dumps(count) if args.output_format == "message" else str(count["input_tokens"]).encode()
@@ -152,13 +176,13 @@ def _batch(this: Run) -> int:
     def message(prompt: str) -> dict[str, Any]:
         return compose(prompt) or {"role": "user", "content": prompt}
 
-    endpoint = _endpoint(this, parallel=min(args.jobs, os.cpu_count() or 1))
     return batch.run(
         args,
         this.streams,
         this.diagnostics,
         this.standard_output,
-        endpoint=endpoint,
+        endpoint=_endpoint(this),
         defaults=defaults,
         compose=message,
+        reach=this.reach,
     )
