@@ -198,7 +198,7 @@ class Exchange:
         value = _json_or_text(body)
         is_error = isinstance(value, dict) and value.get("type") == "error"
         if status == 407:
-            return APIConnectionError("the proxy refused: 407 proxy authentication required", retryable=False)
+            return APIConnectionError("a proxy on the way rejected the request: 407", retryable=False)
         if 300 <= status < 400:
             place = hidden_text(headers.get("location", "nowhere"), self._secrets)
             message = f"a redirect to {_excerpt(place)} is not followed"
