@@ -1,4 +1,7 @@
-"""streamcli.network's connections on both kinds of wire: their timeouts, TLS and proxies."""
+"""streamcli.network's connections on both kinds of wire: their timeouts, TLS and proxies.
+
+Slow is what waits for real time to pass: silences, and a server that takes little at a time.
+"""
 
 import asyncio
 import contextlib

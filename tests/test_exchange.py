@@ -138,7 +138,7 @@ class TestAnswer:
             (200, b"", IncompleteStreamError),
         ],
     )
-    def test_that_is_none_is_an_error(self, status, body, cls):
+    def test_anything_else_is_an_error(self, status, body, cls):
         with pytest.raises(cls):
             exchange().json_object(status, {}, body)
 
@@ -198,7 +198,7 @@ class TestReceive:
             list(stream.receive(error_event(request_id="req_event")))
         assert (caught.value.request_id, caught.value.partial) == ("req_event", None)
 
-    def test_refuses_an_event_over_the_cap_after_the_events_before_it(self):
+    def test_rejects_an_event_over_the_cap_after_the_events_before_it(self):
         stream, mebibyte = begun(), b"x" * 2**20
         assert len(list(stream.receive(opening("a") + b"data: "))) == 3
         with pytest.raises(ProtocolError, match="larger than") as caught:

@@ -1,6 +1,9 @@
 """Each fault of the list, done to the real command by a real socket, pipe, terminal or signal.
 
 ROWS, at the end, says which tests hold which row, and a test holds ROWS.
+
+Slow is what waits for a silence or a limit to pass, and what is a true start (tests/starter.py): with little memory, in
+other locales and namespaces, with descriptors closed.
 """
 
 import contextlib
@@ -23,6 +26,7 @@ import pytest
 from faults_command import (
     COMMAND,
     LITTLE_MEMORY,
+    TRULY,
     Mute,
     Running,
     Terminal,
@@ -1145,7 +1149,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_but_time_had_passed(rest, status, w
     with Server(answer) as server, asking(server, "--idle-timeout", "0.3") as running:
         running.until_out(b"Hel")
         running.signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)
+        running.until_stopped()
         stopped.set()
         assert rest == [HANG] or sent.wait(10)
         running.signal(signal.SIGCONT)
@@ -1600,7 +1604,7 @@ def test_a_key_is_nowhere_in_what_would_be_sent(mode, /, tmp_path):
 
 def test_a_key_is_neither_in_the_arguments_nor_in_the_environment(tmp_path):
     (tmp_path / "key").write_text(KEY)
-    with waiting() as at, Running("--api-key-file", str(tmp_path / "key"), *at.argv) as running:
+    with waiting() as at, Running("--api-key-file", str(tmp_path / "key"), *at.argv, prefix=TRULY) as running:
         at.reached(running)
         for name in "cmdline", "environ":
             with open(f"/proc/{running.pid}/{name}", "rb") as file:

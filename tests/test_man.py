@@ -5,11 +5,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 
 import manual
 import pytest
+import starter
 from batches import BatchesServer
 from faults_command import ask, environment, streamcli
 from manual import PAGES, items, prose, rows, sections, texts, values
@@ -105,8 +105,7 @@ def examples_of_the_page():
 def tape(server, tmp_path):
     server.responses = [PARIS]
     path = tmp_path / "answer.tape"
-    words = [sys.executable, "-m", "streamcli", "-I", "--base-url", server.url, "--record", str(path), "hi"]
-    subprocess.run(words, check=True, capture_output=True)
+    assert streamcli("-I", "--base-url", server.url, "--record", str(path), "hi").status == 0
     return path
 
 
@@ -114,9 +113,7 @@ def tape(server, tmp_path):
 def test_an_example_runs_as_it_stands_on_a_tape(program, tape, tmp_path):
     for name in ("change.diff", "question.txt"):
         (tmp_path / name).write_text("text\n")
-    (tmp_path / "streamcli").write_text(f'#!/bin/sh\nexec {sys.executable} -m streamcli "$@"\n')
-    (tmp_path / "streamcli").chmod(0o755)
-    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    variables = {"PATH": f"{starter.folder()}:/usr/bin:/bin"}
     if "--replay" not in program:
         variables["STREAMCLI_REPLAY"] = str(tape)
     ended = subprocess.run(

@@ -152,7 +152,7 @@ class Pool:
     async def _message(self, line: Line, permit: Permit, meter: Meter) -> dict[str, Any]:
         manager = self._client.messages.stream(betas=self._settings.betas, extra_body=line.params)
         async with manager as stream:
-            self._gate.heed(stream.response.headers)
+            self._gate.note_limits(stream.response.headers)
             exchange = stream.exchange
             async for data in stream.reads():
                 for received in exchange.receive(data):
@@ -167,7 +167,7 @@ class Pool:
     def _another(self, error: APIError, permit: Permit, attempt: int, meter: Meter) -> _Attempt | None:
         """The attempt to make after one that ended with `error`, or None."""
         if isinstance(error, APIStatusError):
-            self._gate.heed(error.headers)
+            self._gate.note_limits(error.headers)
             if error.status_code in _THROTTLED:
                 return self._after_throttling(error, permit, attempt)
         self._gate.ended(permit)
@@ -235,8 +235,8 @@ class _Gate:
         self._admit()
         return counts
 
-    def heed(self, headers: Mapping[str, str]) -> None:
-        self._limiter.heed(headers, self._loop.time(), time.time())
+    def note_limits(self, headers: Mapping[str, str]) -> None:
+        self._limiter.note_limits(headers, self._loop.time(), time.time())
 
     def _admit(self) -> None:
         """Let one waiting request in, if the limiter does, and look for the next one in the event loop's next turn.

@@ -1,7 +1,7 @@
-"""`Args` in, the exit status out: what was asked is put together and handed to who does it.
+"""`Args` in, the exit status out: what was asked for is put together and handed to the module that does it.
 
-Contract: whatever is wrong with the asking is found before an output is opened or a byte is sent, so that every file
-stays as it was.
+Contract: whatever is wrong with what was asked for is found before an output is opened or a byte is sent, so that every
+file stays as it was.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from streamcli.network import local
 from streamcli.network.tape import TapeTurns
 from streamcli.output.terminal import one_line
 from streamcli.protocol.jsontext import dumps
-from streamcli.protocol.request import Endpoint, is_secret
+from streamcli.protocol.request import Endpoint
+from streamcli.protocol.secrets import secrets_of
 
 from . import clients, files, io, resolve
 from .answer import Answer
@@ -29,11 +30,8 @@ if TYPE_CHECKING:
 
     from .args import Args
 
-# What is shorter is no secret but a word, as for a server that wants any key, and hidden wherever it stands it would
-# spoil messages and tapes.
-_SHORTEST_SECRET = 8
 _KEEP_TEXT = frozenset({"message", "snapshots"})
-# What a request is counted without (streamcli(7), section "Token counts").
+# Fields that the request to count tokens must not have.
 _UNCOUNTED = frozenset(
     {"max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "metadata", "service_tier"}
     | {"container", "inference_geo", "diagnostics", "fallbacks", "fallback_credit_token", "thread"}
@@ -60,14 +58,14 @@ class Run(NamedTuple):
 
 
 def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
-    """Do what was asked; returns the exit status. Raises StreamcliError, io.Signalled or io.ReaderGone."""
+    """Do what was asked for; returns the exit status. Raises StreamcliError, io.Signalled or io.ReaderClosedPipe."""
     shows = args.dry_run or args.as_curl or args.show_config
     standard_output = streams.standard_output(used=not args.output or shows)
     with contextlib.ExitStack() as stack:
         this = Run(args, streams, diagnostics, standard_output, stack)
         files.check(args)
         if args.show_config:
-            from . import show  # noqa: PLC0415 - for who wants to see
+            from . import show  # noqa: PLC0415 - rarely asked for
 
             return _print(this, show.settings(args, os.environ))
         if args.local is not None and not shows:
@@ -84,7 +82,7 @@ def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     request = endpoint.request("POST", "/v1/messages", question.loop.body, betas=args.beta)
     if args.dry_run or args.as_curl:
-        from . import show  # noqa: PLC0415
+        from . import show  # noqa: PLC0415 - rarely asked for
 
         return _print(this, show.as_curl(request, endpoint, args) if args.as_curl else show.dry_run(request))
     del request
@@ -113,7 +111,9 @@ def _asked(this: Run) -> tuple[Endpoint, Question]:
 
 def _endpoint(this: Run) -> Endpoint:
     endpoint = resolve.endpoint(this.args, None if this.args.local is None else local.USUAL_URL)
-    this.diagnostics.secrets |= _secrets(endpoint)
+    # What goes out with every request is not shown, nor handed to tools.
+    credential = [endpoint.credential.header] if endpoint.credential else []
+    this.diagnostics.secrets.update(secrets_of([*credential, *endpoint.headers]))
     return endpoint
 
 
@@ -126,13 +126,6 @@ def _loading(this: Run) -> Callable[[Client | AsyncClient], None]:
         client.endpoint = client.endpoint._replace(base_url=url())
 
     return reach
-
-
-def _secrets(endpoint: Endpoint) -> set[str]:
-    """What goes out with every request and must not be shown, nor be handed to tools."""
-    values = [value for name, value in endpoint.headers if is_secret(name)]
-    keys = [endpoint.credential.secret] if endpoint.credential else []
-    return {word for word in (*keys, *" ".join(values).split()) if len(word) >= _SHORTEST_SECRET}
 
 
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
@@ -168,7 +161,7 @@ def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     this.reach(client)
     count = client.messages.count_tokens(betas=args.beta, **counted)
     if not isinstance(count.get("input_tokens"), int):
-        raise UnexpectedResponseError("the answer holds no count of input_tokens")
+        raise UnexpectedResponseError("the response has no count of input_tokens")
     shown = dumps(count) if args.output_format == "message" else str(count["input_tokens"]).encode()
     return _print(this, shown + b"\n", args.output)
 
@@ -187,9 +180,9 @@ def _batch(this: Run) -> int:
         args,
         this.streams,
         this.diagnostics,
-        _endpoint(this),
-        defaults,
-        message,
-        standard_output=this.standard_output,
+        this.standard_output,
+        endpoint=_endpoint(this),
+        defaults=defaults,
+        compose=message,
         reach=this.reach,
     )

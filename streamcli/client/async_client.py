@@ -101,7 +101,7 @@ class AsyncClient(ClientState):
                     exchange, pieces
                 ):
                     return pieces
-                body = await error_body(pieces, bytes(exchange.looked_at))
+                body = await error_body(pieces, exchange.looked_at)
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -428,7 +428,7 @@ class _AsyncReads:
     def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
         self._exchange = exchange
         self._pieces = pieces
-        self._looked_at = bytes(exchange.looked_at)
+        self._looked_at = exchange.looked_at
         self._over = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:

@@ -28,7 +28,7 @@ _NOTHING_DONE = frozenset({408, 409, 429, 529})
 def request_body(fields: Mapping[str, Any], extra_body: Mapping[str, Any] | None, *, stream: bool) -> dict[str, Any]:
     """The body of a request for a message. Raises UsageError for a field `stream` that contradicts the call."""
     if fields.get("stream", stream) is not stream:
-        raise UsageError("stream streams and create does not: leave out the field stream")
+        raise UsageError("the field stream contradicts this method, which decides it: leave it out")
     body = {**fields, **(extra_body or {})}
     if stream:
         body["stream"] = True

@@ -100,7 +100,7 @@ class Client(ClientState):
                     return pieces
                 if exchange.may_be_read(response.status_code, response.headers) and _can_be_read(exchange, pieces):
                     return pieces
-                body = error_body(pieces, bytes(exchange.looked_at))
+                body = error_body(pieces, exchange.looked_at)
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -427,7 +427,7 @@ class _Reads:
     def __init__(self, exchange: Exchange, pieces: Pieces) -> None:
         self._exchange = exchange
         self._pieces = pieces
-        self._looked_at = bytes(exchange.looked_at)
+        self._looked_at = exchange.looked_at
         self._over = False
 
     def __iter__(self) -> Iterator[bytes]:

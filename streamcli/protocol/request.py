@@ -30,8 +30,6 @@ _SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_SECRET_NAME = re.compile(r"key|auth|token(?!s)|secret|cookie|password", re.IGNORECASE)
-_SCHEME = re.compile(r"(bearer|basic) ", re.IGNORECASE)
 _LOOPBACK = re.compile(r"localhost|[a-z0-9.-]+\.localhost|127(\.\d{1,3}){3}|::1", re.IGNORECASE)
 
 
@@ -206,16 +204,6 @@ def custom_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...
     """The headers of ANTHROPIC_CUSTOM_HEADERS, one a line; lines without a colon are ignored."""
     lines = environment.get("ANTHROPIC_CUSTOM_HEADERS", "").splitlines()
     return tuple(parsed_header(line, source="ANTHROPIC_CUSTOM_HEADERS") for line in lines if ":" in line)
-
-
-def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers as they may be shown and kept: "***" replaces a value that is a secret by its name or its looks."""
-    return {name: "***" if is_secret(name) or _SCHEME.match(value) else value for name, value in headers}
-
-
-def is_secret(name: str) -> bool:
-    """Whether a header of this name may hold a secret."""
-    return bool(_SECRET_NAME.search(name))
 
 
 def _check_header(name: str, value: str) -> None:
