@@ -1171,7 +1171,7 @@ class TestAClientGivenToUs:
             (httpx.ReadTimeout(""), APITimeoutError, "the idle timeout passed", 1),
             (httpx.ConnectError("refused"), APIConnectionError, "no response: refused", 3),
             (httpx.RemoteProtocolError("hung up"), APIConnectionError, "no response: hung up", 3),
-            (httpx.ProxyError("407"), APIConnectionError, "the proxy refused: 407", 1),
+            (httpx.ProxyError("407"), APIConnectionError, "the proxy rejected the request: 407", 1),
             (httpx.UnsupportedProtocol("ftp"), APIConnectionError, "no response: ftp", 1),
             (httpx.LocalProtocolError("header"), APIConnectionError, "no response: header", 1),
         ],

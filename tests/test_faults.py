@@ -872,18 +872,20 @@ def test_an_address_that_refuses_is_passed_over_for_the_next(server, tmp_path):
 
 @each(
     ("ALL_PROXY", "socks5://127.0.0.1:1"),
-    ("http_proxy", "ftp://127.0.0.1"),
-    ("HTTP_PROXY", "http://[::1"),
+    ("https_proxy", "ftp://127.0.0.1"),
+    ("HTTPS_PROXY", "http://[::1"),
 )
 def test_a_useless_proxy_variable_is_status_2_and_named(name, value, /):
-    ended = ask(HELLO, env={name: value})
+    ended = streamcli("--base-url", "https://elsewhere.invalid", "hello", env=WITH_KEY | {name: value})
     assert ended.status == 2
     assert ended.error.startswith(f"{name} ")
 
 
-@each("[::1]", "::1,fe80::/10")
-def test_any_no_proxy_is_harmless(value, /):
-    assert ask(HELLO, env={"NO_PROXY": value}) == (0, b"Hello world", "")
+@each("[::1]", "::1,fe80::/10", "", "*", "example.com")
+def test_no_proxy_of_the_environment_is_asked_for_loopback(value, /):
+    nobody = "http://127.0.0.1:1"
+    env = {"NO_PROXY": value, "HTTP_PROXY": nobody, "http_proxy": nobody, "ALL_PROXY": nobody}
+    assert ask(HELLO, env=WITH_KEY | env) == (0, b"Hello world", "")
 
 
 @each("http", "https")
@@ -891,12 +893,13 @@ def test_a_dead_or_refusing_proxy_is_status_6_and_called_the_proxy(scheme, /):
     dead = closed_port()
     with Server(HELLO) as server, Proxy(b"HTTP/1.1 407 Who Are You\r\ncontent-length: 0\r\n\r\n") as proxy:
         argv = ["--base-url", f"{scheme}://127.0.0.1:{server.port}"]
-        ended = ask(server, *argv, env=WITH_KEY | {f"{scheme}_proxy": f"http://127.0.0.1:{dead}"})
+        ended = ask(server, *argv, "--proxy", f"http://127.0.0.1:{dead}", env=WITH_KEY)
         assert ended.status == 6
         assert ended.error == f"cannot connect to the proxy 127.0.0.1:{dead}: connection refused"
         ended = ask(server, *argv, "--proxy", proxy.url.replace("://", "://user:SECRET@"), env=WITH_KEY)
         assert ended.status == 6
-        assert ended.error.startswith("the proxy refused: 407")
+        assert ended.error.startswith(f"the proxy 127.0.0.1:{proxy.port} rejected the ")
+        assert ended.error.endswith(f" to 127.0.0.1:{server.port}: 407 Who Are You")
         assert "SECRET" not in ended.err
     assert server.connections == 0
 
@@ -949,10 +952,11 @@ def test_a_key_goes_out_in_clear_where_that_is_allowed():
 
 def test_a_key_goes_out_in_clear_through_no_proxy_of_another_machine():
     with Server(HELLO) as server:
-        ended = ask(server, env=WITH_KEY | {"http_proxy": "http://proxy.invalid:3128"})
+        elsewhere = ["--proxy", "http://proxy.invalid:3128"]
+        ended = ask(server, *elsewhere, env=WITH_KEY)
         assert ended.status == 2
-        assert ended.error.startswith("http_proxy takes plain http to proxy.invalid: the key would be readable there")
-        assert ask(server, env={"http_proxy": "http://proxy.invalid:3128"}).status == 6
+        assert ended.error.startswith("--proxy takes plain http to proxy.invalid: the key would be readable there")
+        assert ask(server, *elsewhere).status == 6
         with Proxy() as proxy:
             assert ask(server, "--proxy", proxy.url, env=WITH_KEY) == (0, b"Hello world", "")
 

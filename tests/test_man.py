@@ -454,7 +454,7 @@ def test_timeouts_and_proxies_are_those_of_the_page():
     limits = [timeouts.CONNECT_TIMEOUT, timeouts.IDLE_TIMEOUT, timeouts.WHOLE_TIMEOUT.read]
     assert found == [*(f"{each:g}" for each in limits), "none", f"{timeouts.ERROR_BODY_TIMEOUT:g}"]
     assert [OPTIONS_BY_NAME[name].default for name in ("connect_timeout", "idle_timeout")] == limits[:2]
-    assert set(manual.bare_items(7, "Proxies")) == proxy._SCHEMES
+    assert set(manual.bare_items(7, "Proxies")) == proxy._PORTS.keys()
 
 
 def test_batches_and_counts_are_asked_for_as_the_page_says():

@@ -12,6 +12,7 @@ import contextlib
 import random
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from streamcli.errors import (
     APIConnectionError,
@@ -28,6 +29,7 @@ from . import coding
 from .body import Body, events_of
 from .jsontext import dumps, loads
 from .message import OF_CHAT_COMPLETIONS, Accumulator
+from .pages import words
 from .records import Message
 from .retry import MAX_RETRIES, MAX_WAIT, delay, retry_after
 from .secrets import hidden, hidden_text, secrets_of
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 MAX_ERROR_BODY = 64 * 1024
 _EXCERPT = 120
 _EVENT_STREAM = "text/event-stream"
+# What a gateway says of whoever is behind it, often without a word.
+_OF_GATEWAYS = frozenset({502, 504})
 _OK = frozenset({200})
 # Statuses with which servers send what was asked for.
 _READ = frozenset({200, 201, 203})
@@ -181,15 +185,17 @@ class Exchange:
         value = _json_or_text(body)
         is_error = isinstance(value, dict) and value.get("type") == "error"
         if status == 407:
-            return APIConnectionError("the proxy refused: 407 proxy authentication required", retryable=False)
+            return APIConnectionError("a proxy on the way rejected the request: 407", retryable=False)
         if 300 <= status < 400:
             place = hidden_text(headers.get("location", "nowhere"), self._secrets)
             message = f"a redirect to {_excerpt(place)} is not followed"
             return APIStatusError(message, status_code=status, headers=headers, request_id=self.request_id)
         if status >= 400 or is_error:
             has_reason = isinstance(value, dict) and "error" in value
-            reason = value if has_reason else _excerpt(body.decode("utf-8", "replace"))
+            reason = value if has_reason else _excerpt(words(body.decode("utf-8", "replace")))
             error = status_error(None if status < 400 else status, reason, headers=headers, request_id=self.request_id)
+            if status in _OF_GATEWAYS and not body.strip():
+                error.message = f"{_gateway(self.request.url, headers)} gave no reason"
             error.retry_after = asked = retry_after(headers, time.time())
             if asked is not None and asked > MAX_WAIT:
                 error.message += f"; the server asks to wait {asked:.0f} s"
@@ -290,7 +296,7 @@ class Exchange:
         except APIError as error:
             raise self.explained(error) from None
         if not self._is_begun and self._body.is_no_event_stream():
-            what = _excerpt(hidden(self._body.beginning, self._secrets).decode("utf-8", "replace"))
+            what = _excerpt(words(hidden(self._body.beginning, self._secrets).decode("utf-8", "replace")))
             raise self.explained(UnexpectedResponseError(f"there is no event in the response, which begins: {what}"))
         reason = self.accumulator.stop_reason
         after = f", after stop reason {reason}" if reason else ""
@@ -353,7 +359,13 @@ def _what_it_is(value: Any, headers: Mapping[str, str], wanted: str) -> str:
         return f"the response is in the coding {_excerpt(coded)}, which was not asked for and cannot be read"
     kind = _excerpt(headers.get("content-type") or "of no content type")
     text = value if isinstance(value, str) else dumps(value).decode()
-    return f"the response is not {wanted} but {kind}: {_excerpt(text)}"
+    return f"the response is not {wanted} but {kind}: {_excerpt(words(text))}"
+
+
+def _gateway(url: str, headers: Mapping[str, str]) -> str:
+    """Who responds where something behind it does not: its address, and what it says it is."""
+    kind = headers.get("server") or headers.get("via")
+    return f"the gateway at {urlsplit(url).netloc}{f' ({_excerpt(kind)})' if kind else ''}"
 
 
 def _json_or_text(body: bytes) -> Any:
