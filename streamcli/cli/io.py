@@ -299,6 +299,8 @@ class Diagnostics:
         # What is drawn on stderr just now steps aside for a line; and who draws is told the time.
         self.live: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         self.tick: Callable[[], None] = lambda: None
+        # What can be done about an error, once it is known what is asked.
+        self.advise: Callable[[StreamcliError], str] = lambda _: ""
 
     def note(self, text: str) -> None:
         """Something worth knowing that is no error; nothing with --quiet."""
@@ -314,13 +316,17 @@ class Diagnostics:
 
         `status` is the exit status, where it is not the error's own.
         """
+        advice = self.advise(error)
         if not self._as_json:
-            self.error(str(error))
+            self.error(f"{error}; {advice}" if advice else str(error))
             return
         import json  # noqa: PLC0415 - errors are rare, start-ups are not
 
         # In ASCII: a control character made visible otherwise would be no JSON, and a file's name need not be UTF-8.
-        self._say(json.dumps(error.evidence(status), separators=(",", ":")).encode())
+        evidence = error.evidence(status)
+        if advice:
+            evidence["message"] += f"; {advice}"
+        self._say(json.dumps(evidence, separators=(",", ":")).encode())
 
     def line(self, text: str) -> None:
         """One line without a head."""

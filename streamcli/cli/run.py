@@ -20,6 +20,7 @@ from streamcli.protocol.secrets import secrets_of
 from streamcli.turns.signals import signals_held
 
 from . import clients, files, io, resolve
+from .advice import advice
 from .answer import Answer
 from .question import Question, put_together, replayed
 
@@ -65,6 +66,7 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
 
 def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
+    _advise(this, endpoint, question.loop.body.get("model"))
     request = endpoint.request("POST", "/v1/messages", question.loop.body, betas=args.beta)
     if args.dry_run or args.as_curl:
         from . import show  # noqa: PLC0415
@@ -108,6 +110,10 @@ def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
     return endpoint
 
 
+def _advise(this: Run, endpoint: Endpoint, model: Any = None) -> None:
+    this.diagnostics.advise = lambda error: advice(error, endpoint, model)
+
+
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
     args, diagnostics = this.args, this.diagnostics
     answer = Answer(args, diagnostics)
@@ -124,6 +130,7 @@ def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
 
 def _models(this: Run) -> int:
     args, endpoint = this.args, _endpoint(this)
+    _advise(this, endpoint)
     models = list(clients.client(args, endpoint, this.diagnostics).models.list(betas=args.beta))
     wanted = [model for model in models if model.get("id")]
     lines = [
@@ -134,6 +141,7 @@ def _models(this: Run) -> int:
 
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
+    _advise(this, endpoint, question.loop.body.get("model"))
     counted = {name: value for name, value in question.loop.body.items() if name not in _UNCOUNTED}
     count = clients.client(args, endpoint, this.diagnostics).messages.count_tokens(betas=args.beta, **counted)
     if not isinstance(count.get("input_tokens"), int):
@@ -153,4 +161,5 @@ def _batch(this: Run) -> int:
         return compose(prompt) or {"role": "user", "content": prompt}
 
     endpoint = _endpoint(this, parallel=min(args.jobs, os.cpu_count() or 1))
+    _advise(this, endpoint, defaults.get("model"))
     return batch.run(args, this.streams, this.diagnostics, endpoint, defaults, message, this.standard_output)
