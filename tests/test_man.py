@@ -409,7 +409,7 @@ def test_deltas_and_blocks_are_all_in_the_page():
 
 def test_the_stop_reasons_that_are_noted_are_those_of_the_page():
     noted = re.findall(r"^\.It Li (\w+) Pq noted$", sections(7)["Stop reasons"], re.MULTILINE)
-    assert set(noted) == answer._WORTH_SAYING.keys()
+    assert set(noted) == verdict._SHORT.keys()
 
 
 def statuses(words):

@@ -14,6 +14,7 @@ from streamcli.network.async_body import AsyncPieces, error_body, whole_body
 from streamcli.network.async_transport import own_client
 from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
 from streamcli.network.request import for_httpx
+from streamcli.protocol.exchange import request_id_in
 from streamcli.protocol.records import Message, Record
 
 from .calls import (
@@ -111,7 +112,7 @@ class AsyncClient(ClientState):
         while True:
             try:
                 response = await self._send(exchange)
-                exchange.request_id = response.headers.get("request-id")
+                exchange.request_id = request_id_in(response.headers)
                 body = await whole_body(response)
                 return Record(exchange.json_object(response.status_code, response.headers, body))
             except APIError as error:

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from streamcli.errors import APIError, APIStatusError, UnexpectedResponseError, UsageError
 from streamcli.protocol import coding
-from streamcli.protocol.exchange import Exchange
+from streamcli.protocol.exchange import Exchange, request_id_in
 from streamcli.protocol.request import SAMPLING_API_VERSION, Endpoint, version_for
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Download(Exchange):
 
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
         """Whether the response holds what was asked for."""
-        self.request_id = headers.get("request-id")
+        self.request_id = request_id_in(headers)
         coded = coding.named(headers.get("content-encoding", ""))
         if status != 200 or not coding.can_undo(coded):
             return False

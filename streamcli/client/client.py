@@ -15,6 +15,7 @@ from streamcli.network.body import Pieces, error_body, whole_body
 from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
 from streamcli.network.request import for_httpx
 from streamcli.network.transport import own_client
+from streamcli.protocol.exchange import request_id_in
 from streamcli.protocol.records import Message, Record
 
 from .calls import (
@@ -110,7 +111,7 @@ class Client(ClientState):
         while True:
             try:
                 response = self._send(exchange)
-                exchange.request_id = response.headers.get("request-id")
+                exchange.request_id = request_id_in(response.headers)
                 body = whole_body(response)
                 return Record(exchange.json_object(response.status_code, response.headers, body))
             except APIError as error:
