@@ -7,6 +7,7 @@ Source: streamcli(7), section "REQUEST".
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -132,9 +133,26 @@ def version_for(body: Mapping[str, Any] | None) -> str:
 
 def _json(body: Mapping[str, Any]) -> bytes:
     try:
-        return dumps(body)
+        data = dumps(body)
     except ValueError as exc:
         raise UsageError(f"the request cannot be written as JSON: {exc}") from None
+    if b"null" in data and _holds_no_number(body):
+        raise UsageError("the request cannot be written as JSON: it holds a number that is infinite or NaN")
+    return data
+
+
+def _holds_no_number(body: Any) -> bool:
+    """Whether a float in `body` is none that JSON has; it would be written as null."""
+    waiting = [body]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return True
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+    return False
 
 
 def credential(
