@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PREFIX ?= /usr/local
 BIN = $(VENV)/bin
+# Else each process of the tests would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 all: lint test
 
@@ -15,12 +17,14 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/demo.sh
 
+# Most starts of the command are forks of a Python that has it imported: tests/starter.py.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m 'not slow'
 
-# What takes longer or needs more: the embedded model and kills by the hundred, minutes of faults, the peers side by side.
+# What takes longer or needs more, the embedded model and kills by the hundred, and the documents; every start is true.
 e2e: $(VENV)/installed
-	$(BIN)/python -m pytest -q -m 'local or slow'
+	TRUE_STARTS=1 $(BIN)/python -m pytest -q -m 'local or slow'
+	TRUE_STARTS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_cli.py
 
 soak: $(VENV)/installed
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -n 2 -m 'not local'

@@ -16,19 +16,21 @@ A case begins with `== ` and a sentence. Its lines are
 `KEY: TEXT` is text without a line end and `KEY| TEXT` a line of it; several add up. In what is expected `[..]` stands
 for anything on a line, and `http://server` for the server's address, which the command has from ANTHROPIC_BASE_URL.
 Nothing else is in its environment but PATH and HOME. A case is selected by its words: pytest -k one-blank-line.
+
+Slow are only the cases that wait, as for a standard input that stays silent, and one in twenty, in which each start of
+the command is a true one (tests/starter.py); TRUE_STARTS=1 makes it all of them.
 """
 
 import json
 import os
 import re
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 import server
+import starter
 
 FIELD = re.compile(
     r"(file|stdin|response|stream|stdout|stderr|status|requests|prompt|body|header)(?: (\S+?))?([:|])( .*)?"
@@ -122,23 +124,10 @@ def detail(request, key):
     return request.json.get(name) if name else request.json
 
 
-@pytest.fixture(scope="module")
-def outcomes(request, tmp_path_factory):
-    """The selected cases, running beside each other: most of their time is the start of a process."""
-    folder = tmp_path_factory.mktemp("bin")
-    (folder / "streamcli").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m streamcli "$@"\n')
-    (folder / "streamcli").chmod(0o755)
-    path = f"{folder}:{os.environ['PATH']}"
-    pool = ThreadPoolExecutor(os.cpu_count() + 1)
-    selected = [item.callspec.params["case"] for item in request.session.items if item.path == request.path]
-    yield {case: pool.submit(run, case, tmp_path_factory.mktemp("case"), path) for case in selected}
-    pool.shutdown(cancel_futures=True)
-
-
 CASES = [case for path in sorted((Path(__file__).parent / "cli").glob("*.txt")) for case in read(path)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_case(case, outcomes):
-    expected, actual = outcomes[case].result()
+def test_case(case, tmp_path):
+    expected, actual = run(case, tmp_path, f"{starter.folder()}:{os.environ['PATH']}")
     assert actual == expected

@@ -1,4 +1,8 @@
-"""--batch as a command: real processes, signals, disks, pipes and terminals, and a server that counts."""
+"""--batch as a command: real processes, signals, disks, pipes and terminals, and a server that counts.
+
+Slow is what a terminal is shown a few times a second, which has to be seen for a second, and what has to be a true
+start, under limits of open files and of file sizes.
+"""
 
 import collections
 import importlib.util
@@ -135,10 +139,10 @@ def test_input_may_come_out_of_a_pipe_with_a_name(server, tmp_path):
         (['"a"', "nonsense"], "line 2 is not JSON: "),
         (named("a", "b", "a"), "line 3 has the custom_id 'a' of line 1"),
         (['"a"', "{}"], "line 2 has no prompt"),
-        ([], "holds no prompt"),
+        ([], "has no prompt in it"),
     ],
 )
-def test_an_input_that_is_wrong_anywhere_is_refused_before_anything_is_sent(server, file, out, lines, why):
+def test_an_input_that_is_wrong_anywhere_is_rejected_before_anything_is_sent(server, file, out, lines, why):
     path = file(*lines)
     ended = run(server, path, "-o", out)
     assert ended.status == 2
@@ -165,7 +169,7 @@ def test_what_would_be_wrong_with_every_request_is_said_once(file, out):
     assert not out.exists()
 
 
-def test_an_output_that_is_no_file_gets_the_results_too(server, file):
+def test_an_output_that_is_not_a_file_gets_the_results_too(server, file):
     assert results(run(server, file(*named("a")), "-o", "/dev/fd/1").out) == ["A"]
     assert run(server, file(*named("a")), "-o", "/dev/null").status == 0
     assert run(server, file(*named("a")), "-o", "/dev/null", "--resume").status == 2
@@ -249,7 +253,7 @@ def test_lines_that_run_as_batches_are_not_asked_here_too(server, file, out):
     out.with_name(f"{out.name}.batches").write_text("{}\n")
     ended = run(server, file(*named("a")), "-o", out)
     assert (ended.status, server.requests) == (2, [])
-    assert ended.error == f"lines of {out} run as batches: go on with --offload --resume, or end them with --cancel"
+    assert ended.error == f"lines of {out} are in batches: go on with --offload --resume, or end them with --cancel"
 
 
 def test_a_low_limit_of_open_files_lowers_how_many_run_at_once(server, file):
@@ -281,17 +285,17 @@ def test_retries_are_only_spoken_of_where_that_is_asked_for(server, file):
 def test_the_statistics_are_to_be_had_as_json(server, file, tmp_path):
     server.responses = [fails("b")]
     assert run(server, file(*named("a", "b", "c")), "--usage-to", tmp_path / "usage").status == 3
-    facts = json.loads((tmp_path / "usage").read_text())
-    assert (facts["lines"], facts["succeeded"], facts["errored"]) == (3, 2, 1)
-    assert facts["faults"] == {"invalid_request_error": 1}
-    assert facts["usage"] == {"input_tokens": 6, "output_tokens": 14}
-    assert set(facts["time_to_first_token"]) == {"p50", "p90", "p99"}
+    report = json.loads((tmp_path / "usage").read_text())
+    assert (report["lines"], report["succeeded"], report["errored"]) == (3, 2, 1)
+    assert report["faults"] == {"invalid_request_error": 1}
+    assert report["usage"] == {"input_tokens": 6, "output_tokens": 14}
+    assert set(report["time_to_first_token"]) == {"p50", "p90", "p99"}
 
 
 # Going on
 
 
-def test_a_file_that_exists_is_refused_and_stays_as_it_was(server, file, out):
+def test_a_file_that_exists_is_rejected_and_stays_as_it_was(server, file, out):
     out.write_text("mine\n")
     for option in ((), ("--resume",)):
         assert run(server, file(*named("a")), "-o", out, *option).status == 2
@@ -322,6 +326,35 @@ def test_results_of_an_edited_input_are_not_mixed_up(server, file, out):
         assert ended.status == 2
         assert "belongs to another input" in ended.error
     assert out.read_bytes() == before
+
+
+def test_nor_are_those_of_a_request_that_was_edited_under_its_id(server, file, out):
+    assert run(server, file(*named("a", "b")), "-o", out).status == 0
+    before = out.read_bytes()
+    edited = file({"custom_id": "a", "prompt": "a"}, {"custom_id": "b", "prompt": "another question"})
+    ended = run(server, edited, "-o", out, "--resume")
+    assert (ended.status, out.read_bytes()) == (2, before)
+    assert ended.error.startswith(f"{out}: line 2 answers another request than line 2 of {edited}, which was edited")
+    ended = run(server, file(*named("a", "b")), "-o", out, "--resume", "--max-tokens", 5)
+    assert (ended.status, out.read_bytes()) == (2, before)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("after", ["ab", "abCd"])
+def test_an_input_that_shrinks_or_changes_while_it_is_asked_is_said(server, file, out, after):
+    # Longer than what is read ahead.
+    path = file(*({"custom_id": each, "prompt": each * 50_000} for each in "abcd"))
+    edited = threading.Event()
+    server.responses = [lambda request: (edited, echo(request))]
+    with Running(*words(server, path, "-o", out, "-j", 1)) as running:
+        server.request(0)
+        file(*({"custom_id": each.lower(), "prompt": each * 50_000} for each in after))
+        edited.set()
+        ended = running.end()
+    assert (ended.status, results(out.read_bytes())) == (1, ["A", "B"])
+    stopped, error = ended.err.splitlines()
+    assert stopped == "streamcli: stopped after 2 of 4: run again with --resume"
+    assert error.startswith(f"streamcli: error: {path} changed after it was checked: ")
 
 
 def test_two_runs_never_write_one_output(server, file, out):
@@ -469,7 +502,7 @@ def test_results_on_the_terminal_are_not_written_into_the_line(server, file):
     assert len(lines) == 6
     for line in lines:
         shown = line.rpartition(ERASED)[2]
-        assert re.fullmatch(rb'\{"custom_id":"[a-f]","result":\{.*\}\}', shown)
+        assert re.fullmatch(rb'\{"custom_id":"[a-f]","result":\{.*\},"digest":"[0-9a-f]{16}"\}', shown)
         assert b"\\u202e\\x9b31mred" in shown
 
 

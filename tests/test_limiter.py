@@ -16,7 +16,7 @@ def started(limiter, now=0.0):
     return list(iter(lambda: limiter.start(now), None))
 
 
-def refuse(limiter, permit, now=0.0, wait=None, chance=0.0):
+def throttle(limiter, permit, now=0.0, wait=None, chance=0.0):
     return limiter.throttled(permit, now, wait=wait, chance=chance)
 
 
@@ -32,10 +32,10 @@ def test_as_many_run_at_once_as_was_asked_for():
     assert len(started(limiter)) == 1
 
 
-def test_a_refusal_halves_what_runs_once_for_the_whole_round():
+def test_a_throttled_response_halves_what_runs_once_for_the_whole_round():
     limiter = Limiter(100)
     for permit in started(limiter):
-        assert not refuse(limiter, permit, wait=1)
+        assert not throttle(limiter, permit, wait=1)
     assert limiter.allowed == 50
     assert len(started(limiter, now=1)) == 50
 
@@ -43,13 +43,13 @@ def test_a_refusal_halves_what_runs_once_for_the_whole_round():
 def test_what_runs_counts_and_not_what_might():
     limiter = Limiter(100)
     permits = [limiter.start(0) for _ in range(6)]
-    refuse(limiter, permits[0])
+    throttle(limiter, permits[0])
     assert limiter.allowed == 3
 
 
-def test_a_refusal_holds_everybody_back_for_as_long_as_the_server_asks():
+def test_a_throttled_response_holds_everybody_back_for_as_long_as_the_server_asks():
     limiter = Limiter(4)
-    refuse(limiter, limiter.start(10), now=10, wait=7)
+    throttle(limiter, limiter.start(10), now=10, wait=7)
     assert limiter.held(12) == 5
     assert limiter.start(16.9) is None
     assert limiter.start(17) is not None
@@ -59,7 +59,7 @@ def test_the_longest_of_several_holds_counts():
     limiter = Limiter(4)
     permits = started(limiter)
     for permit, wait in zip(permits, (3, 9, 1), strict=False):
-        refuse(limiter, permit, wait=wait)
+        throttle(limiter, permit, wait=wait)
     assert limiter.held(0) == 9
 
 
@@ -68,30 +68,30 @@ def test_where_the_server_asks_for_nothing_the_hold_doubles_with_each_round_up_t
     holds = []
     for _ in range(7):
         now = limiter.held(0)
-        refuse(limiter, limiter.start(now), now=now)
+        throttle(limiter, limiter.start(now), now=now)
         holds.append(limiter.held(now))
     assert holds == [0.5, 1, 2, 4, 8, 8, 8]
 
 
 def test_chance_spreads_the_hold_that_nobody_asked_for():
     limiter = Limiter(1)
-    refuse(limiter, limiter.start(0), chance=1.0)
+    throttle(limiter, limiter.start(0), chance=1.0)
     assert limiter.held(0) == 0.375
 
 
 def test_a_success_begins_the_holds_anew():
     limiter = Limiter(1)
     for _ in range(3):
-        refuse(limiter, limiter.start(limiter.held(0) or 0.0), now=0)
+        throttle(limiter, limiter.start(limiter.held(0) or 0.0), now=0)
     limiter.succeeded(limiter.start(100))
-    refuse(limiter, limiter.start(100), now=100)
+    throttle(limiter, limiter.start(100), now=100)
     assert limiter.held(100) == 0.5
 
 
 def test_a_round_of_successes_lets_one_more_run_and_never_more_than_at_the_beginning():
     limiter = Limiter(10)
     for permit in started(limiter):
-        refuse(limiter, permit, wait=1)
+        throttle(limiter, permit, wait=1)
     allowed = []
     for _ in range(8):
         permits = started(limiter, now=1)
@@ -109,10 +109,10 @@ def test_a_request_that_ends_otherwise_only_makes_room():
     assert len(started(limiter)) == 1
 
 
-def test_a_refusal_counts_against_a_request_only_where_it_ran_alone():
+def test_a_throttled_response_counts_against_a_request_only_where_it_ran_alone():
     limiter = Limiter(2)
-    assert [refuse(limiter, permit, wait=1) for permit in started(limiter)] == [False, False]
-    assert refuse(limiter, limiter.start(1), now=1, wait=1)
+    assert [throttle(limiter, permit, wait=1) for permit in started(limiter)] == [False, False]
+    assert throttle(limiter, limiter.start(1), now=1, wait=1)
 
 
 def test_a_server_with_room_for_ten_is_left_with_about_as_many():
@@ -126,7 +126,7 @@ def test_a_server_with_room_for_ten_is_left_with_about_as_many():
                 limiter.succeeded(permit)
             else:
                 throttled += 1
-                assert not refuse(limiter, permit, now)
+                assert not throttle(limiter, permit, now)
         most.append(len(permits))
     assert max(most[10:]) == 11
     assert throttled < 200
@@ -134,14 +134,14 @@ def test_a_server_with_room_for_ten_is_left_with_about_as_many():
 
 def test_no_hold_is_longer_than_a_minute():
     limiter = Limiter(1)
-    refuse(limiter, limiter.start(0), wait=1e9)
+    throttle(limiter, limiter.start(0), wait=1e9)
     assert limiter.held(0) == MAX_HOLD
 
 
 def test_nothing_starts_before_a_limit_of_which_nothing_remains_is_renewed():
     limiter = Limiter(5)
     headers = {"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": at(12)}
-    limiter.heed(headers, 3.0, WALL)
+    limiter.note_limits(headers, 3.0, WALL)
     assert limiter.held(3.0) == 12
 
 
@@ -161,29 +161,29 @@ def test_nothing_starts_before_a_limit_of_which_nothing_remains_is_renewed():
 )
 def test_headers_that_say_nothing_hold_nothing(headers):
     limiter = Limiter(5)
-    limiter.heed(headers, 0.0, WALL)
+    limiter.note_limits(headers, 0.0, WALL)
     assert limiter.held(0.0) == 0
 
 
 @given(
     most=st.integers(1, 50),
-    steps=st.lists(st.tuples(st.sampled_from(["start", "succeed", "refuse", "end", "wait"]), st.floats(0, 99))),
+    steps=st.lists(st.tuples(st.sampled_from(["start", "succeed", "throttle", "end", "wait"]), st.floats(0, 99))),
 )
 def test_whatever_happens_at_least_one_may_run_and_never_more_than_asked_for(most, steps):
     limiter, running, now = Limiter(most), [], 0.0
-    for step, figure in steps:
+    for step, number in steps:
         if step == "start":
             permit = limiter.start(now)
             if permit:
                 running.append(permit)
         elif step == "wait":
-            now += figure
+            now += number
         elif running:
-            permit = running.pop(int(figure) % len(running))
+            permit = running.pop(int(number) % len(running))
             if step == "succeed":
                 limiter.succeeded(permit)
-            elif step == "refuse":
-                refuse(limiter, permit, now, figure)
+            elif step == "throttle":
+                throttle(limiter, permit, now, number)
             else:
                 limiter.ended(permit)
         assert 1 <= limiter.allowed <= most

@@ -88,7 +88,7 @@ class Limiter:
         """Let nothing start for `seconds`, MAX_HOLD at most."""
         self._held_until = max(self._held_until, now + min(seconds, MAX_HOLD))
 
-    def heed(self, headers: Mapping[str, str], now: float, wall: float) -> None:
+    def note_limits(self, headers: Mapping[str, str], now: float, wall: float) -> None:
         """Let nothing start before a limit is renewed of which, by a response's headers, nothing remains.
 
         `wall` is Unix time, as in the headers. Header names are lower case; nonsense is ignored.

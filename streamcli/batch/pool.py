@@ -16,7 +16,15 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli.errors import HOPELESS, APIConnectionError, APIError, APIStatusError, APITimeoutError, StreamError
+from streamcli.errors import (
+    HOPELESS,
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    StreamcliError,
+    StreamError,
+)
 from streamcli.output.meter import Meter
 from streamcli.protocol.retry import MAX_RETRIES, MAX_WAIT, delay
 
@@ -101,6 +109,18 @@ class Pool:
             raise fault
 
     async def _ask_all(self, lines: Iterator[Line], done: Callable[[int], bool]) -> None:
+        try:
+            await self._begin_all(lines, done)
+        except StreamcliError:  # the input is not what it was; what was asked of it is paid for
+            await self._all_ended()
+            raise
+        await self._all_ended()
+
+    async def _all_ended(self) -> None:
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _begin_all(self, lines: Iterator[Line], done: Callable[[int], bool]) -> None:
         slots = asyncio.Semaphore(self._settings.jobs)
         place = skipped = 0
         for line in lines:
@@ -116,8 +136,6 @@ class Pool:
             task.add_done_callback(lambda _: slots.release())
             place += 1
             await self._outbox.room(place)
-        while self._running:
-            await asyncio.wait(self._running)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -127,11 +145,11 @@ class Pool:
 
     async def _ask(self, place: int, line: Line) -> None:
         outcome, error = await self._outcome(line)
-        ended = result(line, outcome, self._settings.judge, error=error)
+        ended, outcome = result(line, outcome, self._settings.judge, error=error)
         self._statistics.add(outcome, ended.status)
         self._outbox.put(place, ended)
 
-    async def _outcome(self, line: Line) -> tuple[dict[str, Any], APIError | None]:
+    async def _outcome(self, line: Line) -> tuple[Mapping[str, Any], APIError | None]:
         """The outcome of `line`, and the error that it was made from, if any."""
         attempt = 0
         while True:
@@ -152,7 +170,7 @@ class Pool:
     async def _message(self, line: Line, permit: Permit, meter: Meter) -> dict[str, Any]:
         manager = self._client.messages.stream(betas=self._settings.betas, extra_body=line.params)
         async with manager as stream:
-            self._gate.heed(stream.response.headers)
+            self._gate.note_limits(stream.response.headers)
             exchange = stream.exchange
             async for data in stream.reads():
                 for received in exchange.receive(data):
@@ -167,7 +185,7 @@ class Pool:
     def _another(self, error: APIError, permit: Permit, attempt: int, meter: Meter) -> _Attempt | None:
         """The attempt to make after one that ended with `error`, or None."""
         if isinstance(error, APIStatusError):
-            self._gate.heed(error.headers)
+            self._gate.note_limits(error.headers)
             if error.status_code in _THROTTLED:
                 return self._after_throttling(error, permit, attempt)
         self._gate.ended(permit)
@@ -235,8 +253,8 @@ class _Gate:
         self._admit()
         return counts
 
-    def heed(self, headers: Mapping[str, str]) -> None:
-        self._limiter.heed(headers, self._loop.time(), time.time())
+    def note_limits(self, headers: Mapping[str, str]) -> None:
+        self._limiter.note_limits(headers, self._loop.time(), time.time())
 
     def _admit(self) -> None:
         """Let one waiting request in, if the limiter does, and look for the next one in the event loop's next turn.

@@ -64,13 +64,21 @@ class Answer:
         """Writes a line of the tape, once the outputs are open."""
         return self._outputs.record
 
-    def deliver(self, client: Client, question: Question, standard_output: io.Descriptor) -> int:
-        """Stream the answer to `question`; returns the exit status.
+    def deliver(
+        self,
+        client: Client,
+        question: Question,
+        standard_output: io.Descriptor,
+        *,
+        reach: Callable[[Client], None],
+    ) -> int:
+        """Stream the answer to `question`, once `reach` has made the client's address one that responds; the status.
 
         Raises OutputError where an output cannot be opened, io.Signalled and io.ReaderClosedPipe.
         """
         self._outputs.open(standard_output)
         try:
+            reach(client)
             while not self._take_turn(client, question):
                 pass
             return self._complete(question)

@@ -1,7 +1,7 @@
-"""Many prompts handed to the Message Batches API: what is said of it while it lasts, and how to go on afterwards.
+"""--offload: a run by way of the Message Batches API, what is said while it lasts, and how to go on afterwards.
 
-Contract: whatever ends the run, the batches go on at the server, and stderr says how to come back to them. Counts are
-one line on a terminal, drawn over itself and gone in the end; elsewhere a line where they change.
+Contract: whatever ends the run, the batches go on at the server, and stderr says how to come back to them. The counts
+are one line on a terminal, drawn over itself and gone in the end; elsewhere they are a new line when they change.
 Source: streamcli(1), section "Many prompts".
 """
 
@@ -39,7 +39,7 @@ def run(
     results: Results,
     statistics: Statistics,
 ) -> None:
-    """Have the lines of `source` answered by batches, or with --cancel cancel these.
+    """Have the lines of `source` answered in batches, or with --cancel cancel the batches.
 
     Raises StreamcliError and io.Signalled.
     """
@@ -70,16 +70,25 @@ def run(
 
 
 def _how_to_go_on(parts: Sequence[Part]) -> str:
-    known = sum(part.id is not None for part in parts)
+    ended = sum(part.ended for part in parts)
+    running = sum(part.id is not None and not part.ended for part in parts)
+    unknown = len(parts) - ended - running
+    goes = "goes" if running == 1 else "go"
+    stands = [
+        f"{_batches(running)} {goes} on at the server" if running else "",
+        f"{_batches(ended)} ended with results to fetch" if ended else "",
+        f"perhaps {_batches(unknown)} of a submission that broke off" if unknown else "",
+    ]
     how = "the same command with --resume fetches the results, with --cancel cancels"
-    what = "1 batch goes" if known == 1 else f"{known} batches go"
-    if known == len(parts):
-        return f"{what} on at the server: {how}"
-    return f"{what} on at the server, and perhaps one more: {how}" if known else f"perhaps a batch goes on there: {how}"
+    return f"{', '.join(filter(None, stands))}: {how}"
+
+
+def _batches(count: int) -> str:
+    return "1 batch" if count == 1 else f"{count} batches"
 
 
 class _Watch:
-    """Tells how it goes."""
+    """Says how the run goes."""
 
     def __init__(self, diagnostics: io.Diagnostics) -> None:
         self._diagnostics = diagnostics

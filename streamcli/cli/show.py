@@ -1,7 +1,7 @@
 """A request or the settings in force in, bytes that show them out, every secret hidden.
 
-Contract: nothing is sent and nothing is changed. What `as_curl` gives runs as it is, the key taken from the
-environment; only the body is not searched for secrets there.
+Contract: nothing is sent and nothing is changed. What `as_curl` returns runs as it is and takes the key from the
+environment; its body is not searched for secrets.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def dry_run(request: Request) -> bytes:
 
 
 def _without_tokens(value: Any) -> Any:
-    """A body, the tokens of other servers in it hidden."""
+    """A body in which the tokens for other servers are hidden."""
     if isinstance(value, list):
         return [_without_tokens(item) for item in value]
     if isinstance(value, dict):
@@ -94,7 +94,7 @@ def _variable(secret: str, usual: str, meaning: str) -> str:
 
 
 def settings(args: Args, environment: Mapping[str, str]) -> bytes:
-    """What is in force, as config.toml would say it, each line with the place where it was set."""
+    """The settings in force, in the form of config.toml, each line with the place where it was set."""
     lines = [f"{key} = {value}  # {one_line(origin)}\n" for key, value, origin in _settings(args, environment)]
     return "".join(lines).encode("utf-8", "backslashreplace")
 
@@ -120,7 +120,7 @@ def _settings(args: Args, environment: Mapping[str, str]) -> Iterator[tuple[str,
 
 
 def _ambient(args: Args, environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """What the variables of other programs and our own defaults decide where no option nearer to the user does."""
+    """The settings that come from variables of other programs, or are our own defaults, because no option wins."""
     found: dict[str, tuple[Any, str]] = {}
     usual = {
         "model": ("ANTHROPIC_MODEL", requests.DEFAULT_MODEL),
@@ -139,7 +139,7 @@ def _ambient(args: Args, environment: Mapping[str, str]) -> dict[str, tuple[Any,
 
 
 def _hidden(name: str, value: Any) -> Any:
-    """A value as it may be shown: without what is a secret, or may be one."""
+    """A value as it may be shown: without what is or may be a secret."""
     if name == "header":
         return [_hidden_line(line, ": ") for line in value]
     if name == "set":
@@ -157,6 +157,6 @@ def _hidden_line(line: str, between: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    """JSON of texts, numbers, truths and lists of texts is TOML, but for control characters that it need not escape."""
+    """A value as TOML. JSON is TOML for strings, numbers, booleans and lists, but DEL and C1 must be escaped."""
     text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
     return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -102,7 +102,7 @@ class AsyncClient(ClientState):
                     exchange, pieces
                 ):
                     return pieces
-                body = await error_body(pieces, bytes(exchange.looked_at))
+                body = await error_body(pieces, exchange.looked_at)
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -232,7 +232,8 @@ class AsyncBatches:
     async def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> AsyncBatchResults:
         """The results of a batch that has ended, in no order, read as they come. Raises APIError.
 
-        UsageError where there are none yet. Where their URL names another host, they are asked for at ours.
+        UsageError where there are none yet. Where their URL is not at our host, they are asked for where the
+        API has them.
         """
         url = results_url(await self.retrieve(message_batch_id, betas=betas), self._client.endpoint)
         headers = {"accept": "application/binary"}.items()
@@ -241,7 +242,10 @@ class AsyncBatches:
 
 
 class AsyncBatchResults(ResultsState):
-    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off."""
+    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off.
+
+    A line that is not a JSON object is a ProtocolError; the next call goes on behind it.
+    """
 
     def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
         super().__init__(exchange, pieces.response)
@@ -252,19 +256,19 @@ class AsyncBatchResults(ResultsState):
 
     async def __anext__(self) -> Record:
         try:
-            result = next(self._ready, None)
-            while result is None and not self._over:
+            line = next(self._ready, None)
+            while line is None and not self._over:
                 self._exchange.check_time()
                 came = await self._pieces.read()
                 self._receive(self._exchange.decoded(came), is_last=came is None)
-                result = next(self._ready, None)
+                line = next(self._ready, None)
         except APIError as error:
             await self.close()
             raise self._exchange.explained(error) from error.__cause__
-        if result is None:
+        if line is None:
             await self.close()
             raise StopAsyncIteration
-        return result
+        return self._result(line)
 
     async def __aenter__(self) -> Self:
         return self
@@ -429,7 +433,7 @@ class _AsyncReads:
     def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
         self._exchange = exchange
         self._pieces = pieces
-        self._looked_at = bytes(exchange.looked_at)
+        self._looked_at = exchange.looked_at
         self._over = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:

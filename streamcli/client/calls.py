@@ -28,7 +28,7 @@ _NOTHING_DONE = frozenset({408, 409, 429, 529})
 def request_body(fields: Mapping[str, Any], extra_body: Mapping[str, Any] | None, *, stream: bool) -> dict[str, Any]:
     """The body of a request for a message. Raises UsageError for a field `stream` that contradicts the call."""
     if fields.get("stream", stream) is not stream:
-        raise UsageError("stream streams and create does not: leave out the field stream")
+        raise UsageError("the field stream contradicts this method, which decides it: leave it out")
     body = {**fields, **(extra_body or {})}
     if stream:
         body["stream"] = True
@@ -80,15 +80,22 @@ def batch_headers(endpoint: Endpoint, requests: Iterable[Any]) -> dict[str, str]
 
 
 def results_url(batch: Mapping[str, Any], endpoint: Endpoint) -> str:
-    """Where the results of `batch` are. Raises UsageError where there are none."""
-    url = batch.get("results_url")
-    if not isinstance(url, str):
-        status = "archived" if batch.get("archived_at") else batch.get("processing_status")
-        raise UsageError(f"batch {batch.get('id')} has no results to read: it is {status}")
-    if urlsplit(url)[:2] not in {("", ""), urlsplit(endpoint.base_url)[:2]}:
-        # A gateway passes on what the API says of itself; the key goes nowhere but to the gateway.
-        return f"{batch_path(str(batch.get('id') or ''))}/results"
-    return url
+    """Where the results of `batch` are: where it says, if that is at the endpoint, else where the API has them.
+
+    A gateway passes on what the API says of itself; the key goes nowhere but to the gateway. Raises UsageError before
+    the batch has ended, UnexpectedResponseError where its results are gone.
+    """
+    url, base = batch.get("results_url"), urlsplit(endpoint.base_url)
+    if not url and batch.get("archived_at"):
+        raise UnexpectedResponseError(f"batch {batch.get('id')} has no results any more: it is archived")
+    if not url and batch.get("processing_status") != "ended":
+        raise UsageError(f"batch {batch.get('id')} has no results to read: it is {batch.get('processing_status')}")
+    place = url if isinstance(url, str) else ""
+    if place.startswith(f"{base.scheme}://{base.netloc}/"):
+        return place
+    if place.startswith("/") and not place.startswith("//"):
+        return place.removeprefix(base.path) if place.startswith(f"{base.path}/") else place
+    return f"{batch_path(str(batch.get('id') or ''))}/results"
 
 
 class Creation(Exchange):

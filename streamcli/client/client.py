@@ -101,7 +101,7 @@ class Client(ClientState):
                     return pieces
                 if exchange.may_be_read(response.status_code, response.headers) and _can_be_read(exchange, pieces):
                     return pieces
-                body = error_body(pieces, bytes(exchange.looked_at))
+                body = error_body(pieces, exchange.looked_at)
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -231,7 +231,8 @@ class Batches:
     def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> BatchResults:
         """The results of a batch that has ended, in no order, read as they come. Raises APIError.
 
-        UsageError where there are none yet. Where their URL names another host, they are asked for at ours.
+        UsageError where there are none yet. Where their URL is not at our host, they are asked for where the
+        API has them.
         """
         url = results_url(self.retrieve(message_batch_id, betas=betas), self._client.endpoint)
         headers = {"accept": "application/binary"}.items()
@@ -240,7 +241,10 @@ class Batches:
 
 
 class BatchResults(ResultsState):
-    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off."""
+    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off.
+
+    A line that is not a JSON object is a ProtocolError; the next call goes on behind it.
+    """
 
     def __init__(self, exchange: Exchange, pieces: Pieces) -> None:
         super().__init__(exchange, pieces.response)
@@ -251,19 +255,19 @@ class BatchResults(ResultsState):
 
     def __next__(self) -> Record:
         try:
-            result = next(self._ready, None)
-            while result is None and not self._over:
+            line = next(self._ready, None)
+            while line is None and not self._over:
                 self._exchange.check_time()
                 came = self._pieces.read()
                 self._receive(self._exchange.decoded(came), is_last=came is None)
-                result = next(self._ready, None)
+                line = next(self._ready, None)
         except APIError as error:
             self.close()
             raise self._exchange.explained(error) from error.__cause__
-        if result is None:
+        if line is None:
             self.close()
             raise StopIteration
-        return result
+        return self._result(line)
 
     def __enter__(self) -> Self:
         return self
@@ -428,7 +432,7 @@ class _Reads:
     def __init__(self, exchange: Exchange, pieces: Pieces) -> None:
         self._exchange = exchange
         self._pieces = pieces
-        self._looked_at = bytes(exchange.looked_at)
+        self._looked_at = exchange.looked_at
         self._over = False
 
     def __iter__(self) -> Iterator[bytes]:

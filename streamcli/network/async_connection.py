@@ -72,12 +72,13 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> AsyncConnection:
         """The same connection inside TLS, closed where that fails."""
+        hostname = server_hostname.strip("[]") if server_hostname else None
+        self.peer.begin_tls(hostname)
         try:
-            await self._shake_hands(ssl_context, server_hostname, timeout)
+            await self._shake_hands(ssl_context, hostname, timeout)
         except BaseException:
             self.abort()  # httpcore forgets it
             raise
-        self.peer.heard = b""  # what was heard so far came from a proxy
         return AsyncConnection(self._wire, self.peer)
 
     async def _shake_hands(self, context: ssl.SSLContext, hostname: str | None, timeout: float | None) -> None:
@@ -86,7 +87,7 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
         except TimeoutError:
             raise self.peer.late("TLS handshake", timeout) from None
         except OSError as fault:
-            raise self.peer.no_tls(hostname, fault) from None
+            raise self.peer.no_tls(fault) from None
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore wants to know of the socket."""

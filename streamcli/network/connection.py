@@ -73,12 +73,13 @@ class Connection(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> Connection:
         """The same connection inside TLS, closed where that fails."""
+        hostname = server_hostname.strip("[]") if server_hostname else None
+        self.peer.begin_tls(hostname)
         try:
-            self._shake_hands(ssl_context, server_hostname, timeout)
+            self._shake_hands(ssl_context, hostname, timeout)
         except BaseException:
             self.abort()  # httpcore forgets it
             raise
-        self.peer.heard = b""  # what was heard so far came from a proxy
         return Connection(self._wire, self.peer)
 
     def _shake_hands(self, context: ssl.SSLContext, hostname: str | None, timeout: float | None) -> None:
@@ -87,7 +88,7 @@ class Connection(httpcore.NetworkStream):
         except TimeoutError:
             raise self.peer.late("TLS handshake", timeout) from None
         except OSError as fault:
-            raise self.peer.no_tls(hostname, fault) from None
+            raise self.peer.no_tls(fault) from None
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore wants to know of the socket."""
