@@ -67,7 +67,7 @@ _INSTALLERS = {"pip": (_pip, "bin"), "npm": (_npm, "node_modules/.bin")}
 def installed(name, server):
     """The folder of a server's programs."""
     commands, programs = _INSTALLERS[server.installer]
-    folder, wanted = FOLDER / name, "\n".join(server.packages)
+    folder, wanted = FOLDER / name.partition(" ")[0], "\n".join(server.packages)
     note = folder / "installed"
     if not note.exists() or note.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
