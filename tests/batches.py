@@ -7,11 +7,11 @@ What a test controls:
   is asked of batches here, ids are those of the input: without the mark that a part's requests carry.
 * `faults[kind]`, where kind is "create", "list", "retrieve", "cancel" or "results": what happens instead of an answer,
   one after the other. Bytes are the answer as it is; CUT breaks off before anything was done, CUT_AFTER when it was.
-  None is no fault.
+  None is not a fault.
 * `at(moment, kind)` is called in the server's thread when a request of that kind "arrived", was "done" but not
   answered, and was "answered"; nothing else happens to that request meanwhile.
 
-As the API does, it keeps the counts at 0 until the end, sends results in an order of its own, and refuses a batch with
+As the API does, it keeps the counts at 0 until the end, sends results in an order of its own, and rejects a batch with
 a custom_id twice, without params, or with `stream` in them.
 """
 

@@ -1,9 +1,15 @@
-"""What the tests share: the loopback server, a certificate authority, and an environment that says nothing."""
+"""What the tests share: the loopback server, a certificate authority, and an environment that says nothing.
+
+Two variables say how they run: HYPOTHESIS_PROFILE=thorough draws a thousand examples where there are thirty else, and
+with TRUE_STARTS=1 each start of the command is that of a new Python, not a fork of one (tests/starter.py), as in
+`make e2e`.
+"""
 
 import gc
 import os
 import ssl
 
+import keeper
 import pytest
 import trustme
 from driver import Asynchronous, Synchronous
@@ -16,6 +22,7 @@ settings.register_profile("thorough", max_examples=1000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 _AMBIENT = ("ANTHROPIC_", "STREAMCLI_", "XDG_CONFIG_HOME", "SSL_CERT_", "SSLKEYLOGFILE", "HTTP_", "HTTPS_", "NO_PROXY")
+_AMBIENT += keeper.AT_START  # of Python, the locale, the time zone
 
 
 def pytest_collection_finish():

@@ -11,8 +11,6 @@ import streamcli.client.async_client
 import streamcli.client.client
 from streamcli import AsyncClient, Client
 from streamcli.network import async_transport, transport
-from streamcli.network.proxy import proxy_for
-from streamcli.protocol.request import Endpoint
 
 ASK = {"model": "m", "max_tokens": 1024, "messages": [{"role": "user", "content": "hi"}]}
 
@@ -34,7 +32,7 @@ class Driver:
     def routed(self, server, *, url=None, settings=None, **options):
         """A client of `server` with a transport of our own, of these options."""
         url = url or server.url
-        http_client = self.own_http_client(**{"proxy": proxy_for(Endpoint(url, None))} | options)
+        http_client = self.own_http_client(**options)
         return self.client(base_url=url, http_client=http_client, **settings or {})
 
     def mocked(self, handler, **settings):
@@ -80,7 +78,8 @@ class Asynchronous(Driver):
         async def awaited():
             return await awaitable
 
-        return self._runner.run(awaited())
+        # Not by the runner, which takes SIGINT over and gives it back each time: a third of a test of many steps.
+        return self._runner.get_loop().run_until_complete(awaited())
 
     def made(self, settings):
         return Blocking(AsyncClient(**settings), self.run)

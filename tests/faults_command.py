@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import pytest
 from server import PATIENCE, Listener, Server
+from starter import start
 
 COMMAND = [sys.executable, "-m", "streamcli"]
 
@@ -110,6 +111,11 @@ def environment(**changes):
     return {name: value for name, value in changed.items() if value is not None}
 
 
+def alone(**variables):
+    """The changes that leave nothing in the environment but these variables."""
+    return dict.fromkeys(os.environ) | variables
+
+
 class Running:
     """The command while it runs. What it writes is only read where a test waits for it.
 
@@ -117,9 +123,8 @@ class Running:
     """
 
     def __init__(self, *argv, env=None, stdin=subprocess.DEVNULL, prefix=(), command=COMMAND, **options):
-        streams = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        words = [*prefix, *command, *argv]
-        self.process = subprocess.Popen(words, env=environment(**(env or {})), bufsize=0, **streams)
+        options = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        self.process = start([*prefix, *command, *argv], env=environment(**(env or {})), **options)
         self.pid = self.process.pid
         self._read = {stream: b"" for stream in (self.process.stdout, self.process.stderr) if stream}
 
@@ -187,6 +192,15 @@ class Running:
 
         until(is_stuck)
 
+    def until_stopped(self):
+        """Wait until a signal has stopped the command."""
+
+        def is_stopped():
+            with open(f"/proc/{self.pid}/stat") as state:
+                return state.read().rpartition(")")[2].split()[0] == "T"
+
+        until(is_stopped)
+
     def signal(self, number):
         self.process.send_signal(number)
 
@@ -213,6 +227,8 @@ def shell(script):
     return ["sh", "-c", f'{script}; exec "$@"', "sh"]
 
 
+# Does nothing, but a command with a prefix is never a child of the keeper.
+TRULY = ["env"]
 # Enough for an honest answer, not for one that is collected or unpacked.
 LITTLE_MEMORY = shell(f"ulimit -v {300 << 10}")
 
@@ -224,8 +240,7 @@ class Terminal(Running):
         self.master, slave = pty.openpty()
         self.shown = b""
         streams = {"stdin": slave, "stdout": slave, "stderr": slave} | options
-        # The terminal that setsid makes the controlling one is its standard input.
-        super().__init__(*argv, prefix=["setsid", "--ctty"], **streams)
+        super().__init__(*argv, terminal=True, **streams)
         os.close(slave)
 
     def __exit__(self, *exc_info):

@@ -63,7 +63,7 @@ def test_what_no_block_carries_is_named_with_what_would_do(data):
         of_bytes(data, "a file")
 
 
-def test_an_empty_file_is_refused():
+def test_an_empty_file_is_rejected():
     with pytest.raises(UsageError, match="a file is empty"):
         of_bytes(b"", "a file")
 
@@ -87,6 +87,6 @@ def test_anything_else_names_a_file(word):
 
 
 @pytest.mark.parametrize("word", ["https://a/", "https://a/b.html", "https://a/b?c=d.png"])
-def test_a_url_whose_suffix_says_nothing_is_refused(word):
+def test_a_url_whose_suffix_says_nothing_is_rejected(word):
     with pytest.raises(UsageError, match=r"does not end in \.png"):
         by_reference(word)

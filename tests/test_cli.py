@@ -3,7 +3,7 @@
 A case begins with `== ` and a sentence. Its lines are
 
     $ COMMAND          a line of the shell's script, which runs in an empty directory; `streamcli` is the command
-    file NAME: TEXT    a file there; `stdin: TEXT` is what the script reads, nothing if it is left out
+    file NAME: TEXT    a file there; `stdin: TEXT` is what the script reads, /dev/null if it is left out
     response: PYTHON   what the server says to a connection, in the words of tests/server.py; the last one repeats
     stream: TEXT       the event stream it says; with neither it is a whole message that holds no text
     stdout: TEXT       what the script wrote, nothing if it is left out; so `stderr`; `status: N`, 0 if left out
@@ -16,19 +16,21 @@ A case begins with `== ` and a sentence. Its lines are
 `KEY: TEXT` is text without a line end and `KEY| TEXT` a line of it; several add up. In what is expected `[..]` stands
 for anything on a line, and `http://server` for the server's address, which the command has from ANTHROPIC_BASE_URL.
 Nothing else is in its environment but PATH and HOME. A case is selected by its words: pytest -k one-blank-line.
+
+Slow are only the cases that wait, as for a standard input that stays silent, and one in twenty, in which each start of
+the command is a true one (tests/starter.py); TRUE_STARTS=1 makes it all of them.
 """
 
 import json
 import os
 import re
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 import server
+import starter
 
 FIELD = re.compile(
     r"(file|stdin|response|stream|stdout|stderr|status|requests|prompt|body|header)(?: (\S+?))?([:|])( .*)?"
@@ -39,7 +41,7 @@ NO_TEXT = server.ok(*server.text_events())
 class Case:
     def __init__(self, subject, sentence):
         self.id = f"{subject}:" + "-".join(re.findall(r"[\w.]+", sentence))
-        self.script, self.stdin, self.stream = "", "", ""
+        self.script, self.stdin, self.stream = "", None, ""
         self.files, self.responses = {}, []
         self.expected = {"stdout": "", "stderr": "", "status": 0}
 
@@ -52,7 +54,7 @@ class Case:
         key, name, mark, text = match.groups(default="")
         text = text[1:] + "\n" * (mark == "|")
         if key in {"stdin", "stream"}:
-            setattr(self, key, getattr(self, key) + text)
+            setattr(self, key, (getattr(self, key) or "") + text)
         elif key == "file":
             self.files[name] = self.files.get(name, "") + text
         elif key == "response":
@@ -79,10 +81,16 @@ def run(case, folder, path):
         (folder / name).write_bytes(text.encode())
     with server.Server(*(case.responses or [server.ok(case.stream.encode()) if case.stream else NO_TEXT])) as endpoint:
         environment = {"PATH": path, "HOME": str(folder), "ANTHROPIC_BASE_URL": endpoint.url}
+        given = {"stdin": subprocess.DEVNULL} if case.stdin is None else {"input": case.stdin.encode()}
         shell = subprocess.run(
-            ["sh", "-c", case.script], input=case.stdin.encode(), cwd=folder, env=environment, capture_output=True,
-            timeout=60, check=False,
-        )  # fmt: skip
+            ["sh", "-c", case.script],
+            **given,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
         asked = endpoint.requests
     status = shell.returncode if shell.returncode >= 0 else 128 - shell.returncode
     expected = {"requests": 0 if case.expected["status"] in {2, 10} else 1, **case.expected}
@@ -116,23 +124,10 @@ def detail(request, key):
     return request.json.get(name) if name else request.json
 
 
-@pytest.fixture(scope="module")
-def outcomes(request, tmp_path_factory):
-    """The selected cases, running beside each other: most of their time is the start of a process."""
-    folder = tmp_path_factory.mktemp("bin")
-    (folder / "streamcli").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m streamcli "$@"\n')
-    (folder / "streamcli").chmod(0o755)
-    path = f"{folder}:{os.environ['PATH']}"
-    pool = ThreadPoolExecutor(os.cpu_count() + 1)
-    selected = [item.callspec.params["case"] for item in request.session.items if item.path == request.path]
-    yield {case: pool.submit(run, case, tmp_path_factory.mktemp("case"), path) for case in selected}
-    pool.shutdown(cancel_futures=True)
-
-
 CASES = [case for path in sorted((Path(__file__).parent / "cli").glob("*.txt")) for case in read(path)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_case(case, outcomes):
-    expected, actual = outcomes[case].result()
+def test_case(case, tmp_path):
+    expected, actual = run(case, tmp_path, f"{starter.folder()}:{os.environ['PATH']}")
     assert actual == expected

@@ -248,3 +248,29 @@ def test_what_as_curl_prints_sends_the_same_request(server, variable):
     assert {name: value for name, value in curls.headers.items() if name not in unlike} == {
         name: value for name, value in ours.headers.items() if name not in unlike
     }
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_what_as_curl_prints_goes_through_the_same_proxy_with_the_same_credentials(server, proxy):
+    server.responses = [ok(text_stream("Hello."))]
+    address = proxy.url.replace("//", "//me:p%40ss@")
+    words = ["--base-url", server.url, "--proxy", address, "-H", "Authorization: Basic dXNlcjpwYXNzd29yZA==", "hi"]
+    with Running(*words) as running:
+        assert running.end().status == 0
+    with Running("--as-curl", *words) as running:
+        script = running.end().out
+    assert b"p%40ss" not in script
+    assert b"dXNl" not in script
+
+    def run(**secrets):
+        env = environment(**secrets)
+        return subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True, check=False)
+
+    refused = run(PROXY_USER="me:p@ss")
+    assert (refused.returncode, refused.stdout) != (0, text_stream("Hello.").decode())
+    assert "AUTHORIZATION: set it to the secret of this header" in refused.stderr
+    told = run(PROXY_USER="me:p@ss", AUTHORIZATION="dXNlcjpwYXNzd29yZA==")
+    assert (told.returncode, told.stdout, told.stderr) == (0, text_stream("Hello.").decode(), "")
+    for one, other in (server.requests, proxy.requests):
+        for name in ("authorization", "proxy-authorization"):
+            assert one.headers.get(name) == other.headers.get(name)

@@ -29,7 +29,7 @@ def test_every_option_can_be_set_but_those_that_choose_the_configuration(option,
     given = "true" if option.is_flag else value.get(option.type.name, '"text"')
     file.write_text(f"{key} = {given}\n")
     if option.name in {"config", "profile"}:
-        with pytest.raises(click.UsageError, match=r"is no option that can be set there|is no table of profiles"):
+        with pytest.raises(click.UsageError, match=r"is not (an option that can be set there|a table of profiles)"):
             layers(file)
     else:
         assert layers(file).values.keys() == {option.name}
@@ -67,29 +67,52 @@ def test_a_text_stands_for_a_list_of_one(file):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("model = ", "no TOML"),
-        ('model = ["a"]', "needs one text or number"),
-        ("model = true", "needs one text or number"),
+        ("model = ", "not TOML"),
+        ('model = ["a"]', "needs a string or a number"),
+        ("model = true", "needs a string or a number"),
         ("usage = 1", "needs true or false"),
-        ("stop = 3", "needs a list of texts"),
+        ("stop = 3", "needs a list of strings"),
         ("retries = -1", "out of range"),
-        ("profile = 3", "is no table of profiles"),
-        ("profile.p = 3", "is no table"),
-        ("[model]", "needs one text or number"),
+        ("profile = 3", "is not a table of profiles"),
+        ("profile.p = 3", "is not a table"),
+        ("[model]", "needs a string or a number"),
         ('auth = "none"', "is not one of"),
     ],
 )
-def test_what_fits_no_option_is_refused_with_its_place(text, reason, file):
+def test_what_fits_no_option_is_rejected_with_its_place(text, reason, file):
     file.write_text(f"{text}\n")
     with pytest.raises(click.UsageError, match=reason) as raised:
         layers(file, "p" if "profile" in text else None)
     assert str(file) in raised.value.message
 
 
-def test_a_file_that_is_no_utf_8_is_refused(file):
+def test_a_file_that_is_not_utf_8_is_rejected(file):
     file.write_bytes(b'model = "\xff"\n')
-    with pytest.raises(click.UsageError, match="no TOML"):
+    with pytest.raises(click.UsageError, match=r"is not UTF-8: byte 10 is 0xff$"):
         layers(file)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(file):
+    file.write_bytes(b'\xef\xbb\xbfmodel = "a"\r\nmax-tokens = 1\r\n')
+    assert layers(file).values == {"model": "a", "max_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [("modell = 1", "model"), ("max_tokens = 1", "max-tokens"), ("api-keyfile = 1", "api-key-file"), ("zzz = 1", None)],
+)
+def test_an_unknown_key_names_the_nearest(text, nearest, file):
+    file.write_text(text)
+    with pytest.raises(click.UsageError) as raised:
+        layers(file)
+    end = f"; did you mean {nearest}?" if nearest else "can be set there"
+    assert raised.value.message.endswith(end)
+
+
+def test_an_unknown_profile_names_the_nearest(file):
+    file.write_text("[profile.box]\n[profile.local]\n")
+    with pytest.raises(click.UsageError, match=r"has no table \[profile.locale\]; did you mean local\?$"):
+        layers(file, "locale")
 
 
 # A configuration that nobody named

@@ -1,4 +1,7 @@
-"""streamcli.network's connections on both kinds of wire: their timeouts, TLS and proxies."""
+"""streamcli.network's connections on both kinds of wire: their timeouts, TLS and proxies.
+
+Slow is what waits for real time to pass: silences, and a server that takes little at a time.
+"""
 
 import asyncio
 import contextlib
@@ -37,6 +40,7 @@ from streamcli import (
     AsyncClient,
     ContentTooLargeError,
     IncompleteStreamError,
+    PermissionDeniedError,
     UsageError,
 )
 from streamcli.network.async_connection import AsyncBackend
@@ -188,6 +192,21 @@ class TestALongRequest:
         with pytest.raises(ContentTooLargeError, match="too large"):
             driver.client(server).messages.stream(**self.LONG).__enter__()
 
+    @pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 102 Processing\r\n\r\n"])
+    @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+    def test_that_is_rejected_on_a_connection_that_stays_open_is_rejected_at_once(
+        self, driver, tls, ca_file, interim, secure
+    ):
+        stays_open = threading.Event()
+        body = b'{"type":"error","error":{"type":"request_too_large","message":"too large"}}'
+        response = (UNREAD, interim + head(413, type="application/json", length=len(body)) + body, stays_open)
+        with Server(response, tls=tls if secure else None) as server:
+            client = driver.routed(server, ca_file=ca_file if secure else None)
+            start = time.monotonic()
+            with pytest.raises(ContentTooLargeError, match="too large"):
+                client.messages.stream(**self.LONG, timeout=60).__enter__()
+            assert time.monotonic() - start < 30
+
     def test_of_which_the_server_takes_little_at_a_time_is_not_cut_off(self, driver, server):
         server.pause = 0.05  # all of it takes longer than the idle timeout, no part of it does
         server.responses = [ok(*text_events("a"))]
@@ -211,10 +230,26 @@ class TestTLS:
     def test_with_somebody_unknown_is_refused_and_not_tried_again(self, driver, tls_server):
         tls_server.responses = [(HANG,)]
         error = failure(driver.client(tls_server))
-        words = "certificate verify failed: unable to get local issuer certificate"
+        words = (
+            "certificate verify failed: unable to get local issuer certificate; "
+            "--ca-file or SSL_CERT_FILE names other authorities"
+        )
         assert str(error) == f"the TLS handshake with 127.0.0.1:{tls_server.port} failed: {words}"
         assert tls_server.connections == 1
         assert tls_server.requests == []
+
+    def test_trusts_the_system_s_own_authorities_too(self, driver, tls_server, ca_file, monkeypatch):
+        monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda self: self.load_verify_locations(ca_file))
+        tls_server.responses = [ok(*text_events("a"))]
+        assert text(driver.client(tls_server)) == "a"
+
+    @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+    def test_trusts_what_a_variable_names_alone(self, driver, tls_server, ca_file, monkeypatch, tmp_path, variable):
+        other = tmp_path / "other.pem"
+        trustme.CA().cert_pem.write_to_path(other)
+        monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda self: self.load_verify_locations(ca_file))
+        monkeypatch.setenv(variable, str(other if variable == "SSL_CERT_FILE" else tmp_path))
+        assert "certificate verify failed" in str(failure(driver.client(tls_server)))
 
     def test_with_somebody_else_is_refused(self, driver, authority, ca_file):
         with Server((HANG,), tls=certified(authority, "other.example")) as other:
@@ -281,17 +316,26 @@ def certified(authority: trustme.CA, name, **options):
     return context
 
 
+def by(proxy):
+    """The proxy as --proxy names it."""
+    return NamedProxy(proxy.url, "--proxy").checked()
+
+
+def rejecting(status, *fields):
+    """A proxy that responds with an error of its own."""
+    lines = [f"HTTP/1.1 {status}", "content-length: 0", *fields, "", ""]
+    return Proxy("\r\n".join(lines).encode())
+
+
 class TestProxies:
-    def test_pass_on_plain_http(self, driver, server, proxy, monkeypatch):
-        monkeypatch.setenv("http_proxy", proxy.url)
+    def test_pass_on_plain_http(self, driver, server, proxy):
         server.responses = [ok(*text_events("a"))]
-        assert text(driver.client(server)) == "a"
+        assert text(driver.routed(server, proxy=by(proxy))) == "a"
         assert [(request.method, request.path) for request in proxy.requests] == [("POST", f"{server.url}/v1/messages")]
 
-    def test_tunnel_https_and_see_nothing_of_it(self, driver, tls_server, proxy, ca_file, monkeypatch):
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    def test_tunnel_https_and_see_nothing_of_it(self, driver, tls_server, proxy, ca_file):
         tls_server.responses = [ok(*text_events("a")), (head(), opening("b"), HANG)]
-        client = driver.routed(tls_server, ca_file=ca_file)
+        client = driver.routed(tls_server, ca_file=ca_file, proxy=by(proxy))
         assert text(client) == "a"
         [request] = proxy.requests
         assert (request.method, request.path) == ("CONNECT", f"127.0.0.1:{tls_server.port}")
@@ -300,59 +344,102 @@ class TestProxies:
             next(stream)
         assert tls_server.hung_up(1)
 
-    def test_are_told_their_password_and_the_server_is_not(self, driver, server, proxy, monkeypatch):
-        monkeypatch.setenv("ALL_PROXY", proxy.url.replace("//", "//us%20er:p%C3%A4ss@"))
+    def test_are_told_their_password(self, driver, server, proxy):
+        named = NamedProxy(proxy.url.replace("//", "//us%20er:p%C3%A4ss@"), "--proxy").checked()
         server.responses = [ok(*text_events("a"))]
-        assert text(driver.client(server)) == "a"
+        assert text(driver.routed(server, proxy=named)) == "a"
         assert proxy.requests[0].headers["proxy-authorization"] == "Basic dXMgZXI6cMOkc3M="
 
     def test_spoken_to_by_https_are_trusted_as_servers_are(self, driver, server, tls, ca_file):
         server.responses = [ok(*text_events("a"))]
         with Proxy(tls=tls) as proxy:
-            named = NamedProxy(proxy.url, "--proxy").checked()
-            assert text(driver.routed(server, proxy=named, ca_file=ca_file)) == "a"
+            assert text(driver.routed(server, proxy=by(proxy), ca_file=ca_file)) == "a"
 
     def test_spoken_to_by_https_tunnel_https_inside_it(self, driver, tls_server, tls, ca_file):
         tls_server.responses = [ok(text_stream("a", "é" * 100_000)), (head(), opening("b"), HANG)]
         with Proxy(tls=tls) as proxy:
-            client = driver.routed(tls_server, proxy=NamedProxy(proxy.url, "--proxy").checked(), ca_file=ca_file)
+            client = driver.routed(tls_server, proxy=by(proxy), ca_file=ca_file)
             assert text(client) == "a" + "é" * 100_000
             with client.messages.stream(**ASK) as stream:
                 next(stream)
             assert tls_server.hung_up(1)
 
-    @pytest.mark.parametrize("scheme", ["http", "https"])
-    def test_that_refuse_are_called_so(self, driver, server, scheme, monkeypatch):
-        with Proxy(error_response=b"HTTP/1.1 407 Who are you\r\ncontent-length: 0\r\n\r\n") as proxy:
-            monkeypatch.setenv("all_proxy", proxy.url)
-            error = failure(driver.client(base_url=f"{scheme}://127.0.0.1:{server.port}"))
-        assert str(error).startswith("the proxy refused: 407")
-        assert (error.exit_code, len(proxy.requests)) == (6, 1)
+    @pytest.mark.parametrize(
+        ("url", "line"),
+        [
+            ("https://[2001:db8::1]:8443", "CONNECT [2001:db8::1]:8443"),
+            ("https://[2001:db8::1]", "CONNECT [2001:db8::1]:443"),
+            ("http://[2001:db8::1]:8080", "POST http://[2001:db8::1]:8080/v1/messages"),
+            ("https://example.com:8443", "CONNECT example.com:8443"),
+        ],
+    )
+    def test_are_told_an_address_as_a_url_has_it(self, driver, url, line):
+        with rejecting("407 Who are you") as proxy:
+            failure(driver.routed(None, url=url, proxy=by(proxy), settings={"allow_http": True}))
+        [request] = proxy.requests
+        assert f"{request.method} {request.path}" == line
+        assert request.headers["host"] == url.partition("//")[2] + (":443" if url.endswith("]") else "")
 
-    def test_that_are_dead_are_called_so(self, driver, server, monkeypatch):
+    @pytest.mark.parametrize(
+        ("status", "fields", "said", "attempts"),
+        [
+            ("407 Who are you", (), "407 Who are you", 1),
+            ("403 Forbidden", ("X-Squid-Error: ERR_ACCESS_DENIED 0",), "403 Forbidden", 1),
+            ("503 Busy", ("X-Squid-Error: ERR_CONNECT_FAIL 111",), "503 Busy", 3),
+        ],
+    )
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_that_reject_are_named_and_asked_again_as_servers_are(
+        self, driver, server, scheme, status, fields, said, attempts
+    ):
+        url = f"{scheme}://127.0.0.1:{server.port}"
+        with rejecting(status, *fields) as proxy:
+            error = failure(driver.routed(server, url=url, proxy=by(proxy), settings={"max_retries": 2}))
+        what = "the request" if scheme == "http" else "the connection"
+        start = f"the proxy 127.0.0.1:{proxy.port} rejected {what} to 127.0.0.1:{server.port}: {said}"
+        assert str(error).startswith(start)
+        assert (error.exit_code, len(proxy.requests)) == (6, attempts)
+
+    @pytest.mark.parametrize(("status", "attempts"), [("403 Forbidden", 1), ("502 Bad Gateway", 3), ("429 Slow", 3)])
+    def test_that_open_no_tunnel_are_asked_again_where_that_may_help(self, driver, status, attempts):
+        with rejecting(status) as proxy:
+            client = driver.routed(None, url="https://127.0.0.1:1", proxy=by(proxy), settings={"max_retries": 2})
+            error = failure(client)
+        assert str(error) == f"the proxy 127.0.0.1:{proxy.port} rejected the connection to 127.0.0.1:1: {status}"
+        assert len(proxy.requests) == attempts
+
+    def test_that_pass_on_a_403_of_the_server_take_no_blame_for_it(self, driver, server, proxy):
+        server.responses = [error_response(403, "permission_error", "no")]
+        assert failure(driver.routed(server, proxy=by(proxy)), PermissionDeniedError).exit_code == 4
+
+    def test_that_are_dead_are_called_so(self, driver, server):
         with Proxy() as proxy:
             pass
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        error = failure(driver.client(server))
+        error = failure(driver.routed(server, proxy=by(proxy)))
         assert str(error) == f"cannot connect to the proxy 127.0.0.1:{proxy.port}: connection refused"
 
-    def test_do_not_take_the_blame_for_the_server_s_certificate(self, driver, tls_server, proxy, monkeypatch):
-        monkeypatch.setenv("https_proxy", proxy.url)
+    def test_do_not_take_the_blame_for_the_server_s_certificate(self, driver, tls_server, proxy):
         tls_server.responses = [(HANG,)]
-        error = failure(driver.client(base_url=tls_server.url.replace("127.0.0.1", "localhost")))
+        url = tls_server.url.replace("127.0.0.1", "localhost")
+        error = failure(driver.routed(tls_server, url=url, proxy=by(proxy)))
         whom = f"localhost through the proxy 127.0.0.1:{proxy.port}"
         assert str(error).startswith(f"the TLS handshake with {whom} failed: certificate verify failed")
 
-    def test_are_passed_by_where_the_environment_says_so(self, driver, server, monkeypatch):
+    def test_do_not_take_the_blame_for_a_server_that_breaks_off(self, driver, tls_server, proxy, ca_file):
+        tls_server.responses = [b""]
+        url = tls_server.url.replace("127.0.0.1", "localhost")
+        error = failure(driver.routed(tls_server, url=url, proxy=by(proxy), ca_file=ca_file))
+        assert str(error).startswith(f"localhost through the proxy 127.0.0.1:{proxy.port} broke off before responding")
+
+    def test_of_the_environment_are_not_asked_for_loopback(self, driver, server, monkeypatch):
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-        monkeypatch.setenv("NO_PROXY", "example.com,127.0.0.1")
         server.responses = [ok(*text_events("a"))]
         assert text(driver.client(server)) == "a"
 
-    def test_that_cannot_be_used_are_a_usage_error(self, driver, server, monkeypatch):
-        monkeypatch.setenv("HTTP_PROXY", "ftp://proxy")
-        with pytest.raises(UsageError, match="HTTP_PROXY"):
-            driver.client(server)
+    def test_that_cannot_be_used_are_a_usage_error(self, driver, monkeypatch):
+        monkeypatch.setenv("HTTPS_PROXY", "ftp://proxy")
+        with pytest.raises(UsageError, match="HTTPS_PROXY"):
+            driver.client(base_url="https://api.invalid")
 
 
 class TestDeadline:

@@ -1,4 +1,7 @@
-"""streamcli.turns.conversation: whole turns or nothing, whatever ends the process, and nothing the API would refuse."""
+"""streamcli.turns.conversation: whole turns or nothing, whatever ends the process, and nothing the API would refuse.
+
+Slow is what is done at every byte of a file and what kills a process dozens of times.
+"""
 
 import functools
 import itertools
@@ -126,7 +129,7 @@ class TestReading:
         path.write_bytes(lines(*written))
         assert messages_in(path) == written
 
-    def test_what_a_person_did_to_the_file_is_no_hindrance(self, path):
+    def test_what_a_person_did_to_the_file_does_not_matter(self, path):
         first, second = (json.dumps(message).encode() for message in PLAIN)
         path.write_bytes(b"\xef\xbb\xbf" + first + b"\r\n\n  \n\t" + second + b" ")
         with conversation(path) as talk:
@@ -157,7 +160,7 @@ class TestReading:
         ],
     )
     @pytest.mark.parametrize("place", ["middle", "end", "unended"])
-    def test_a_line_that_is_no_message_is_named_and_nothing_is_overwritten(self, path, line, reason, place):
+    def test_a_line_that_is_not_a_message_is_named_and_nothing_is_overwritten(self, path, line, reason, place):
         rest = {"middle": b"\n" + lines(*PLAIN), "end": b"\n", "unended": b""}[place]
         content = lines(PLAIN[0]) + b"\n" + line + rest
         path.write_bytes(content)
@@ -168,7 +171,7 @@ class TestReading:
         path.write_bytes(b"")
         messages_in(path)  # the lock is gone
 
-    def test_a_file_of_another_kind_is_refused_and_stays(self, path):
+    def test_a_file_of_another_kind_is_rejected_and_stays(self, path):
         for content in (b"remember the milk", b'{"scripts":\n{}}\n', b"\0\0\0\x18ftypmp42", b"\x7fELF\0\0"):
             path.write_bytes(content)
             with pytest.raises(UsageError, match=r"line 1 is not (JSON|UTF-8|a message): "):
@@ -202,7 +205,7 @@ class TestUserMessage:
             assert [block.get("tool_use_id") for block in message["content"]] == ["1", None]
             assert error_response([*talk.messages, message]) is None
 
-    def test_a_call_that_somebody_broke_is_no_crash(self, path):
+    def test_a_call_that_somebody_broke_does_not_crash_it(self, path):
         path.write_bytes(lines(user("a"), assistant({"type": "tool_use", "id": []}, {"type": "tool_use"})))
         with conversation(path) as talk:
             assert [block.get("tool_use_id") for block in talk.user_message("a")["content"]] == [[], None, None]
@@ -222,7 +225,10 @@ ANY_BLOCKS = st.one_of(
 
 
 @settings(max_examples=50)
-@given(st.lists(st.lists(OTHER_BLOCKS, min_size=1), min_size=1), st.lists(st.text(min_size=1), min_size=1))
+@given(
+    st.lists(st.lists(OTHER_BLOCKS, min_size=1, max_size=3), min_size=1, max_size=3),
+    st.lists(st.text(min_size=1), min_size=1, max_size=3),
+)
 def test_what_is_appended_is_what_is_read(without_sync, contents, words):
     turn = [*map(user, words), *(assistant(*blocks) for blocks in contents)]
     with tempfile.TemporaryDirectory() as directory:
@@ -234,7 +240,7 @@ def test_what_is_appended_is_what_is_read(without_sync, contents, words):
 
 
 @given(st.lists(st.lists(ANY_BLOCKS), min_size=1, max_size=3), st.booleans())
-def test_what_is_written_is_never_refused_and_is_what_is_kept(without_sync, contents, more):
+def test_what_is_written_is_never_rejected_and_is_what_is_kept(without_sync, contents, more):
     turn = [user("a"), *(message for blocks in contents for message in (assistant(*blocks), user([result("1")])))]
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "talk")
@@ -331,7 +337,7 @@ class TestAppending:
         assert len(messages_in(path)) == 2 * wrote
 
     @pytest.mark.parametrize("message", [{"role": "tool", "content": "b"}, user({"type": "text"}), user("\ud800")])
-    def test_what_is_no_message_is_not_written(self, path, message):
+    def test_what_is_not_a_message_is_not_written(self, path, message):
         with conversation(path) as talk, pytest.raises(OutputError, match="the turn could not be read again"):
             talk.append([user("a"), message, assistant(text("b"))])
         assert not path.exists()
@@ -398,7 +404,7 @@ class TestCutShort:
         assert path.read_bytes().startswith(mine)
         assert sorted(path.parent.iterdir()) == [path]
 
-    def test_system_messages_before_the_first_turn_are_no_part_of_it(self, path):
+    def test_system_messages_before_the_first_turn_are_not_part_of_it(self, path):
         path.write_bytes(lines({"role": "system", "content": "be brief"}, user("a")) + b'{"role":"assist')
         with conversation(path) as talk:
             assert talk.messages == [{"role": "system", "content": "be brief"}]
@@ -470,6 +476,8 @@ print(json.dumps(counts))
 TALKER = f"""{TURNS}
 path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 waits = []
+print("ready", flush=True)
+sys.stdin.readline()  # until the other one is ready too
 for number in range(count):
     with Conversation(path, busy=lambda: waits.append(number)) as talk:
         seen = sum(map(is_prompt, talk.messages))
@@ -488,8 +496,14 @@ class TestRealProcesses:
     def test_two_on_one_file_take_turns_and_lose_nothing(self, path):
         count, names = 30, ["one", "two"]
         words = [[sys.executable, "-c", TALKER, path, name, str(count)] for name in names]
-        processes = [subprocess.Popen(line, stdout=subprocess.PIPE) for line in words]
-        waits = [int(process.communicate()[0]) for process in processes]
+        processes = [subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for line in words]
+        assert [process.stdout.readline() for process in processes] == [b"ready\n"] * 2
+        for process in processes:
+            process.stdin.close()
+        waits = [int(process.stdout.read()) for process in processes]
+        for process in processes:
+            process.stdout.close()
+            process.wait()
         assert [process.returncode for process in processes] == [0, 0]
         assert sum(waits) > 0
         messages = messages_in(path)

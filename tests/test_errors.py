@@ -1,4 +1,4 @@
-"""streamcli.errors: the tree its docstring draws, and which refusal is which class."""
+"""streamcli.errors: the tree its docstring draws, and which error response is which class."""
 
 import copy
 import pickle

@@ -11,7 +11,9 @@ from streamcli.errors import (
     APITimeoutError,
     AuthenticationError,
     BadRequestError,
+    GatewayTimeoutError,
     IncompleteStreamError,
+    InternalServerError,
     NotFoundError,
     OverloadedError,
     ProtocolError,
@@ -85,18 +87,27 @@ class TestRefusal:
             (401, {}, REFUSED, AuthenticationError, 4, "status 401"),
             (429, {"retry-after": "61"}, REFUSED, RateLimitError, 5, "asks to wait 61 s"),
             (529, {}, b"", OverloadedError, 5, "status 529: the server gave no reason"),
-            (413, {}, b"<h1>Too\n  large</h1>", APIStatusError, 3, "status 413: <h1>Too large</h1>"),
+            (413, {}, b"<h1>Too\n  large</h1>", APIStatusError, 3, "status 413: Too large"),
             (404, {}, b'{"detail":"Not Found"}', NotFoundError, 3, 'status 404: {"detail":"Not Found"}'),
-            (404, {}, b'{"error":"gone"}', NotFoundError, 3, "status 404: gone"),
+            (404, {}, b'{"error":"gone"}', NotFoundError, 3, "status 404: gone; asked https://host/v1/messages"),
             (400, {}, b"\xff\xfe\x00", BadRequestError, 3, "status 400"),
             (400, {}, b"x" * 9000, BadRequestError, 3, "x…"),
             (200, AS_JSON, REFUSED, OverloadedError, 5, "overloaded"),
             (307, {"location": "https://evil/\nx"}, b"", APIStatusError, 3, "redirect to https://evil/ x is not"),
             (302, {}, b"", APIStatusError, 3, "redirect to nowhere"),
+            (
+                502,
+                {"server": "nginx"},
+                b"",
+                InternalServerError,
+                5,
+                "502: the gateway at host (nginx) gave no reason",
+            ),
+            (504, {}, b" \n", GatewayTimeoutError, 5, "status 504: the gateway at host gave no reason"),
             (407, {}, b"", APIConnectionError, 6, "proxy"),
             (204, {}, b"", IncompleteStreamError, 8, "empty"),
             (200, STREAM, b"", IncompleteStreamError, 8, "empty"),
-            (200, {"content-type": "text/html"}, b"<p>Hi</p>", UnexpectedResponseError, 3, "text/html: <p>Hi</p>"),
+            (200, {"content-type": "text/html"}, b"<p>Hi</p>", UnexpectedResponseError, 3, "text/html: Hi"),
             (200, {}, b"hi", UnexpectedResponseError, 3, "of no content type: hi"),
             (
                 200,
@@ -138,7 +149,7 @@ class TestAnswer:
             (200, b"", IncompleteStreamError),
         ],
     )
-    def test_that_is_none_is_an_error(self, status, body, cls):
+    def test_anything_else_is_an_error(self, status, body, cls):
         with pytest.raises(cls):
             exchange().json_object(status, {}, body)
 
@@ -198,7 +209,7 @@ class TestReceive:
             list(stream.receive(error_event(request_id="req_event")))
         assert (caught.value.request_id, caught.value.partial) == ("req_event", None)
 
-    def test_refuses_an_event_over_the_cap_after_the_events_before_it(self):
+    def test_rejects_an_event_over_the_cap_after_the_events_before_it(self):
         stream, mebibyte = begun(), b"x" * 2**20
         assert len(list(stream.receive(opening("a") + b"data: "))) == 3
         with pytest.raises(ProtocolError, match="larger than") as caught:

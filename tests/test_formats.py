@@ -1,4 +1,4 @@
-"""streamcli.output.formats: what each form says, when, and how it ends."""
+"""streamcli.output.formats: what each format says, when, and how it ends."""
 
 import itertools
 import json
@@ -48,30 +48,30 @@ def exchange():
     return fresh
 
 
-def writes(form, *reads, error=None):
-    """What the form writes for each network read, and at the end."""
+def writes(output_format, *reads, error=None):
+    """What the format writes for each network read, and at the end."""
     current = exchange()
-    form.begin(current)
+    output_format.begin(current)
     out = []
     for data in reads:
-        form.read(data)
+        output_format.read(data)
         try:
             for received in current.receive(data):
-                form.add(received)
+                output_format.add(received)
         except APIError as fault:
             error = fault
-        out.append(taken(form))
-    form.fail(error) if error else form.finish()
-    out.append(taken(form))
+        out.append(taken(output_format))
+    output_format.fail(error) if error else output_format.finish()
+    out.append(taken(output_format))
     return out
 
 
-def taken(form):
-    return b"".join(iter(form.take, b""))
+def taken(output_format):
+    return b"".join(iter(output_format.take, b""))
 
 
-def written(form, *reads, error=None):
-    return b"".join(writes(form, *reads, error=error))
+def written(output_format, *reads, error=None):
+    return b"".join(writes(output_format, *reads, error=error))
 
 
 @pytest.mark.parametrize("name", OUTPUT_FORMATS)
@@ -84,14 +84,14 @@ def test_reads_cut_anywhere_make_the_same_output(name, data):
 
 @pytest.mark.parametrize("name", OUTPUT_FORMATS)
 def test_nothing_is_left_behind_from_an_attempt_that_failed(name):
-    form = OUTPUT_FORMATS[name]()
-    form.begin(exchange())
+    output_format = OUTPUT_FORMATS[name]()
+    output_format.begin(exchange())
     current = exchange()
-    form.begin(current)
+    output_format.begin(current)
     for received in current.receive(opening("lost\r")):
-        form.add(received)
-    form.begin(exchange())
-    assert form.take() == b""
+        output_format.add(received)
+    output_format.begin(exchange())
+    assert output_format.take() == b""
 
 
 class TestText:
@@ -111,8 +111,8 @@ class TestOnTerminal:
 
     def test_a_character_cut_in_two_reads_is_shown_whole(self):
         first, second = opening("é").replace(rb"\u00e9", "é".encode()).split(b"\xa9")
-        form = formats.OnTerminal(formats.RawStream())
-        shown = writes(form, first, b"\xa9" + second)
+        output_format = formats.OnTerminal(formats.RawStream())
+        shown = writes(output_format, first, b"\xa9" + second)
         assert shown[0].endswith(b'"text": "')
         assert shown[1].startswith("é".encode())
 
@@ -145,7 +145,7 @@ class TestEvents:
             ),
             (status_error(502, "<html>", request_id="req_1"), ["streamcli.status_error", "<html>", "req_1"]),
         ],
-        ids=["cut", "timeout", "output", "refusal", "refusal without JSON"],
+        ids=["cut", "timeout", "output", "error response", "error response without JSON"],
     )
     def test_the_last_line_is_the_error(self, error, said):
         last = json.loads(written(formats.Events(), opening("a"), error=error).splitlines()[-1])
@@ -176,23 +176,23 @@ class TestSmoothText:
         assert [piece for piece in pieces if piece] == [b"Yes. No! Perhaps ", b"not"]
 
     def test_each_is_taken_alone(self):
-        form = formats.SmoothText(80)
-        form.begin(exchange())
-        for received in form.exchange.receive(text_stream("One. Two. Thr")):
-            form.add(received)
-        assert list(iter(form.take, b"")) == [b"One. ", b"Two. "]
-        form.finish()
-        assert list(iter(form.take, b"")) == [b"Thr"]
+        output_format = formats.SmoothText(80)
+        output_format.begin(exchange())
+        for received in output_format.exchange.receive(text_stream("One. Two. Thr")):
+            output_format.add(received)
+        assert list(iter(output_format.take, b"")) == [b"One. ", b"Two. "]
+        output_format.finish()
+        assert list(iter(output_format.take, b"")) == [b"Thr"]
 
     def test_what_was_held_of_a_failed_attempt_is_dropped_by_the_next(self):
-        form = formats.SmoothText(80)
-        form.begin(exchange())
-        for received in form.exchange.receive(opening("One. Tw")):
-            form.add(received)
-        assert form.take() == b"One. "
-        form.begin(exchange())
-        form.finish()
-        assert form.take() == b""
+        output_format = formats.SmoothText(80)
+        output_format.begin(exchange())
+        for received in output_format.exchange.receive(opening("One. Tw")):
+            output_format.add(received)
+        assert output_format.take() == b"One. "
+        output_format.begin(exchange())
+        output_format.finish()
+        assert output_format.take() == b""
 
     @given(st.lists(st.text()), st.integers(1, 9))
     def test_it_is_the_text(self, texts, most):
@@ -232,19 +232,19 @@ RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "7"}
 class TestTurns:
     """What follows where a message is complete and tools were run."""
 
-    def two(self, form, results, *texts):
+    def two(self, output_format, results, *texts):
         out = []
         for place, text in enumerate(texts):
-            form.begin(exchange())
-            for received in form.exchange.receive(text_stream(text)):
-                form.add(received)
-            out.append(taken(form))
+            output_format.begin(exchange())
+            for received in output_format.exchange.receive(text_stream(text)):
+                output_format.add(received)
+            out.append(taken(output_format))
             if place < len(texts) - 1:
-                form.turn(tools=bool(results))
-                form.results(results)
-                out.append(taken(form))
-        form.finish()
-        return b"".join([*out, taken(form)])
+                output_format.turn(tools=bool(results))
+                output_format.results(results)
+                out.append(taken(output_format))
+        output_format.finish()
+        return b"".join([*out, taken(output_format)])
 
     def test_text_after_tools_begins_on_a_line_of_its_own(self):
         assert self.two(formats.Text(), [RESULT], "a", "b") == b"a\nb"
@@ -257,12 +257,12 @@ class TestTurns:
         assert self.two(formats.SmoothText(9), [], "a", "b") == b"ab"
 
     def test_a_terminal_ends_the_line_before_the_tools_are_run(self):
-        form = formats.OnTerminal(formats.Text())
-        form.begin(exchange())
-        for received in form.exchange.receive(text_stream("a")):
-            form.add(received)
-        form.turn(tools=True)
-        assert taken(form) == b"a\n"
+        output_format = formats.OnTerminal(formats.Text())
+        output_format.begin(exchange())
+        for received in output_format.exchange.receive(text_stream("a")):
+            output_format.add(received)
+        output_format.turn(tools=True)
+        assert taken(output_format) == b"a\n"
 
     def test_a_terminal_shows_one_line_end_between_turns(self):
         assert self.two(formats.OnTerminal(formats.Text()), [RESULT], "a", "b") == b"a\nb\n"

@@ -39,14 +39,14 @@ class TestDescriptor:
     @pytest.mark.parametrize("blocking", [True, False])
     def test_every_byte_arrives_however_slowly_it_is_read(self, blocking):
         with small_pipe(blocking=blocking) as (reading, writing):
-            sink = io.Descriptor(writing.fileno(), "the pipe")
-            writer = in_thread(lambda: (sink.write(LONG), sink.write(b"end"), writing.close()))
+            output = io.Descriptor(writing.fileno(), "the pipe")
+            writer = in_thread(lambda: (output.write(LONG), output.write(b"end"), writing.close()))
             got = b"".join(iter(lambda: reading.read(1000), b""))
             writer.join()
         assert got == LONG + b"end"
-        assert sink.written == len(LONG) + 3
+        assert output.written == len(LONG) + 3
 
-    def test_a_reader_that_is_gone_is_no_error_but_the_end(self):
+    def test_a_reader_that_closed_the_pipe_is_not_an_error_but_the_end(self):
         with small_pipe() as (reading, writing):
             reading.close()
             with pytest.raises(io.ReaderClosedPipe):
@@ -69,16 +69,16 @@ def end(number, frame):
     raise KeyboardInterrupt
 
 signal.signal(signal.SIGALRM, end)
-sink = Descriptor(1, "standard output")
+output = Descriptor(1, "standard output")
 for number in range(2000):
     try:
         signal.setitimer(signal.ITIMER_REAL, (1 + number % 200) * 2e-6)
-        sink.write(b"%6d\\n" % number * (1 + number % 3000))
+        output.write(b"%6d\\n" % number * (1 + number % 3000))
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         pass
-sink.write(b"")
-sys.stderr.write(str(sink.written))
+output.write(b"")
+sys.stderr.write(str(output.written))
 """
         with small_pipe() as (reading, writing):
             process = subprocess.Popen([sys.executable, "-c", script], stdout=writing, stderr=subprocess.PIPE)
@@ -93,33 +93,33 @@ sys.stderr.write(str(sink.written))
         assert len(pieces) > 1000
 
     def test_a_full_disk_is_named_and_nothing_counts_as_written(self):
-        sink = io.opened("/dev/full", atomic=False)
+        output = io.opened("/dev/full", atomic=False)
         with pytest.raises(OutputError, match=r"^cannot write to /dev/full: no space left on device$"):
-            sink.write(b"a")
-        assert not sink.written
-        sink.failed()
+            output.write(b"a")
+        assert not output.written
+        output.failed()
 
-    def test_writing_nothing_is_no_output(self):
-        sink = io.opened("/dev/full", atomic=False)
-        sink.write(b"")
-        assert not sink.written
-        sink.done()
+    def test_writing_nothing_is_not_output(self):
+        output = io.opened("/dev/full", atomic=False)
+        output.write(b"")
+        assert not output.written
+        output.done()
 
     def test_a_close_that_fails_is_an_error_unless_the_run_failed_anyway(self):
-        sink = io.Descriptor(os.open(os.devnull, os.O_WRONLY), "the file")
-        os.close(sink.fd)
+        output = io.Descriptor(os.open(os.devnull, os.O_WRONLY), "the file")
+        os.close(output.fd)
         with pytest.raises(OutputError, match=r"^cannot write to the file: bad file descriptor$"):
-            sink.done()
-        sink.failed()
+            output.done()
+        output.failed()
 
 
 class TestReplacedFile:
     def test_it_appears_when_the_run_succeeded(self, tmp_path):
         path = tmp_path / "out"
-        sink = io.opened(str(path), atomic=True)
-        sink.write(b"new")
+        output = io.opened(str(path), atomic=True)
+        output.write(b"new")
         assert not path.exists()
-        sink.done()
+        output.done()
         assert path.read_bytes() == b"new"
         assert os.listdir(tmp_path) == ["out"]
 
@@ -127,19 +127,19 @@ class TestReplacedFile:
         path = tmp_path / "out"
         path.write_bytes(b"old")
         path.chmod(0o640)
-        sink = io.opened(str(path), atomic=True)
-        sink.write(b"new")
+        output = io.opened(str(path), atomic=True)
+        output.write(b"new")
         assert path.read_bytes() == b"old"
-        sink.done()
+        output.done()
         assert path.read_bytes() == b"new"
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
     def test_a_run_that_failed_leaves_what_came_beside_it(self, tmp_path):
         path = tmp_path / "out"
         path.write_bytes(b"old")
-        sink = io.opened(str(path), atomic=True)
-        sink.write(b"ne")
-        sink.failed()
+        output = io.opened(str(path), atomic=True)
+        output.write(b"ne")
+        output.failed()
         assert path.read_bytes() == b"old"
         assert (tmp_path / "out.partial").read_bytes() == b"ne"
 
@@ -228,9 +228,9 @@ class TestReplacedFile:
     def test_a_link_stays_and_what_it_points_at_is_replaced(self, tmp_path):
         (tmp_path / "folder").mkdir()
         (tmp_path / "link").symlink_to("folder/out")
-        sink = io.opened(str(tmp_path / "link"), atomic=True)
-        sink.write(b"new")
-        sink.done()
+        output = io.opened(str(tmp_path / "link"), atomic=True)
+        output.write(b"new")
+        output.done()
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "folder" / "out").read_bytes() == b"new"
 
@@ -241,20 +241,20 @@ class TestReplacedFile:
 
 
 class TestOpened:
-    @pytest.mark.parametrize("form", ["/dev/fd/{}", "/proc/self/fd/{}"])
-    def test_a_descriptor_by_its_name_stays_open_when_ours_is_closed(self, form):
+    @pytest.mark.parametrize("name", ["/dev/fd/{}", "/proc/self/fd/{}"])
+    def test_a_descriptor_by_its_name_stays_open_when_ours_is_closed(self, name):
         with small_pipe() as (reading, writing):
-            sink = io.opened(form.format(writing.fileno()), atomic=True)
-            sink.write(b"a")
-            sink.done()
+            output = io.opened(name.format(writing.fileno()), atomic=True)
+            output.write(b"a")
+            output.done()
             writing.write(b"b")
             assert reading.read(2) == b"ab"
 
     @pytest.mark.parametrize("path", ["/dev/fd/1", "/dev/stdout", "/dev/fd/2", "/dev/stderr"])
     def test_the_standard_ones_have_names(self, path, capfd):
-        sink = io.opened(path, atomic=True)
-        sink.write(b"a")
-        sink.done()
+        output = io.opened(path, atomic=True)
+        output.write(b"a")
+        output.done()
         assert "".join(capfd.readouterr()) == "a"
 
     @pytest.mark.parametrize("number", [999_999, 10**20])
@@ -264,9 +264,9 @@ class TestOpened:
 
     @pytest.mark.parametrize("atomic", [True, False])
     def test_a_device_is_never_replaced(self, atomic):
-        sink = io.opened(os.devnull, atomic=atomic)
-        sink.write(b"a")
-        sink.done()
+        output = io.opened(os.devnull, atomic=atomic)
+        output.write(b"a")
+        output.done()
         assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
 
     def test_a_named_pipe_is_written_to(self, tmp_path):
@@ -274,24 +274,24 @@ class TestOpened:
         os.mkfifo(path)
         got = []
         reader = in_thread(lambda: got.append(path.read_bytes()))
-        sink = io.opened(str(path), atomic=True)
-        sink.write(b"a")
-        sink.done()
+        output = io.opened(str(path), atomic=True)
+        output.write(b"a")
+        output.done()
         reader.join()
         assert got == [b"a"]
 
     def test_a_file_that_need_not_be_whole_is_written_in_place(self, tmp_path):
         path = tmp_path / "events"
         path.write_bytes(b"old and long")
-        sink = io.opened(str(path), atomic=False)
-        sink.write(b"new")
-        sink.failed()
+        output = io.opened(str(path), atomic=False)
+        output.write(b"new")
+        output.failed()
         assert path.read_bytes() == b"new"
 
     def test_no_child_gets_our_files(self, tmp_path):
-        sink = io.opened(str(tmp_path / "out"), atomic=True)
-        assert not os.get_inheritable(sink.fd)
-        sink.failed()
+        output = io.opened(str(tmp_path / "out"), atomic=True)
+        assert not os.get_inheritable(output.fd)
+        output.failed()
 
 
 class TestReadStdin:
@@ -314,7 +314,7 @@ class TestReadStdin:
         assert io.read_stdin(timeout=timeout) == LONG[:3] + LONG
         writer.join()
 
-    def test_an_empty_input_is_no_silence(self, pipe):
+    def test_an_empty_input_is_not_silence(self, pipe):
         pipe.close()
         assert io.read_stdin(timeout=0.001) == b""
 
@@ -349,7 +349,7 @@ class TestReadStdin:
         os.close(folder)
 
 
-class TestVoice:
+class TestDiagnostics:
     def test_a_note_is_a_line_and_an_error_is_another(self, capfd):
         diagnostics = io.Diagnostics()
         diagnostics.note("one")
@@ -382,7 +382,7 @@ class TestVoice:
             "retryable": False, "retry_after": None, "details": None, "exit_code": 3,
         }  # fmt: skip
 
-    def test_a_fault_as_json_may_name_a_file_whose_name_is_no_utf_8(self, capfd):
+    def test_a_fault_as_json_may_name_a_file_whose_name_is_not_utf_8(self, capfd):
         io.Diagnostics(as_json=True).fault(UsageError("cannot read caf\udce9"))
         assert json.loads(capfd.readouterr().err)["message"] == "cannot read caf\udce9"
 

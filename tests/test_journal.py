@@ -1,4 +1,7 @@
-"""streamcli.turns.journal: whatever befalls process, disk or file, whole lines stay and nobody's are lost."""
+"""streamcli.turns.journal: whatever befalls process, disk or file, whole lines stay and nobody's are lost.
+
+Slow is what is done at every byte of a file, and at every step of what is done to it.
+"""
 
 import contextlib
 import fcntl
@@ -205,7 +208,7 @@ class TestAFileThatAPersonEdited:
             '{"role":"user"}'.encode("utf-16-be"),
         ],
     )
-    def test_what_no_append_can_have_left_is_handed_out_and_never_overwritten(self, path, content):
+    def test_what_no_append_can_have_left_is_returned_and_never_overwritten(self, path, content):
         path.write_bytes(content)
         with journal(path) as held:
             assert not held.torn
@@ -561,12 +564,12 @@ class TestTogether:
         assert lines_of(path) == [b'{"waiter":1}']
 
     def test_a_second_that_will_not_wait_says_so_instead(self, path):
-        def refuse():
+        def reject():
             raise UsageError("somebody else has it")
 
         with journal(path) as held:
             with pytest.raises(UsageError, match="somebody else has it"):
-                journal(path, busy=refuse)
+                journal(path, busy=reject)
             held.append(OLD)
         assert lines_of(path) == [OLD[:-1]]
 
@@ -679,7 +682,7 @@ class TestTheFile:
             assert held.empty
         assert path.read_bytes() == b""
 
-    def test_what_a_killed_replacement_left_beside_it_is_no_hindrance(self, path):
+    def test_what_a_killed_replacement_left_beside_it_does_not_matter(self, path):
         path.write_bytes(OLD)
         target = path.with_name("elsewhere")
         target.write_bytes(b"precious")
@@ -711,7 +714,7 @@ class TestTheFile:
         assert os.listdir(tmp_path) == ["link"]
 
     @pytest.mark.parametrize("kind", ["a directory", "not a regular file"])
-    def test_a_directory_and_a_pipe_are_none(self, tmp_path, kind):
+    def test_a_directory_and_a_pipe_are_not_regular_files(self, tmp_path, kind):
         path = tmp_path / "thing"
         path.mkdir() if kind == "a directory" else os.mkfifo(path)
         with pytest.raises(UsageError, match=f"^{path} is {kind}$"):
@@ -738,7 +741,7 @@ class TestTheFile:
         with pytest.raises(OutputError, match="embedded null"):
             journal("a\0b")
 
-    def test_one_that_may_not_be_written_is_refused_before_anything_happens(self):
+    def test_one_that_may_not_be_written_is_rejected_before_anything_happens(self):
         with tempfile.TemporaryDirectory() as directory:
             os.chmod(directory, 0o755)
             path = Path(directory, "file")

@@ -1,4 +1,4 @@
-"""streamcli.protocol.jsontext: what orjson refuses or rounds."""
+"""streamcli.protocol.jsontext: what orjson rejects or rounds."""
 
 import json
 
@@ -23,7 +23,7 @@ def test_bad_characters_become_the_replacement_character(text, value):
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"NaN", b"[Infinity]", b"{'a':1}", b'"\n"', b"1 2", b"[" * 2000, b"1e999"])
-def test_what_is_no_json_is_value_error(text):
+def test_what_is_not_json_is_value_error(text):
     with pytest.raises(ValueError, match=r"."):
         loads(text)
     with pytest.raises(ValueError, match=r"."):

@@ -20,7 +20,7 @@ def started(limiter, now=0.0):
     return list(iter(lambda: limiter.start(now), None))
 
 
-def refuse(limiter, permit, now=0.0, wait=None, chance=0.0):
+def throttle(limiter, permit, now=0.0, wait=None, chance=0.0):
     return limiter.throttled(permit, now, wait=wait, chance=chance)
 
 
@@ -36,10 +36,10 @@ def test_as_many_run_at_once_as_was_asked_for():
     assert len(started(limiter)) == 1
 
 
-def test_a_refusal_halves_what_runs_once_for_the_whole_round():
+def test_a_throttled_response_halves_what_runs_once_for_the_whole_round():
     limiter = Limiter(100)
     for permit in started(limiter):
-        assert not refuse(limiter, permit, wait=1)
+        assert not throttle(limiter, permit, wait=1)
     assert limiter.allowed == 50
     assert len(started(limiter, now=1)) == 50
 
@@ -47,13 +47,13 @@ def test_a_refusal_halves_what_runs_once_for_the_whole_round():
 def test_what_runs_counts_and_not_what_might():
     limiter = Limiter(100)
     permits = [limiter.start(0) for _ in range(6)]
-    refuse(limiter, permits[0])
+    throttle(limiter, permits[0])
     assert limiter.allowed == 3
 
 
-def test_a_refusal_holds_everybody_back_for_as_long_as_the_server_asks():
+def test_a_throttled_response_holds_everybody_back_for_as_long_as_the_server_asks():
     limiter = Limiter(4)
-    refuse(limiter, limiter.start(10), now=10, wait=7)
+    throttle(limiter, limiter.start(10), now=10, wait=7)
     assert limiter.held(12) == 5
     assert limiter.start(16.9) is None
     assert limiter.start(17) is not None
@@ -63,7 +63,7 @@ def test_the_longest_of_several_holds_counts():
     limiter = Limiter(4)
     permits = started(limiter)
     for permit, wait in zip(permits, (3, 9, 1), strict=False):
-        refuse(limiter, permit, wait=wait)
+        throttle(limiter, permit, wait=wait)
     assert limiter.held(0) == 9
 
 
@@ -72,30 +72,30 @@ def test_where_the_server_asks_for_nothing_the_hold_doubles_with_each_round_up_t
     holds = []
     for _ in range(7):
         now = limiter.held(0)
-        refuse(limiter, limiter.start(now), now=now)
+        throttle(limiter, limiter.start(now), now=now)
         holds.append(limiter.held(now))
     assert holds == [0.5, 1, 2, 4, 8, 8, 8]
 
 
 def test_chance_spreads_the_hold_that_nobody_asked_for():
     limiter = Limiter(1)
-    refuse(limiter, limiter.start(0), chance=1.0)
+    throttle(limiter, limiter.start(0), chance=1.0)
     assert limiter.held(0) == 0.375
 
 
 def test_a_success_begins_the_holds_anew():
     limiter = Limiter(1)
     for _ in range(3):
-        refuse(limiter, limiter.start(limiter.held(0) or 0.0), now=0)
+        throttle(limiter, limiter.start(limiter.held(0) or 0.0), now=0)
     limiter.succeeded(limiter.start(100), 100)
-    refuse(limiter, limiter.start(100), now=100)
+    throttle(limiter, limiter.start(100), now=100)
     assert limiter.held(100) == 0.5
 
 
 def test_a_round_of_successes_lets_one_more_run_and_never_more_than_at_the_beginning():
     limiter = Limiter(10)
     for permit in started(limiter):
-        refuse(limiter, permit, wait=1)
+        throttle(limiter, permit, wait=1)
     allowed = []
     for _ in range(8):
         permits = started(limiter, now=1)
@@ -117,7 +117,7 @@ def test_starts_are_spread_over_the_time_that_an_answer_takes_once_the_server_th
     limiter = Limiter(8)
     answered, throttled, *others = started(limiter, 0)
     limiter.succeeded(answered, 10)
-    refuse(limiter, throttled, 10, wait=1)
+    throttle(limiter, throttled, 10, wait=1)
     for permit in others:
         limiter.ended(permit, 10)
     starts = []
@@ -131,18 +131,18 @@ def test_starts_are_spread_over_the_time_that_an_answer_takes_once_the_server_th
 def test_a_request_is_given_up_only_after_nobody_was_answered_for_long():
     limiter = Limiter(4)
     [first, *others] = started(limiter, 10)
-    assert not any(refuse(limiter, permit, 10 + PATIENCE) for permit in others)
+    assert not any(throttle(limiter, permit, 10 + PATIENCE) for permit in others)
     assert limiter.silence(20 + PATIENCE) == 10 + PATIENCE
-    assert refuse(limiter, first, 11 + PATIENCE)
+    assert throttle(limiter, first, 11 + PATIENCE)
 
 
 def test_an_answer_to_anybody_begins_the_patience_anew():
     limiter = Limiter(4)
     one, two, three, four = started(limiter, 0)
     limiter.succeeded(one, 200)
-    assert not refuse(limiter, two, 200 + PATIENCE)
+    assert not throttle(limiter, two, 200 + PATIENCE)
     limiter.ended(three, 500)  # without a byte
-    assert refuse(limiter, four, 201 + PATIENCE)
+    assert throttle(limiter, four, 201 + PATIENCE)
 
 
 def test_as_long_as_an_answer_is_under_way_somebody_is_answered():
@@ -151,16 +151,16 @@ def test_as_long_as_an_answer_is_under_way_somebody_is_answered():
     limiter.begun(one)
     limiter.begun(one)
     assert limiter.silence(10 * PATIENCE) == 0
-    assert not refuse(limiter, two, 10 * PATIENCE)
+    assert not throttle(limiter, two, 10 * PATIENCE)
     limiter.ended(one, 20 * PATIENCE)  # it broke off
-    assert not refuse(limiter, three, 20 * PATIENCE + 10)
+    assert not throttle(limiter, three, 20 * PATIENCE + 10)
 
 
 def test_an_answer_that_is_a_refusal_after_all_is_none():
     limiter = Limiter(1)
     one = limiter.start(0)
     limiter.begun(one)
-    assert refuse(limiter, one, PATIENCE + 1)
+    assert throttle(limiter, one, PATIENCE + 1)
 
 
 def test_a_server_with_room_for_ten_is_left_with_about_as_many():
@@ -174,7 +174,7 @@ def test_a_server_with_room_for_ten_is_left_with_about_as_many():
                 limiter.succeeded(permit, now)
             else:
                 throttled += 1
-                assert not refuse(limiter, permit, now)
+                assert not throttle(limiter, permit, now)
         most.append(len(permits))
     assert max(most[10:]) == 11
     assert throttled < 200
@@ -183,16 +183,16 @@ def test_a_server_with_room_for_ten_is_left_with_about_as_many():
 def test_no_hold_is_longer_than_the_patience_and_none_by_the_clock_longer_than_a_minute():
     limiter = Limiter(1)
     headers = {"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": at(1e9)}
-    limiter.heed(headers, 0, WALL)
+    limiter.note_limits(headers, 0, WALL)
     assert limiter.held(0) == MAX_HOLD
-    refuse(limiter, limiter.start(MAX_HOLD), now=MAX_HOLD, wait=1e9)
+    throttle(limiter, limiter.start(MAX_HOLD), now=MAX_HOLD, wait=1e9)
     assert limiter.held(MAX_HOLD) == PATIENCE
 
 
 def test_nothing_starts_before_a_limit_of_which_nothing_remains_is_renewed():
     limiter = Limiter(5)
     headers = {"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": at(12)}
-    limiter.heed(headers, 3.0, WALL)
+    limiter.note_limits(headers, 3.0, WALL)
     assert limiter.held(3.0) == 12
 
 
@@ -212,31 +212,31 @@ def test_nothing_starts_before_a_limit_of_which_nothing_remains_is_renewed():
 )
 def test_headers_that_say_nothing_hold_nothing(headers):
     limiter = Limiter(5)
-    limiter.heed(headers, 0.0, WALL)
+    limiter.note_limits(headers, 0.0, WALL)
     assert limiter.held(0.0) == 0
 
 
 @given(
     most=st.integers(1, 50),
     steps=st.lists(
-        st.tuples(st.sampled_from(["start", "begin", "succeed", "refuse", "end", "wait"]), st.floats(0, 99))
+        st.tuples(st.sampled_from(["start", "begin", "succeed", "throttle", "end", "wait"]), st.floats(0, 99))
     ),
 )
 def test_whatever_happens_at_least_one_may_run_and_never_more_than_asked_for(most, steps):
     limiter, running, now = Limiter(most), [], 0.0
-    for step, figure in steps:
+    for step, number in steps:
         if step == "start":
             permit = limiter.start(now)
             if permit:
                 running.append(permit)
         elif step == "wait":
-            now += figure
+            now += number
         elif running:
-            permit = running.pop(int(figure) % len(running))
+            permit = running.pop(int(number) % len(running))
             if step == "succeed":
                 limiter.succeeded(permit, now)
-            elif step == "refuse":
-                refuse(limiter, permit, now, figure)
+            elif step == "throttle":
+                throttle(limiter, permit, now, number)
             elif step == "begin":
                 limiter.begun(permit)
                 running.append(permit)

@@ -1,4 +1,8 @@
-"""End to end: the command, a real server inside it, a real model. Nobody here wrote what they say to each other."""
+"""End to end: the command, a real server inside it, a real model. Nobody here wrote what they say to each other.
+
+It is slow, for a run loads the model, which takes a second. One server cannot serve them all: it counts fewer tokens of
+what it was asked before.
+"""
 
 import importlib.util
 import itertools
@@ -8,10 +12,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import starter
 from faults_command import Running, environment
 
 pytestmark = pytest.mark.local
@@ -34,11 +38,9 @@ def ended(*argv, **options):
         return running.end(within=60)
 
 
-def shell(script, folder):
+def shell(script):
     """What a shell makes of it, `streamcli` being the command."""
-    (folder / "streamcli").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m streamcli "$@"\n')
-    (folder / "streamcli").chmod(0o755)
-    path = f"{folder}:{os.environ['PATH']}"
+    path = f"{starter.folder()}:{os.environ['PATH']}"
     return subprocess.run(["sh", "-c", script], env=environment(PATH=path), capture_output=True, text=True, check=True)
 
 
@@ -117,24 +119,24 @@ class TestForms:
 
 @pytest.mark.slow
 class TestPipes:
-    def test_a_prompt_through_a_pipe_and_an_answer_through_another(self, tmp_path):
+    def test_a_prompt_through_a_pipe_and_an_answer_through_another(self):
         script = "echo 'What is the capital of France?' | streamcli --local --max-tokens 8 | cat"
-        assert shell(script, tmp_path).stdout.strip()
+        assert shell(script).stdout.strip()
 
     @pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
-    def test_events_through_jq(self, tmp_path):
-        done = shell("streamcli --local --max-tokens 8 --events hi </dev/null | jq -r .type | uniq -c", tmp_path)
+    def test_events_through_jq(self):
+        done = shell("streamcli --local --max-tokens 8 --events hi </dev/null | jq -r .type | uniq -c")
         counts = [line.split() for line in done.stdout.splitlines()]
         assert [kind for _, kind in counts if kind != "ping"] == [
             "message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta",
             "message_stop",
         ]  # fmt: skip
 
-    def test_a_summary_through_awk(self, tmp_path):
+    def test_a_summary_through_awk(self):
         script = (
             "streamcli --local --max-tokens 8 --summary hi </dev/null | awk -F': ' '$1==\"output_tokens\"{print $2}'"
         )
-        assert shell(script, tmp_path).stdout == "8\n"
+        assert shell(script).stdout == "8\n"
 
     def test_tokens_come_one_by_one(self):
         """Standard output is a socket that keeps the bounds of each write."""

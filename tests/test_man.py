@@ -5,11 +5,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 
 import manual
 import pytest
+import starter
 from batches import BatchesServer
 from faults_command import ask, environment, streamcli
 from manual import PAGES, items, prose, rows, sections, texts, values
@@ -105,8 +105,7 @@ def examples_of_the_page():
 def tape(server, tmp_path):
     server.responses = [PARIS]
     path = tmp_path / "answer.tape"
-    words = [sys.executable, "-m", "streamcli", "-I", "--base-url", server.url, "--record", str(path), "hi"]
-    subprocess.run(words, check=True, capture_output=True)
+    assert streamcli("-I", "--base-url", server.url, "--record", str(path), "hi").status == 0
     return path
 
 
@@ -114,9 +113,7 @@ def tape(server, tmp_path):
 def test_an_example_runs_as_it_stands_on_a_tape(program, tape, tmp_path):
     for name in ("change.diff", "question.txt"):
         (tmp_path / name).write_text("text\n")
-    (tmp_path / "streamcli").write_text(f'#!/bin/sh\nexec {sys.executable} -m streamcli "$@"\n')
-    (tmp_path / "streamcli").chmod(0o755)
-    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    variables = {"PATH": f"{starter.folder()}:/usr/bin:/bin"}
     if "--replay" not in program:
         variables["STREAMCLI_REPLAY"] = str(tape)
     ended = subprocess.run(
@@ -412,7 +409,7 @@ def test_deltas_and_blocks_are_all_in_the_page():
 
 def test_the_stop_reasons_that_are_noted_are_those_of_the_page():
     noted = re.findall(r"^\.It Li (\w+) Pq noted$", sections(7)["Stop reasons"], re.MULTILINE)
-    assert set(noted) == answer._WORTH_SAYING.keys()
+    assert set(noted) == verdict._SHORT.keys()
 
 
 def statuses(words):
@@ -464,7 +461,7 @@ def test_timeouts_and_proxies_are_those_of_the_page():
     limits = [timeouts.CONNECT_TIMEOUT, timeouts.IDLE_TIMEOUT, timeouts.WHOLE_TIMEOUT.read]
     assert found == [*(f"{each:g}" for each in limits), "none", f"{timeouts.ERROR_BODY_TIMEOUT:g}"]
     assert [OPTIONS_BY_NAME[name].default for name in ("connect_timeout", "idle_timeout")] == limits[:2]
-    assert set(manual.bare_items(7, "Proxies")) == proxy._SCHEMES
+    assert set(manual.bare_items(7, "Proxies")) == proxy._PORTS.keys()
 
 
 def test_batches_and_counts_are_asked_for_as_the_page_says():

@@ -1,4 +1,4 @@
-"""streamcli.protocol.message: what events build, and which events are refused."""
+"""streamcli.protocol.message: what events build, and which events are malformed."""
 
 import json
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_tool_input_survives_any_fragmentation(value, size, ascii_only):
     assert accumulator.snapshot()["content"][0]["input"] == value
 
 
-def test_tool_input_cut_anywhere_is_never_handed_out():
+def test_tool_input_cut_anywhere_is_never_passed_on():
     text = json.dumps({"path": "/tmp", "recursive": True, "note": "fin", "n": 12345})
     tool = block_start(0, type="tool_use", id="toolu_1", name="t", input={})
     for cut in range(1, len(text)):
@@ -197,7 +197,7 @@ def test_a_delta_whose_type_is_empty_is_one_that_nobody_knows(block):
     assert built(START, block_start(0, **block), delta(0, "", text="a"), STOP).snapshot()["content"] == [block]
 
 
-def test_a_delta_on_a_block_that_comes_whole_is_refused():
+def test_a_delta_on_a_block_that_comes_whole_is_rejected():
     with pytest.raises(ProtocolError, match="text_delta on a redacted_thinking block"):
         built(START, block_start(0, type="redacted_thinking", data=""), delta(0, "text_delta", text="b"))
 

@@ -53,7 +53,7 @@ class TestSummary:
         assert lines["server_tool_use.web_search_requests"] == "2"
         assert "x" not in lines
 
-    def test_a_counter_that_is_no_number_gives_no_rate(self):
+    def test_a_counter_that_is_not_a_number_gives_no_rate(self):
         known = self.summary(message_start(usage={"output_tokens": "many"}), 0.0, 1.0)
         assert "output_tokens_per_second" not in known
 
@@ -76,7 +76,7 @@ COUNTERS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 10**20))
 
 
 class TestAdded:
-    def test_flags_are_no_numbers_and_nothing_is_no_counter(self):
+    def test_flags_are_not_numbers_and_null_is_not_a_counter(self):
         assert meters.added({"flag": True, "n": 1}, {"flag": True, "n": None}) == {"flag": True, "n": 1}
 
     @given(COUNTERS, COUNTERS)

@@ -52,7 +52,7 @@ def api():
 
 
 def prompts(*ids, **params):
-    """Input lines in the batches' own form."""
+    """Input lines in the batches' own format."""
     turn = {"role": "user", "content": "hi"}
     return [{"custom_id": custom_id, "params": {"messages": [turn], **params}} for custom_id in ids]
 
@@ -224,13 +224,13 @@ class TestOutcomes:
 
     def test_the_statistics_tell(self, case):
         case.work()
-        facts = case.statistics.fields()
-        assert (facts["succeeded"], facts["errored"], facts["faults"]) == (
+        fields = case.statistics.fields()
+        assert (fields["succeeded"], fields["errored"], fields["faults"]) == (
             1,
             3,
             {"overloaded_error": 1, "canceled": 1, "expired": 1},
         )
-        assert facts["usage"] == {"input_tokens": 3, "output_tokens": 5}
+        assert fields["usage"] == {"input_tokens": 3, "output_tokens": 5}
 
     def test_a_stop_reason_of_fail_on_has_its_own(self, case):
         self.outcomes.clear()
@@ -287,13 +287,13 @@ class TestSubmitting:
     @pytest.mark.parametrize(
         "fault", [error_response(401, "authentication_error"), error_response(403, "permission_error")]
     )
-    def test_a_key_that_may_not_is_no_missing_api(self, case, api, fault):
+    def test_a_key_that_may_not_is_not_a_missing_api(self, case, api, fault):
         api.faults["list"] = [fault]
         with pytest.raises(Exception, match="error: no") as caught:
             case.work()
         assert caught.value.exit_code == 4
 
-    def test_a_refused_part_leaves_its_lines_as_they_were(self, case, api):
+    def test_a_rejected_part_leaves_its_lines_as_they_were(self, case, api):
         api.faults["create"] = [None, error_response(400)]
         with pytest.raises(BadRequestError):
             case.work()
@@ -697,7 +697,7 @@ class TestState:
         with pytest.raises(UsageError, match="line 1 is of a batch at http"):
             case.resume(url="http://localhost:1")
 
-    def test_a_file_that_is_none_of_ours_is_left_alone(self, case):
+    def test_a_file_that_is_not_ours_is_left_alone(self, case):
         case.state.write_text('{"a": 1}\n')
         with pytest.raises(UsageError, match="line 1 says nothing about a batch"):
             case.resume()

@@ -1,4 +1,7 @@
-"""streamcli.batch.pool: many lines at once, through real sockets, each with one result, whatever befalls one."""
+"""streamcli.batch.pool: many lines at once, through real sockets, each with one result, whatever befalls one.
+
+Slow is what waits for real time to pass: silences, slow readers, and servers that ask to wait.
+"""
 
 import asyncio
 import contextlib
@@ -361,23 +364,26 @@ def test_so_it_is_with_an_error_response(data, status):
 
 
 class Room:
-    """Answers so many requests at once and refuses the others; notes when each came."""
+    """Answers a number of requests at once and throttles the others; notes when each came."""
 
     def __init__(self, size, *, takes=0.01, status=429, **headers):
-        self.refused = 0
-        self.most = 0
+        self.throttled = 0
         self._free = threading.Semaphore(size)
-        self._inside = 0
+        self._was_full = threading.Event()
         self._takes = takes
-        self._refusal = error_response(status, "rate_limit_error" if status == 429 else "overloaded_error", **headers)
+        self._throttling = error_response(
+            status, "rate_limit_error" if status == 429 else "overloaded_error", **headers
+        )
 
     def __call__(self, request):
         if not self._free.acquire(blocking=False):
-            self.refused += 1
-            return self._refusal
+            self.throttled += 1
+            self._was_full.set()
+            return self._throttling
 
         def steps():
             try:
+                yield self._was_full  # however slowly the others come
                 yield self._takes
                 yield echo(request)
             finally:
@@ -393,8 +399,8 @@ def test_a_server_with_little_room_serves_many_jobs_without_one_failure(server, 
     prompts = [str(number) for number in range(80)]
     ran = run(server, prompts, jobs=40, retries=0)
     assert ran.said == prompts
-    assert 0 < room.refused == ran.statistics.rate_limited + ran.statistics.overloaded
-    assert room.refused < len(prompts)
+    assert 0 < room.throttled == ran.statistics.rate_limited + ran.statistics.overloaded
+    assert room.throttled < len(prompts)
 
 
 class Limit:
@@ -607,7 +613,7 @@ def test_a_wait_of_some_minutes_is_waited_for(server, monkeypatch):
     assert held == [299]
 
 
-def test_a_refusal_holds_back_every_request_for_as_long_as_the_server_asks(server):
+def test_a_throttled_response_holds_back_every_request_for_as_long_as_the_server_asks(server):
     came, answers = (
         [],
         answering({"a": [error_response(429, "rate_limit_error", retry_after="0.4"), echo(_Asked("a"))]}),
@@ -623,7 +629,7 @@ def test_a_refusal_holds_back_every_request_for_as_long_as_the_server_asks(serve
     assert came[1] - came[0] >= 0.39
 
 
-def test_an_error_event_that_says_overloaded_is_such_a_refusal(server):
+def test_an_error_event_that_says_overloaded_does_so_too(server):
     overloaded = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n'
     server.responses = [answering({"a": [ok(opening("par"), overloaded), echo(_Asked("a"))]})]
     ran = run(server, "a", jobs=2, retries=0)
@@ -650,7 +656,7 @@ def test_a_spending_limit_is_final_and_holds_nobody_back(server):
     assert time.monotonic() - begin < 10
 
 
-def test_a_refusal_that_shall_not_be_repeated_still_slows_the_others(server):
+def test_a_throttled_response_that_is_not_to_be_retried_still_slows_the_others(server):
     came, advice = [], {"x_should_retry": "false", "retry_after": "0.4"}
     answers = answering({"a": error_response(429, "rate_limit_error", **advice)})
 
@@ -747,10 +753,10 @@ def test_a_fault_of_ours_ends_the_run_and_is_not_taken_for_a_line_s(server, monk
 
 def test_statistics_tell_when_tokens_came_and_how_many(server):
     server.responses = [lambda request: [head(), opening(), 0.1, b"".join(text_events("x"))[len(opening()) :]]]
-    facts = run(server, "abc").statistics.fields()
-    assert facts["usage"] == {"input_tokens": 9, "output_tokens": 21}
-    assert facts["succeeded"] == 3
-    assert 0.1 <= facts["time_to_first_token"]["p50"] <= facts["time_to_last_token"]["p50"] < PATIENCE
+    fields = run(server, "abc").statistics.fields()
+    assert fields["usage"] == {"input_tokens": 9, "output_tokens": 21}
+    assert fields["succeeded"] == 3
+    assert 0.1 <= fields["time_to_first_token"]["p50"] <= fields["time_to_last_token"]["p50"] < PATIENCE
 
 
 def test_no_lines_are_no_requests(server):

@@ -1,4 +1,7 @@
-"""streamcli.cli.progress on real terminals: what is drawn, and that it is gone in the end."""
+"""streamcli.cli.progress on real terminals: what is drawn, and that it is gone in the end.
+
+It is slow, for what is drawn a few times a second has to be seen for a second.
+"""
 
 import os
 import re
@@ -90,7 +93,7 @@ def test_quiet_and_pipes_have_none(tmp_path):
     assert output == ""
 
 
-def test_it_is_no_wider_than_the_terminal(tmp_path):
+def test_it_is_not_wider_than_the_terminal(tmp_path):
     with Server(list(slow("a", "b"))) as server:
         output, _ = run(server.url, "--progress", "-o", str(tmp_path / "answer"), columns=8)
     assert screen(output, width=8) == [""]

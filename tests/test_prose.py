@@ -37,7 +37,7 @@ def test_the_last_fenced_block_is_found(name):
 
 
 @pytest.mark.parametrize("name", NOT_FENCED)
-def test_what_is_no_whole_block_is_none(name):
+def test_what_is_not_a_whole_block_gives_nothing(name):
     assert last_fenced_block(NOT_FENCED[name]) is None
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import starter
 from server import ok, text_events
 
 from streamcli.cli.args import command
@@ -71,10 +72,9 @@ def test_its_tools_describe_themselves_and_answer(folder, tool, given, result, m
 @pytest.mark.skipif(not shutil.which("parallel"), reason="GNU parallel is not installed")
 def test_gnu_parallel_deals_the_lines_of_a_batch_out(server, tmp_path):
     server.responses = [lambda request: ok(*text_events(request.json["messages"][0]["content"]))]
-    (tmp_path / "streamcli").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m streamcli "$@"\n')
-    (tmp_path / "streamcli").chmod(0o755)
     lines = [json.dumps({"custom_id": f"q{number}", "prompt": f"prompt {number}"}) for number in range(9)]
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), "ANTHROPIC_BASE_URL": server.url}
+    path = f"{starter.folder()}:{os.environ['PATH']}"
+    environment = {"PATH": path, "HOME": str(tmp_path), "ANTHROPIC_BASE_URL": server.url}
     run = subprocess.run(
         ["parallel", "--will-cite", "--pipe", "-N", "2", "streamcli", "--batch", "-"],
         input="".join(f"{line}\n" for line in lines), env=environment, capture_output=True, text=True, check=False,

@@ -1,4 +1,4 @@
-"""streamcli.protocol.request: what goes out, and what is refused before anything does."""
+"""streamcli.protocol.request: what goes out, and what is rejected before anything does."""
 
 import httpx
 import pytest
@@ -56,12 +56,12 @@ def test_a_prefix_in_the_base_url_stays():
 
 
 @pytest.mark.parametrize("field", ["temperature", "top_p", "top_k"])
-def test_a_body_that_the_newest_version_refuses_goes_out_as_an_older_one(field):
+def test_a_body_that_the_newest_version_rejects_goes_out_as_an_older_one(field):
     assert headers(body={**BODY, field: 1})["anthropic-version"] == "2023-06-01"
     assert headers(HOST._replace(api_version="2030-01-01"), {**BODY, field: 1})["anthropic-version"] == "2030-01-01"
 
 
-def test_betas_are_joined_without_repeats_and_absent_where_there_are_none():
+def test_betas_are_joined_without_repeats_and_absent_if_there_are_none():
     assert headers(betas=["a", "b", "a"])["anthropic-beta"] == "a,b"
     assert "anthropic-beta" not in headers(betas=[])
 
@@ -73,7 +73,7 @@ def test_the_caller_s_headers_replace_ours_whatever_their_case_and_the_call_s_re
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\r\nx: y", "a\0", "\x1b", "€", "\x7f"])
-def test_a_header_that_cannot_be_sent_is_refused_without_its_value(value):
+def test_a_header_that_cannot_be_sent_is_rejected_without_its_value(value):
     with pytest.raises(UsageError) as caught:
         headers(headers=[("x-secret", value)])
     assert "x-secret" in str(caught.value)
@@ -81,13 +81,13 @@ def test_a_header_that_cannot_be_sent_is_refused_without_its_value(value):
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:", "é", "a\n"])
-def test_a_header_name_that_is_none_is_refused(name):
+def test_what_is_not_a_header_name_is_rejected(name):
     with pytest.raises(UsageError, match="not a header name"):
         headers(headers=[(name, "x")])
 
 
 @pytest.mark.parametrize("body", [{"a": object()}, {"a": "\ud800"}, {("a",): 1}])
-def test_a_body_that_is_no_json_is_refused(body):
+def test_a_body_that_cannot_be_json_is_rejected(body):
     with pytest.raises(UsageError, match="cannot be written as JSON"):
         HOST.request("POST", "/", body)
 
@@ -118,7 +118,7 @@ class TestCredential:
         assert credential({"ANTHROPIC_API_KEY": " "}, key="") is None
 
     @pytest.mark.parametrize("key", ["sk-1\nsk-2", "“sk-1”", "sk\x7f", "sk-é"])
-    def test_that_no_header_can_carry_is_refused_and_never_shown(self, key):
+    def test_that_no_header_can_carry_is_rejected_and_never_shown(self, key):
         with pytest.raises(UsageError) as caught:
             credential({"ANTHROPIC_API_KEY": key})
         assert "ANTHROPIC_API_KEY" in str(caught.value)
@@ -206,9 +206,20 @@ class TestBaseURL:
         + ["https://ho st", "https://host\n", "https://host/\x1b", "https://u:p@host", "https://h?a", "https://h#a"]
         + ["https://host\\@evil", ""],
     )
-    def test_that_cannot_be_used_is_refused_by_the_name_of_its_source(self, url):
+    def test_that_cannot_be_used_is_rejected_by_the_name_of_its_source(self, url):
         with pytest.raises(UsageError, match="--base-url"):
             checked(url)
+
+    @pytest.mark.parametrize("end", ["/v1", "/v1/", "/v1/messages", "/v1/messages/", "//v1//messages"])
+    @pytest.mark.parametrize("start", ["https://host", "https://host:8443/api", "http://[::1]:1/v1x"])
+    def test_may_be_that_of_the_endpoint_or_of_its_version(self, start, end):
+        assert checked(start + end) == start
+
+    @pytest.mark.parametrize(
+        "url", ["https://host/v1x", "https://host/messages", "https://v1", "https://host/v1/models"]
+    )
+    def test_that_ends_in_something_else_stays(self, url):
+        assert checked(url) == url
 
     def test_a_key_goes_over_plain_http_to_this_machine_only_unless_allowed(self):
         with pytest.raises(UsageError, match="plain http to host"):
@@ -230,11 +241,11 @@ class TestHeaderLines:
         assert parsed_header("X-A:  b: c ", source="-H") == ("X-A", "b: c")
 
     @pytest.mark.parametrize("line", ["no colon", ": x", "a b: c", "x: a\0b"])
-    def test_that_cannot_be_sent_are_refused(self, line):
+    def test_that_cannot_be_sent_are_rejected(self, line):
         with pytest.raises(UsageError):
             parsed_header(line, source="-H")
 
-    def test_of_the_environment_may_hold_lines_that_are_none(self):
+    def test_of_the_environment_may_have_other_lines_between_them(self):
         environment = {"ANTHROPIC_CUSTOM_HEADERS": "X-A: 1\nrubbish\n\nX-B:2"}
         assert custom_headers(environment) == (("X-A", "1"), ("X-B", "2"))
         assert custom_headers({}) == ()

@@ -70,7 +70,7 @@ class TestSet:
 
     @pytest.mark.parametrize("key", ["model.a", "messages.0", "messages.0.content", "stream.a.b"])
     def test_only_objects_have_something_inside(self, key):
-        with pytest.raises(UsageError, match="is no object"):
+        with pytest.raises(UsageError, match="is not an object"):
             body("--set", f"{key}=1", "hi")
 
 
@@ -105,7 +105,7 @@ class TestBody:
         assert self.from_file(tmp_path, fields, *argv) == fields | {name: value}
 
     @pytest.mark.parametrize("text", ["", "null", "[]", '"a"', "{", '{"a": NaN}', '{"messages": null}', "[" * 5000])
-    def test_what_is_no_request_is_refused(self, tmp_path, text):
+    def test_what_is_not_a_request_is_rejected(self, tmp_path, text):
         (tmp_path / "request.json").write_text(text)
         with pytest.raises(UsageError, match=r"^--body .* is not (a )?JSON"):
             body("--body", str(tmp_path / "request.json"), "hi")
@@ -126,7 +126,7 @@ class TestPrompt:
         assert body(*options, "end")["messages"] == [{"role": "user", "content": "\n\n".join([*texts, "end"])}]
 
     @pytest.mark.parametrize("argv", [[], [""], ["", " "], ["-"], ["\t\n"]])
-    def test_blank_is_no_prompt(self, argv):
+    def test_blank_is_not_a_prompt(self, argv):
         with pytest.raises(UsageError, match=r"^no prompt"):
             body(*argv)
 

@@ -91,7 +91,7 @@ class TestResults:
         opened(path).close()
         assert not path.exists()
 
-    def test_a_file_that_exists_is_refused_unless_it_is_to_be_gone_on_with(self, path):
+    def test_a_file_that_exists_is_rejected_unless_the_run_resumes(self, path):
         path.write_text(record("a"))
         assert not_opened(path, resume=False).startswith(" exists already: ")
 
@@ -371,7 +371,7 @@ def test_every_outcome_has_its_status(outcome, status):
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 413, 429, 500, 502, 529])
-def test_a_result_keeps_the_status_of_a_refusal_without_a_type(code):
+def test_a_result_keeps_the_status_of_an_error_response_without_a_type(code):
     error = status_error(code, "<html>")
     assert batch.status(batch.errored(error)) == error.exit_code
 

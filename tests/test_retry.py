@@ -19,7 +19,7 @@ from streamcli.protocol.retry import MAX_WAIT, delay, retry_after
 NOW = 1_800_000_000.0
 
 
-def refused(status, code=None, **headers):
+def failed(status, code=None, **headers):
     details = {"error_code": code} if code else None
     body = {"type": "error", "error": {"type": "x", "message": "no", "details": details}}
     return status_error(status, body, headers={name.replace("_", "-"): value for name, value in headers.items()})
@@ -31,23 +31,23 @@ def wait(error, attempt=0, *, max_retries=10, chance=0.0):
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529, 599])
 def test_statuses_that_may_pass_are_tried_again(status):
-    assert wait(refused(status)) == 0.5
+    assert wait(failed(status)) == 0.5
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 402, 403, 404, 413, 422])
 def test_statuses_that_will_not_change_are_final(status):
-    assert wait(refused(status)) is None
+    assert wait(failed(status)) is None
 
 
 def test_the_server_s_own_advice_wins_over_the_status():
-    assert wait(refused(400, x_should_retry="true")) == 0.5
-    assert wait(refused(529, x_should_retry="false")) is None
-    assert wait(refused(529, x_should_retry="perhaps")) == 0.5
+    assert wait(failed(400, x_should_retry="true")) == 0.5
+    assert wait(failed(529, x_should_retry="false")) is None
+    assert wait(failed(529, x_should_retry="perhaps")) == 0.5
 
 
 @pytest.mark.parametrize("code", ["contract_spend_limit_reached", "enforced_spend_limit_reached"])
 def test_waiting_lifts_no_spending_limit(code):
-    assert wait(refused(429, code)) is None
+    assert wait(failed(429, code)) is None
 
 
 def test_connection_faults_say_themselves_whether_they_may_pass():
@@ -62,20 +62,20 @@ def test_everything_else_is_final(error):
 
 
 def test_each_wait_is_twice_the_last_up_to_eight_seconds():
-    assert [wait(refused(500), attempt) for attempt in range(7)] == [0.5, 1, 2, 4, 8, 8, 8]
-    assert wait(refused(500), 10**9, max_retries=10**10) == 8
+    assert [wait(failed(500), attempt) for attempt in range(7)] == [0.5, 1, 2, 4, 8, 8, 8]
+    assert wait(failed(500), 10**9, max_retries=10**10) == 8
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 9))
 def test_chance_shortens_a_wait_by_at_most_a_quarter(chance, attempt):
-    longest = wait(refused(500), attempt)
-    assert 0.75 * longest <= wait(refused(500), attempt, chance=chance) <= longest
+    longest = wait(failed(500), attempt)
+    assert 0.75 * longest <= wait(failed(500), attempt, chance=chance) <= longest
 
 
 def test_after_the_last_attempt_nothing_is_tried_again():
-    assert wait(refused(500), 1, max_retries=2) == 1
-    assert wait(refused(500), 2, max_retries=2) is None
-    assert wait(refused(500), 0, max_retries=0) is None
+    assert wait(failed(500), 1, max_retries=2) == 1
+    assert wait(failed(500), 2, max_retries=2) is None
+    assert wait(failed(500), 0, max_retries=0) is None
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_no_header_is_a_crash(text):
 
 
 def test_what_the_server_asks_for_is_obeyed_up_to_a_minute_and_beyond_it_the_call_fails_at_once():
-    assert wait(refused(429, retry_after="7"), chance=0.9) == 7
-    assert wait(refused(429, retry_after=str(MAX_WAIT))) == MAX_WAIT
-    assert wait(refused(429, retry_after="61")) is None
-    assert wait(refused(429, retry_after="nan")) == 0.5
+    assert wait(failed(429, retry_after="7"), chance=0.9) == 7
+    assert wait(failed(429, retry_after=str(MAX_WAIT))) == MAX_WAIT
+    assert wait(failed(429, retry_after="61")) is None
+    assert wait(failed(429, retry_after="nan")) == 0.5

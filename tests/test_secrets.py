@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcli.protocol.secrets import hidden, hidden_text, worth_hiding
+from streamcli.protocol.secrets import (
+    hidden,
+    hidden_text,
+    is_secret,
+    secrets_of,
+    split_scheme,
+    without_secrets,
+    worth_hiding,
+)
 
 KEY = "sk-ant-api03-Zm9vYmFyYmF6cXV4"
 
@@ -44,3 +52,52 @@ def test_a_word_that_stands_for_a_key_is_none(word):
 @pytest.mark.parametrize("key", [KEY, "sk-secret", "a1b2c3d4", "hunter2", "abcdefghijklmnopqrstuvwx"])
 def test_a_key_is_worth_hiding(key):
     assert worth_hiding(key)
+
+
+SECRETS = (
+    "X-Api-Key",
+    "apikey",
+    "Authorization",
+    "Proxy-Authorization",
+    "x-auth-token",
+    "X-Gateway-Token",
+    "X-AuthToken",
+)
+SECRETS += ("Cookie", "Set-Cookie", "x-client-secret", "X_PASSWORD", "Ocp-Apim-Subscription-Key", "x-jwt-assertion")
+PLAIN = (
+    "x-portkey-config",
+    "x-portkey-provider",
+    "x-max-tokens",
+    "anthropic-ratelimit-tokens-limit",
+    "x-author",
+    "x-team",
+)
+PLAIN += ("x-monkey", "x-tokenizer", "content-type", "x-authority", "anthropic-version", "user-agent", "request-id")
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_header_that_is_named_after_a_secret_holds_one(name):
+    assert is_secret(name)
+    assert is_secret(name.lower())
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_header_whose_name_only_sounds_like_one_holds_none(name):
+    assert not is_secret(name, "pc-production-1")
+    assert list(secrets_of([(name, "pc-production-1")])) == []
+
+
+@pytest.mark.parametrize("value", ["Bearer x", "basic eA==", f"key={KEY}", '{"provider":"a","api_key" : "b"}', KEY])
+def test_a_value_may_say_itself_that_it_is_a_secret(value):
+    assert without_secrets([("x-portkey-config", value), ("x-team", "blue")]) == {
+        "x-portkey-config": "***",
+        "x-team": "blue",
+    }
+
+
+def test_a_secret_is_the_value_without_its_scheme_and_the_password_in_it():
+    headers = [("authorization", f"Bearer {KEY}"), ("proxy-authorization", "Basic dXNlcjpwQHNzdzByZA=="), ("a", "b")]
+    assert list(secrets_of(headers)) == [KEY, "dXNlcjpwQHNzdzByZA==", "p@ssw0rd"]
+    assert list(secrets_of([("authorization", "Basic none"), ("x-api-key", "lm-studio")])) == []
+    assert split_scheme("bearer  a b ") == ("bearer  ", "a b")
+    assert split_scheme("Bearer") == ("", "Bearer")

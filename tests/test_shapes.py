@@ -3,9 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
+from faults_command import alone, streamcli
 from server import MESSAGE_STOP, block_start, block_stop, delta, message_delta, message_start, ok, text_stream
 from shapes import StrictServer, faults
 
@@ -40,11 +40,9 @@ def folder(tmp_path):
 
 
 def run(folder, url, *words, stdin="From the pipe."):
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "ANTHROPIC_BASE_URL": url}
-    command = [sys.executable, "-m", "streamcli", *words]
-    return subprocess.run(
-        command, cwd=folder, env=environment, input=stdin.encode(), capture_output=True, timeout=60, check=False
-    )
+    variables = alone(PATH=os.environ["PATH"], HOME=str(folder), ANTHROPIC_BASE_URL=url)
+    ended = streamcli(*words, stdin=stdin.encode(), env=variables, cwd=folder)
+    return subprocess.CompletedProcess(words, ended.status, ended.out, ended.err.encode())
 
 
 def test_a_dry_run_with_everything_on_is_what_was_asked_field_by_field(folder):

@@ -35,7 +35,7 @@ def params(text, **options):
     return line.params
 
 
-def refused(text, **options):
+def rejected(text, **options):
     with pytest.raises(UsageError) as caught:
         source(text, **options)
     return str(caught.value).removeprefix("in.jsonl: ")
@@ -44,7 +44,7 @@ def refused(text, **options):
 @pytest.mark.parametrize(
     "text", ['"hi"', '{"prompt": "hi"}', f'{{"params": {{"messages": [{json.dumps(user("hi"))}]}}}}']
 )
-def test_the_three_forms_ask_the_same(text):
+def test_the_three_kinds_of_line_ask_the_same(text):
     assert params(text) == {"model": "m", "max_tokens": 9, "messages": [user("hi")]}
 
 
@@ -68,12 +68,12 @@ def test_a_prompt_is_put_into_words_by_the_caller():
     assert params('"b"', compose=lambda text: user(f"a {text} c"))["messages"] == [user("a b c")]
 
 
-def test_blank_lines_byte_order_marks_and_carriage_returns_are_no_input():
+def test_blank_lines_byte_order_marks_and_carriage_returns_are_not_input():
     found = lines(b'\xef\xbb\xbf\r\n{"custom_id":"a","prompt":"hi"}\r\n \t\n"there"')
     assert [(line.number, line.params["messages"][0]["content"]) for line in found] == [(2, "hi"), (4, "there")]
 
 
-def test_a_mark_before_the_first_line_is_none_of_it():
+def test_a_mark_before_the_first_line_is_not_part_of_it():
     assert lines(b"\xef\xbb\xbfhi", as_prompts=True)[0].params["messages"] == [user("hi")]
 
 
@@ -215,30 +215,30 @@ def test_that_id_is_another_where_anything_is(changed):
         ),
     ],
 )
-def test_what_is_no_request_is_refused_with_its_line(text, why):
-    assert refused(text).startswith(why)
+def test_what_is_not_a_request_is_rejected_with_its_line(text, why):
+    assert rejected(text).startswith(why)
 
 
-def test_json_that_is_none_because_it_is_plain_text_is_told_the_way_out():
-    assert refused("hello").endswith("; with --lines each line is a prompt as it stands")
+def test_for_plain_text_instead_of_json_the_message_names_the_way_out():
+    assert rejected("hello").endswith("; with --lines each line is a prompt as it stands")
 
 
 def test_what_cannot_be_sent_is_found_too():
-    assert refused('"a"', compose=lambda text: user(text + "\udcff")).startswith("line 1 cannot be written as JSON: ")
+    assert rejected('"a"', compose=lambda text: user(text + "\udcff")).startswith("line 1 cannot be written as JSON: ")
 
 
-def test_bytes_that_are_no_text_are_no_prompt_either():
-    assert refused(b"a\n\xff", as_prompts=True) == "line 2 is not UTF-8: byte 1 is 0xff"
+def test_bytes_that_are_not_text_are_not_a_prompt_either():
+    assert rejected(b"a\n\xff", as_prompts=True) == "line 2 is not UTF-8: byte 1 is 0xff"
 
 
-def test_an_id_that_comes_twice_is_refused_with_both_lines():
+def test_an_id_that_comes_twice_is_rejected_with_both_lines():
     text = '{"custom_id":"a","prompt":"x"}\n"y"\n{"custom_id":"a","params":{"messages":["z"]}}'
-    assert refused(text) == "line 3 has the custom_id 'a' of line 1"
+    assert rejected(text) == "line 3 has the custom_id 'a' of line 1"
 
 
-def test_an_id_that_was_made_for_another_line_is_refused_too():
+def test_an_id_that_was_made_for_another_line_is_rejected_too():
     made = lines('"x"')[0].custom_id
-    assert refused(f'"x"\n{{"custom_id":"{made}","prompt":"y"}}').startswith("line 2 has the custom_id")
+    assert rejected(f'"x"\n{{"custom_id":"{made}","prompt":"y"}}').startswith("line 2 has the custom_id")
 
 
 def test_a_line_may_be_of_any_length():

@@ -64,7 +64,7 @@ def test_a_plain_answer_is_final():
     assert loop.taken == 1
 
 
-def test_calls_are_handed_out_and_their_results_go_back_in_one_message():
+def test_calls_are_returned_and_their_results_go_back_in_one_message():
     loop = tool_loop()
     calls = [call("weather", 1), call("time", 2)]
     assert loop.answered(answer(text("Let me see."), *calls)) == calls
@@ -123,7 +123,7 @@ class TestWhoseCallItIs:
         assert loop.answered(answer(*calls)) is None
         assert loop.added == [said(*calls)]
 
-    def test_one_that_nobody_knows_is_handed_out(self):
+    def test_one_that_nobody_knows_is_returned(self):
         assert tool_loop().answered(answer(call("wether"))) == [call("wether")]
 
     def test_where_nothing_can_be_run_every_call_makes_the_answer_final(self):
@@ -214,7 +214,7 @@ class TestContainer:
 
 
 class TestNothingIsChanged:
-    def test_neither_what_was_given_nor_what_was_handed_out(self):
+    def test_neither_what_was_given_nor_what_was_returned(self):
         body = {**copy.deepcopy(BODY), "tool_choice": {"type": "any"}, "container": {"skills": []}}
         before = copy.deepcopy(body)
         loop = ToolLoop(body, RUNNABLE, max_turns=5)

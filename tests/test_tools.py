@@ -1,4 +1,7 @@
-"""streamcli.turns.tools: real programs, what is made of their answers, and that nothing of them stays behind."""
+"""streamcli.turns.tools: real programs, what is made of their answers, and that nothing of them stays behind.
+
+Slow is what waits for a time limit of a program to pass, and a signal at hundreds of moments.
+"""
 
 import contextlib
 import json
@@ -162,18 +165,23 @@ class TestDeclared:
             ('{"name":"ls","type":"custom","input_schema":"x"}', "tool 1 (ls) needs an object as its input_schema"),
         ],
     )
-    def test_anything_else_is_refused_with_its_place(self, text, message):
+    def test_anything_else_is_rejected_with_its_place(self, text, message):
         with pytest.raises(UsageError, match=re.escape(message)):
             declared(text.encode(), "tools.json")
 
-    def test_what_is_no_text_is_refused_with_its_place(self):
+    def test_what_is_not_text_is_rejected_with_its_place(self):
         with pytest.raises(UsageError, match=r"^tools.json is not UTF-8: byte 2 is 0xff$"):
             declared(b'"\xff"', "tools.json")
 
 
 class TestEnvironment:
-    def test_what_holds_a_key_or_leads_to_one_is_gone(self):
-        kept = {"PATH": "/bin", "ANTHROPIC_BASE_URL": "http://x", "STREAMCLI_MODEL": "m", "EMPTY": ""}
+    def test_what_is_a_key_or_leads_to_one_is_gone(self):
+        kept = {
+            "PATH": "/opt/sk-123456/bin:/bin",
+            "ANTHROPIC_BASE_URL": "http://x",
+            "STREAMCLI_MODEL": "m",
+            "EMPTY": "",
+        }
         hidden = {
             "ANTHROPIC_API_KEY": "a",
             "ANTHROPIC_AUTH_TOKEN": "b",
@@ -181,11 +189,11 @@ class TestEnvironment:
             "STREAMCLI_HEADER": "x-api-key: d",
             "STREAMCLI_API_KEY_CMD": "pass show key",
             "STREAMCLI_API_KEY_FILE": "/key",
-            "MY_KEY": "sk-1",
-            "URL": "https://sk-1@host",
+            "MY_KEY": "sk-123456",
+            "LINE": "Bearer sk-123456\n",
         }
         given_environment = {**kept, **hidden}
-        assert clean_environment(given_environment, {"sk-1"}) == kept
+        assert clean_environment(given_environment, {"sk-123456"}) == kept
         assert given_environment == {**kept, **hidden}
 
     def test_an_empty_secret_hides_nothing(self):
@@ -281,23 +289,23 @@ class TestDescribed:
             ("echo '{} {}'", "what --describe printed is not a JSON object"),
         ],
     )
-    def test_one_that_cannot_describe_itself_is_refused(self, make, script, why):
+    def test_one_that_cannot_describe_itself_is_rejected(self, make, script, why):
         path = make(script)
         timeout = 0.5 if script == "sleep 100" else PATIENCE
         assert self.error_response(path, timeout=timeout) == f"the tool {path} cannot describe itself: {why}"
 
     @pytest.mark.parametrize("name", [None, 3, "", "a b", "a.b", "é", "x" * 129, "a\n"])
-    def test_a_name_that_the_api_would_refuse_is_refused(self, make, name):
+    def test_a_name_that_the_api_would_reject_is_rejected(self, make, name):
         path = make(describing({"name": name, "input_schema": SCHEMA}))
         expected = f"the tool {path} needs a name of 1 to 128 letters, digits, _ and -, and not {name!r}"
         assert self.error_response(path) == expected
 
     @pytest.mark.parametrize("schema", [{}, {"input_schema": None}, {"input_schema": "x"}, {"input_schema": []}])
-    def test_a_schema_that_is_no_object_is_refused(self, make, schema):
+    def test_a_schema_that_is_not_an_object_is_rejected(self, make, schema):
         path = make(describing({"name": "a", **schema}))
         assert self.error_response(path) == f"the tool {path} needs an object as its input_schema"
 
-    def test_a_name_that_two_share_is_refused(self, make):
+    def test_a_name_that_two_share_is_rejected(self, make):
         one, other = make(describing(self.WEATHER), "one"), make(describing(self.WEATHER), "other")
         assert self.error_response(one, other) == f"the tools {one} and {other} have the same name, weather"
         assert self.error_response(one, one) == f"the tools {one} and {one} have the same name, weather"
@@ -381,7 +389,7 @@ class TestResult:
         assert run("tee /dev/stderr", text=text, max_bytes=1 << 24)["content"] == f'{{"text":"{text}"}}'
 
     @pytest.mark.usefixtures("_both_ways")
-    def test_output_that_is_closed_early_is_no_end(self, run):
+    def test_output_that_is_closed_early_is_not_the_end(self, run):
         assert run("echo done; exec >&- 2>&-; sleep 0.2; exit 5") == {"content": "done", "is_error": True}
         assert "took longer" in run("exec >&- 2>&-; sleep 100", timeout=0.3)["content"]
 
@@ -391,7 +399,7 @@ class TestResult:
         assert block["is_error"]
         assert block["content"].startswith("cannot be started: it is gone, or")
 
-    def test_an_input_that_is_no_json_is_refused(self, run):
+    def test_an_input_that_cannot_be_json_is_rejected(self, run):
         with pytest.raises(ToolError, match=r"^the input of tool tool cannot be written as JSON"):
             run("cat", number_=object())
 

@@ -1,4 +1,7 @@
-"""The public types, as mypy sees them, and that they ship."""
+"""The public types, as mypy sees them, and that they ship.
+
+It is slow, for mypy reads the types of all that the package stands on.
+"""
 
 import re
 import subprocess

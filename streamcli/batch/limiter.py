@@ -123,7 +123,7 @@ class Limiter:
         self._give_back(permit)
         return self.silence(now) > self.patience
 
-    def heed(self, headers: Mapping[str, str], now: float, wall: float) -> None:
+    def note_limits(self, headers: Mapping[str, str], now: float, wall: float) -> None:
         """Let nothing start before a limit is renewed of which, by a response's headers, nothing remains.
 
         `wall` is Unix time, as in the headers. Header names are lower case; nonsense is ignored.

@@ -199,7 +199,7 @@ class Pool:
             except APIError as error:
                 meter.stop()
                 if isinstance(error, APIStatusError):
-                    self._gate.heed(error.headers)
+                    self._gate.note_limits(error.headers)
                 is_throttled = self._is_throttled(error, permit, meter)
                 if is_throttled:
                     another = self._after_throttling(error, permit, attempt)
@@ -217,7 +217,7 @@ class Pool:
     async def _message(self, line: Line, permit: Permit, meter: Meter) -> dict[str, Any]:
         manager = self._client.messages.stream(betas=self._settings.betas, extra_body=line.params)
         async with manager as stream:
-            self._gate.heed(stream.response.headers)
+            self._gate.note_limits(stream.response.headers)
             exchange = stream.exchange
             async for data in stream.reads():
                 self._gate.begun(permit)
@@ -346,8 +346,8 @@ class _Gate:
         self._admit()
         return given_up
 
-    def heed(self, headers: Mapping[str, str]) -> None:
-        self._limiter.heed(headers, self._loop.time(), time.time())
+    def note_limits(self, headers: Mapping[str, str]) -> None:
+        self._limiter.note_limits(headers, self._loop.time(), time.time())
 
     def _admit(self) -> None:
         """Let one waiting request in, if the limiter does, and look for the next one in the event loop's next turn.

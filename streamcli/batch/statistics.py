@@ -80,8 +80,9 @@ class Statistics:
             return
         message = outcome["message"]
         if status:
-            is_schema = status == SchemaError.exit_code
-            self.faults["not the JSON of --schema" if is_schema else f"stop reason {message.get('stop_reason')}"] += 1
+            stop_reason = message.get("stop_reason")
+            of_schema = status == SchemaError.exit_code and stop_reason != "tool_use"
+            self.faults["not the JSON of --schema" if of_schema else f"stop reason {stop_reason}"] += 1
         usage = message.get("usage")
         if isinstance(usage, dict):
             self.usage.update({name: count for name, count in usage.items() if type(count) is int})

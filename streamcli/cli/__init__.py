@@ -1,5 +1,5 @@
-"""The command: words, environment and descriptors in, an exit status out.
+"""The command: arguments, environment and standard streams in, an exit status out.
 
-What was asked is understood, checked, put together and handed to the storeys below. Only here are options, standard
-streams, signals and the terminal known.
+What was asked for is parsed, checked, put together and handed to the storeys below. Only this one knows options,
+standard streams, signals and the terminal.
 """

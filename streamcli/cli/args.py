@@ -1,8 +1,8 @@
-"""argv, STREAMCLI_* and the configuration in, `Args` out: what was asked, checked for form and nothing more.
+"""argv, STREAMCLI_* variables and the configuration in, `Args` out.
 
-Contract: nothing is opened, read or looked up here but the configuration, and nothing but click and the standard
-library is imported, so that --help costs no more than click does. Every option is one row of OPTIONS; the man page is
-held to that table.
+Contract: options are checked one by one and against each other. Nothing but the configuration is read here, and only
+click and the standard library are imported, so that --help costs no more than click does. Every option is one entry in
+GROUPS, and a test holds the man page to that table.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OUTPUT_FORMATS = ("events", "message", "summary", "snapshots", "sse")
 
 
 class Args(NamedTuple):
-    """What was asked. Times are in seconds; `origins` says of each option where it was set: one of config.ORIGINS."""
+    """What was asked for. Times are in seconds; `origins` names for each option the place where it was set."""
 
     prompt: tuple[str, ...]
     output_format: str
@@ -103,12 +103,12 @@ class Args(NamedTuple):
     origins: Mapping[str, str]
 
     def near(self, name: str) -> bool:
-        """Whether the option was set by the command line or a STREAMCLI_ variable, before which no other counts."""
+        """Whether the option was set by the command line or a STREAMCLI_ variable, which win over everything else."""
         return self.origins[name] in config.NEAR
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.5
-    """A finite number from `least` to `most`; click's own lets nan and inf through."""
+    """A finite number from `least` to `most`; click's own types accept nan and inf."""
 
     name = "number"
 
@@ -123,15 +123,15 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic only since c
             number = self._kind(value)
         except (ValueError, OverflowError):
             number = None
-        if number is None or (isinstance(value, float) and number != value):  # one of the configuration
-            self.fail(f"{value!r} is no {'whole ' if self._kind is int else ''}number", param, ctx)
+        if number is None or (isinstance(value, float) and number != value):  # nan, or a fraction in the configuration
+            self.fail(f"{value!r} is not a {'whole ' if self._kind is int else ''}number", param, ctx)
         if not self._least <= number <= self._most or number == math.inf:
             self.fail(f"{value!r} is out of range", param, ctx)
         return number
 
 
 class Thinking(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.5
-    """How to think: "adaptive", "off" or a number of tokens."""
+    """How the model thinks: "adaptive", "off" or a number of tokens."""
 
     name = "thinking"
 
@@ -143,14 +143,23 @@ class Thinking(click.ParamType):  # type: ignore[type-arg]  # generic only since
 
 
 class Texts(click.types.StringParamType):
-    """Text that may be given several times: in a variable, one a line, since a text may hold blanks."""
+    """Text that may be given several times. A variable holds one a line, because a text may have blanks in it."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
         """The lines of a variable."""
-        return [line for line in rv.split("\n") if line]
+        return [line.removesuffix("\r") for line in rv.split("\n") if line.strip("\r")]
 
 
-# A system call waits at most some 24 days; a number of 64 bits is the longest that every reader of JSON knows.
+class Option(click.Option):
+    """An option whose variable may end in what an editor or a file leaves there: white space around it is left out."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """The variable's value, None where it is unset or blank."""
+        value = super().resolve_envvar_value(ctx)
+        return value if self.multiple or value is None else value.strip() or None
+
+
+# A system call can wait some 24 days; 64 bits are the largest integers that every JSON parser takes.
 _SECONDS, _COUNT = Number(float, most=1e6), Number(int, most=2**63 - 1)
 _SOME = Number(int, least=1, most=2**31 - 1)
 
@@ -158,15 +167,15 @@ _SOME = Number(int, least=1, most=2**31 - 1)
 def _option(*names: str, metavar: str | None = None, help: str, **settings: Any) -> click.Option:  # noqa: A002
     if settings.get("multiple"):
         settings["type"] = Texts()
-    return click.Option(names, metavar=metavar, help=help, **settings)
+    return Option(names, metavar=metavar, help=help, **settings)
 
 
 def _flag(*names: str, help: str, default: bool = False) -> click.Option:  # noqa: A002 - click's word
-    return click.Option(names, is_flag=True, default=default, help=help)
+    return Option(names, is_flag=True, default=default, help=help)
 
 
 def _configure(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Once --config and --profile are both known, what they name is the ground that every other option stands on."""
+    """Once --config and --profile are both known, take the defaults of all other options from the configuration."""
     context.meta[param.name] = value
     if {"config", "profile"} <= context.meta.keys() and not context.resilient_parsing:
         layers = config.layers(context.meta["config"], context.meta["profile"], OPTIONS, EXCLUSIVE)
@@ -176,104 +185,100 @@ def _configure(context: click.Context, param: click.Parameter, value: str | None
 
 
 _EARLY: dict[str, Any] = {"is_eager": True, "callback": _configure}
-
-
 _MESSAGE = "The final message as JSON."
 
 GROUPS: dict[str, list[click.Option]] = {
     "Input": [
         _option("-f", "--file", multiple=True, metavar="PATH", help="Text to put in front of the prompt."),
-        _option("-a", "--attach", multiple=True, metavar="PATH|URL", help="An image, a PDF or a text to look at."),
+        _option("-a", "--attach", multiple=True, metavar="PATH|URL", help="An image, a PDF or a text file."),
         _option("-c", "--conversation", metavar="FILE", help="Go on with the conversation in FILE, and add to it."),
         _flag("-I", "--ignore-stdin", help="Do not read standard input."),
-        _option("--stdin-timeout", type=_SECONDS, default=60, metavar="S", help="For its first byte: 60; 0: for ever."),
+        _option("--stdin-timeout", type=_SECONDS, default=60, metavar="S", help="For its first byte: 60; 0: none."),
         _option("--body", metavar="FILE", help="Request JSON to start from; - is standard input."),
     ],
     "Model": [
-        _option("-m", "--model", metavar="NAME", help="The model to ask."),
+        _option("-m", "--model", metavar="NAME", help="The model to use."),
         _option("-s", "--system", metavar="TEXT", help="The system prompt."),
         _option("--system-file", metavar="PATH", help="The system prompt, from a file."),
-        _option("--max-tokens", type=_COUNT, metavar="N", help="The answer's limit: 8192."),
+        _option("--max-tokens", type=_COUNT, metavar="N", help="The most tokens of an answer: 8192."),
         _option("--temperature", type=Number(float), metavar="X", help="Sampling temperature."),
         _option("--top-p", type=Number(float), metavar="X", help="Nucleus sampling."),
-        _option("--top-k", type=_COUNT, metavar="N", help="Sample from the N likeliest tokens."),
-        _option("--stop", multiple=True, metavar="TEXT", help="Stop where the model writes this."),
-        _option("--thinking", type=Thinking(), metavar="adaptive|off|N", help="Whether to think; N: tokens at most."),
+        _option("--top-k", type=_COUNT, metavar="N", help="Sample from the N most likely tokens."),
+        _option("--stop", multiple=True, metavar="TEXT", help="Stop when the model writes this."),
+        _option("--thinking", type=Thinking(), metavar="adaptive|off|N", help="Whether to think; N: at most N tokens."),
         _option("--effort", metavar="LEVEL", help="low, medium, high, xhigh or max."),
-        _option("--schema", metavar="FILE|JSON", help="The answer is JSON of this schema."),
-        _option("--beta", multiple=True, metavar="NAME", help="Ask for a beta feature."),
-        _option("--set", multiple=True, metavar="KEY=VALUE", help="Any field of the request, dotted; JSON or text."),
+        _option("--schema", metavar="FILE|JSON", help="Ask for JSON of this schema."),
+        _option("--beta", multiple=True, metavar="NAME", help="Turn on a beta feature."),
+        _option("--set", multiple=True, metavar="KEY=VALUE", help="Any field of the request, as JSON or text."),
     ],
     "Tools": [
         _option("--tools", metavar="FILE", help="Tools to declare; a call ends the run."),
-        _option("-T", "--tool", multiple=True, metavar="PROGRAM", help="A program to run where the model calls it."),
-        _option("--tool-choice", metavar="auto|any|none|NAME", help="Which tool must be called."),
-        _option("--max-turns", type=_SOME, default=10, metavar="N", help="Requests at most: 10."),
-        _option("--tool-timeout", type=_SECONDS, default=60, metavar="S", help="For each call: 60; 0: for ever."),
+        _option("-T", "--tool", multiple=True, metavar="PROGRAM", help="A program to run when the model calls it."),
+        _option("--tool-choice", metavar="auto|any|none|NAME", help="Whether a tool must be called, or which."),
+        _option("--max-turns", type=_SOME, default=10, metavar="N", help="The most requests: 10."),
+        _option("--tool-timeout", type=_SECONDS, default=60, metavar="S", help="For each call: 60; 0: none."),
     ],
-    "Output, one of": [
+    "Output format, one of": [
         _flag("--events", help="Each event's JSON unchanged, one a line."),
         _option("--message", "--json", is_flag=True, envvar=["STREAMCLI_MESSAGE", "STREAMCLI_JSON"], help=_MESSAGE),
-        _flag("--summary", help="The final message's facts, key: value a line."),
-        _flag("--snapshots", help="The message so far, one JSON a line."),
-        _flag("--sse", help="The stream's bytes."),
+        _flag("--summary", help="A summary, one key: value a line."),
+        _flag("--snapshots", help="The message so far, after each event, as JSON lines."),
+        _flag("--sse", help="The bytes of the event stream."),
     ],
-    "Beside it": [
-        _option("-o", "--output", metavar="FILE", help="Write to FILE, which appears only when it is whole."),
-        _flag("-x", "--extract", help="Of the text, only the last fenced block."),
-        _flag("--show-thinking", help="What the model thinks, on standard error."),
+    "Output": [
+        _option("-o", "--output", metavar="FILE", help="Write to FILE, which appears when it is complete."),
+        _flag("-x", "--extract", help="Only the last fenced block of the text."),
+        _flag("--show-thinking", help="The model's thinking, on standard error."),
         _flag("--progress", help="Tokens, rate and time on standard error, if it is a terminal."),
-        _option("--buffer", type=_SOME, metavar="N", help="Hold text until N characters or a sentence are there."),
-        _option("--pace", type=_SECONDS, metavar="S", help="Wait so long between two pieces of text."),
-        _flag("-u", "--usage", help="Tokens and times, one line on standard error."),
-        _option("--usage-to", metavar="FILE", help="The same as JSON, to a file or /dev/fd/N."),
+        _option("--buffer", type=_SOME, metavar="N", help="Write text in sentences or pieces of N characters."),
+        _option("--pace", type=_SECONDS, metavar="S", help="Wait S seconds between two pieces of text."),
+        _flag("-u", "--usage", help="Tokens and times, on a line of standard error."),
+        _option("--usage-to", metavar="FILE", help="The summary as JSON, to a file or /dev/fd/N."),
         _option("--events-to", metavar="FILE", help="As --events, to a file or /dev/fd/N."),
     ],
     "Tape": [
-        _option("--record", metavar="FILE", help="Write what goes over the wire, secrets hidden, to FILE."),
-        _option("--replay", metavar="FILE", help="Answer from a recording: no network, no key, no prompt."),
-        _option(
-            "--replay-speed", type=_SECONDS, default=0, metavar="X", help="1: as it was; 2: twice as fast; 0: at once."
-        ),
+        _option("--record", metavar="FILE", help="Record the HTTP traffic in FILE, secrets hidden."),
+        _option("--replay", metavar="FILE", help="Play a recording: no network, no key, no prompt."),
+        _option("--replay-speed", type=_SECONDS, default=0, metavar="X", help="1 as recorded, 2 twice as fast, 0 now."),
     ],
-    "Many prompts": [
+    "Batch": [
         _option("--batch", metavar="FILE", help="A request on each line of FILE, a result on each line of the output."),
-        _flag("--lines", help="Each line of it is a prompt, not JSON."),
-        _option("-j", "--jobs", type=_SOME, default=8, metavar="N", help="So many at a time: 8."),
-        _flag("--unordered", help="Results as they come, not in the order of the input."),
-        _flag("--resume", help="Go on with the output of a run that was stopped."),
-        _flag("--retry-errors/--no-retry-errors", default=True, help="With --resume, failed lines too (default)."),
-        _flag("--offload", help="Through the Message Batches API: half the price, within a day."),
-        _flag("--cancel", help="With --offload: cancel what runs there."),
+        _flag("--lines", help="Each line of FILE is a prompt, not JSON."),
+        _option("-j", "--jobs", type=_SOME, default=8, metavar="N", help="How many at a time: 8."),
+        _flag("--unordered", help="Write results as they come, not in order."),
+        _flag("--resume", help="Go on with the output of a stopped run."),
+        _flag("--retry-errors/--no-retry-errors", default=True, help="With --resume, ask failed lines too (default)."),
+        _flag("--offload", help="Use the Message Batches API: cheaper, within a day."),
+        _flag("--cancel", help="With --offload: cancel what is running there."),
     ],
     "Connection": [
-        _option("--base-url", metavar="URL", help="Where the Messages API is."),
-        _option("--local", metavar="[MODEL.gguf]", help="Run a model in this process and ask it."),
+        _option("--base-url", metavar="URL", help="The base URL of the Messages API."),
+        _option("--local", metavar="[MODEL.gguf]", help="Run a model on this machine and use it."),
         _option("--api-key-file", metavar="PATH", help="A file that holds the key."),
         _option("--api-key-cmd", metavar="COMMAND", help="A shell command that prints the key."),
-        _option("--auth", type=click.Choice(["x-api-key", "bearer"]), help="The header the key goes out in."),
+        _option("--auth", type=click.Choice(["x-api-key", "bearer"]), help="The header that the key goes out in."),
         _option("--api-version", metavar="DATE", help="The anthropic-version header."),
         _option("-H", "--header", multiple=True, metavar="'NAME: VALUE'", help="A header to send."),
-        _option("--connect-timeout", type=_SECONDS, default=5, metavar="S", help="To connect, TLS included: 5."),
-        _option("--idle-timeout", type=_SECONDS, default=90, metavar="S", help="Between two reads: 90; 0: for ever."),
-        _option("--timeout", type=_SECONDS, metavar="S", help="For each request, retries included; no limit."),
+        _option("--connect-timeout", type=_SECONDS, default=5, metavar="S", help="To connect, with TLS: 5; 0: none."),
+        _option("--idle-timeout", type=_SECONDS, default=90, metavar="S", help="Between two reads: 90; 0: none."),
+        _option("--timeout", type=_SECONDS, metavar="S", help="For each request, retries included: none."),
         _option("--retries", type=_COUNT, default=2, metavar="N", help="Further attempts: 2."),
-        _option("--proxy", metavar="URL", help="Instead of the environment's."),
-        _option("--ca-file", metavar="PATH", help="Certificates to trust instead of the usual ones."),
+        _option("--proxy", metavar="URL", help="A proxy, instead of the environment's."),
+        _option("--ca-file", metavar="PATH", help="Certificates to trust, instead of the usual ones."),
         _flag("--strict", help="Fail at the first deviation from the documented event stream."),
-        _flag("--allow-http", help="Send a key over plain http to another machine."),
+        _flag("--allow-http", help="Let a key go to another machine over plain http."),
     ],
-    "The rest": [
+    "Other": [
         _option("--fail-on", metavar="LIST", help="Stop reasons that end with status 9, comma-separated."),
-        _option("--error-format", type=click.Choice(["text", "json"]), default="text", help="How errors are said."),
+        _option("--error-format", type=click.Choice(["text", "json"]), default="text", help="How errors are printed."),
         _flag("--dry-run", help="Print the request as JSON, key hidden, and send nothing."),
         _flag("--as-curl", help="Print the request as a curl command, and send nothing."),
         _flag("--count-tokens", help="Print how many tokens the request has, and send no prompt."),
-        _flag("--models", help="Print the models that there are; with --json all that is known of them."),
-        _option("--config", metavar="FILE", help="Another configuration than config.toml.", **_EARLY),
+        _flag("--models", help="Print the available models; with --json all about them."),
+        _option("--config", metavar="FILE", help="Another configuration file than the usual one.", **_EARLY),
         _option("--profile", metavar="NAME", help="The table [profile.NAME] of the configuration.", **_EARLY),
         _flag("--show-config", help="Print what is in force and where it was set."),
-        _flag("-v", "--verbose", help="Request id, timings and limits on standard error."),
+        _flag("-v", "--verbose", help="Request id, times and rate limits on standard error."),
         _flag("-q", "--quiet", help="No notes on standard error; errors stay."),
     ],
 }
@@ -288,14 +293,14 @@ class Command(click.Command):
         grouped = {id(option) for option in OPTIONS}
         rest = [param for param in self.get_params(ctx) if id(param) not in grouped]
         for heading, options in GROUPS.items():
-            shown = [*options, *(rest if heading == "The rest" else ())]
+            shown = [*options, *(rest if heading == "Other" else ())]
             records = [option.get_help_record(ctx) for option in shown if isinstance(option, click.Option)]
             with formatter.section(heading):
                 formatter.write_dl([record for record in records if record])
 
 
 _MODES = ("batch", "count_tokens", "models", "show_config", "dry_run", "as_curl")
-# What goes beside one answer has no place beside many.
+# Options for one answer that make no sense for many.
 _ALONE = ("conversation", "tool", "events_to", "record", "replay", "extract", "show_thinking", "progress", "buffer")
 
 EXCLUSIVE = [
@@ -313,7 +318,7 @@ EXCLUSIVE = [
     *itertools.product(set(OUTPUT_FORMATS) - {"message"}, ("count_tokens", "models")),
 ]
 _MAY_BE_EMPTY = frozenset({"local", "system", "prompt"})
-# An option that says nothing without the other.
+# Options that mean nothing without another one.
 _NEEDS = [
     *((name, "batch") for name in ("lines", "unordered", "resume", "offload", "jobs")),
     *((name, "output") for name in ("resume", "offload")),
@@ -321,8 +326,8 @@ _NEEDS = [
 ]
 
 _EPILOG = (
-    "Exit status: 0 complete, 2 usage, 3 rejected, 4 authentication, 5 overloaded, 6 connection, 7 timeout, "
-    "8 incomplete, 9 --fail-on, 10 output, 11 tool or schema. More: man streamcli."
+    "Exit status: 0 complete, 2 usage, 3 rejected, 4 authentication, 5 throttled or server error, 6 connection, "
+    "7 timeout, 8 incomplete, 9 --fail-on, 10 output, 11 tool or schema. More: man streamcli."
 )
 
 
@@ -345,16 +350,16 @@ def command() -> click.Command:
 
 
 def parse(argv: list[str]) -> Args | int:
-    """`Args` from the words after the command's name, or the exit status where --help or --version was answered.
+    """`Args` from the command's arguments, or the exit status if it was --help or --version.
 
-    Raises click.ClickException, of status 2, for what cannot be understood.
+    Raises click.ClickException, of status 2, for what cannot be parsed.
     """
     result: Args | int = command().main(_with_local_value(argv), prog_name="streamcli", standalone_mode=False)
     return result
 
 
 def _with_local_value(argv: list[str]) -> list[str]:
-    """--local takes a value only where the next word names a model file: no prompt is ever taken for one."""
+    """Give --local an empty value, unless the next word names a model file: a prompt is never taken for one."""
     words = list(argv)
     for place, word in enumerate(words):
         if word == "--":
@@ -378,7 +383,7 @@ def _collect(**values: Any) -> Args:
     context = click.get_current_context()
     for name, value in values.items():
         if name not in _MAY_BE_EMPTY and (value == "" or (isinstance(value, tuple) and "" in value)):
-            raise click.UsageError(f"{_long(name)} needs a value, and this one is empty")
+            raise click.UsageError(f"{_long(name)} needs a value that is not empty")
     for pair in EXCLUSIVE:
         _choose(context, pair, values)
     asked = {name: values.pop(name) for name in OUTPUT_FORMATS}
@@ -390,7 +395,7 @@ def _collect(**values: Any) -> Args:
     return Args(**values, origins=_origins(context))
 
 
-# The further down, the nearer to the user.
+# Where click found a value, in the order of config.ORIGINS: a later place wins over an earlier one.
 _RANKS = (
     ParameterSource.DEFAULT,
     ParameterSource.DEFAULT_MAP,
@@ -414,13 +419,14 @@ def _long(name: str) -> str:
 
 
 def _choose(context: click.Context, pair: tuple[str, str], values: dict[str, Any]) -> None:
-    """Of two options that exclude each other, the one that was set nearer to the user wins."""
+    """Of two options that exclude each other, drop the one that was set in the earlier place."""
     if not all(_is_given(values[name]) for name in pair):
         return
-    near, far = sorted(pair, key=lambda name: _rank(context, name), reverse=True)
+    far, near = sorted(pair, key=lambda name: _rank(context, name))
     if _rank(context, near) == _rank(context, far):
         raise click.UsageError(f"{_long(pair[0])} and {_long(pair[1])} exclude each other")
-    values[far] = {bool: False, tuple: ()}.get(type(values[far]))
+    not_given = {bool: False, tuple: ()}
+    values[far] = not_given.get(type(values[far]))
 
 
 def _origins(context: click.Context) -> dict[str, str]:

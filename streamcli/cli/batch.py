@@ -1,9 +1,10 @@
 """--batch: the input, the output, the signals and the terminal around many requests at once.
 
-Contract: whatever is wrong with the asking is found before an output is opened and anything is sent. The first signal
-ends the run with what is complete written and a word on how to go on, the next one at once; then the process dies of
-the signal. On a terminal a line shows how it goes and is gone in the end; elsewhere stderr stays silent unless lines
-failed. Source: streamcli(5), section "BATCHES".
+Contract: whatever is wrong with what was asked for is found before an output is opened or anything is sent. The first
+signal ends the run when what is complete is written, with a note on how to go on; a second one ends it at once. Then
+the process dies of the signal. On a terminal a line shows how the run goes; elsewhere stderr stays silent unless lines
+failed.
+Source: streamcli(5), section "BATCHES".
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from streamcli.batch.source import Line, Source
 from streamcli.batch.statistics import Statistics
 from streamcli.client.client import Client
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
+from streamcli.network import local
 from streamcli.output.terminal import Visible
 from streamcli.protocol.jsontext import dumps
 from streamcli.turns.signals import ENDING
@@ -45,33 +47,39 @@ if TYPE_CHECKING:
 
     from .args import Args
 
-# What a process has open besides the connections of its streams.
+# How many files a process has open besides the connections of its streams.
 _OTHER_FILES = 24
 
 
 class FailedLinesError(StreamcliError):
-    """The run is complete and lines of it failed; its status is the gravest of theirs."""
+    """The run is complete and lines of it failed; its status is the highest of theirs."""
 
     code = "failed_lines"
 
 
-def run(  # noqa: PLR0917 - all that was put together for it
+def run(
     args: Args,
     streams: io.StandardStreams,
     diagnostics: io.Diagnostics,
+    standard_output: io.Descriptor,
+    *,
     endpoint: Endpoint,
     defaults: Mapping[str, Any],
     compose: Callable[[str], dict[str, Any]],
-    standard_output: io.Descriptor,
+    reach: Callable[[Client | AsyncClient], None],
 ) -> int:
-    """Ask every line; returns the gravest status. Raises StreamcliError, io.Signalled or io.ReaderGone."""
+    """Ask every line, once `reach` has made the client's address one that responds; returns the highest status.
+
+    Raises StreamcliError, io.Signalled or io.ReaderClosedPipe.
+    """
     with contextlib.ExitStack() as stack:
         source = checked_source(args, streams, defaults, compose, stack)
-        # What would be wrong with every request is said once: a missing key, a proxy or a certificate out of use.
+        # What would be wrong with every request is said once: a missing key, a useless proxy or certificate.
         endpoint.request("POST", "/v1/messages", {**next(source.lines()).params, "stream": True}, betas=args.beta)
         client = clients.client(args, endpoint, diagnostics) if args.offload else clients.async_client(args, endpoint)
         output = _output(args, source, standard_output, stack)
         report = io.opened(args.usage_to, atomic=False) if args.usage_to else None
+        reach(client)
         statistics = Statistics(source.count, output.recorded)
         screen = Screen(statistics, shown=streams.terminal[io.STDERR] and not diagnostics.quiet)
         diagnostics.live = screen.line
@@ -83,7 +91,7 @@ def run(  # noqa: PLR0917 - all that was put together for it
         except BaseException as fault:
             if isinstance(fault, OutputError) or (isinstance(fault, StreamcliError) and not args.offload):
                 batch.say_stopped()
-            with contextlib.suppress(OutputError, io.ReaderClosedPipe):  # why the run ended counts
+            with contextlib.suppress(OutputError, io.ReaderClosedPipe):  # why the run ended matters more
                 _close(statistics, screen, report)
             raise
         _close(statistics, screen, report)
@@ -112,7 +120,7 @@ def checked_source(
     compose: Callable[[str], dict[str, Any]],
     stack: contextlib.ExitStack,
 ) -> Source:
-    """The requests of --batch, every one of them looked at. Raises UsageError where one is wrong or there is none."""
+    """The requests of --batch, all of them checked. Raises UsageError if one is wrong or there is none."""
     path = str(args.batch)
     name = "standard input" if path == "-" else path
     if path == "-" and not streams.open[io.STDIN]:
@@ -123,7 +131,7 @@ def checked_source(
         raise UsageError(f"cannot read {name}: {reason(fault)}") from None
     source = Source(stack.enter_context(file), name, defaults, compose, args.lines)
     if not source.check():
-        raise UsageError(f"{name} holds no prompt")
+        raise UsageError(f"{name} has no prompt in it")
     return source
 
 
@@ -136,7 +144,7 @@ def _opened(path: str) -> BinaryIO:
 
 
 def _kept(fd: int, name: str) -> BinaryIO:
-    """All that can be read from `fd`, in a file without a name, because the input is read twice."""
+    """All that can be read from `fd`, in a temporary file, because the input is read twice."""
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's
     while data := io.read(fd):
         try:
@@ -154,38 +162,38 @@ def _output(
     if path is None:
         return _Stream(standard_output)
     if not args.offload and os.path.exists(f"{path}.batches"):
-        raise UsageError(f"lines of {path} run as batches: go on with --offload --resume, or end them with --cancel")
+        raise UsageError(f"lines of {path} are in batches: go on with --offload --resume, or end them with --cancel")
     if path != "-" and (os.path.isfile(path) or not os.path.exists(path)):
         known = args.resume or args.cancel
         results = Results(path, source, resume=known, retry_errors=args.retry_errors, judge=judge(args))
         return stack.enter_context(results)
     if args.resume:
-        raise UsageError(f"--resume goes on with a file, and {path} is none")
+        raise UsageError(f"--resume needs a file to go on with, and {path} is not one")
     return _Stream(io.opened(path, atomic=False))
 
 
 class _Stream:
-    """Results on a descriptor, which remembers nothing; a terminal sees control characters and obeys none."""
+    """Results on a descriptor, which remembers nothing; on a terminal, control characters are made visible."""
 
-    def __init__(self, sink: io.Descriptor) -> None:
+    def __init__(self, descriptor: io.Descriptor) -> None:
         self.recorded = 0
         self.failed = 0
         self.status = 0
-        self.on_terminal = os.isatty(sink.fd)
-        self._sink = sink
+        self.on_terminal = os.isatty(descriptor.fd)
+        self._descriptor = descriptor
 
     def done(self, number: int) -> bool:  # noqa: ARG002 - as Results have it
         return False
 
     def write(self, results: Sequence[Result]) -> None:
         data = b"".join([result.line for result in results])
-        self._sink.write(Visible().feed(data.decode()).encode() if self.on_terminal else data)
+        self._descriptor.write(Visible().feed(data.decode()).encode() if self.on_terminal else data)
         self.recorded += len(results)
         self.failed += sum(result.status > 0 for result in results)
         self.status = max(self.status, *(result.status for result in results))
 
     def finish(self, *, ordered: bool) -> None:  # noqa: ARG002 - as Results have it
-        self._sink.done()
+        self._descriptor.done()
 
 
 class _Batch(NamedTuple):
@@ -199,27 +207,27 @@ class _Batch(NamedTuple):
     diagnostics: io.Diagnostics
 
     def offload(self, client: Client) -> list[int]:
-        """Have the lines that are not done answered by the Message Batches API; signals that end it are raised."""
-        from . import offload  # noqa: PLC0415 - what runs there needs nothing of what runs here
+        """Have the lines that are not done answered by the Message Batches API. A signal that ends it is raised."""
+        from . import offload  # noqa: PLC0415 - rarely asked for
 
         if not isinstance(self.output, Results):
-            raise UsageError(f"--offload needs a file to come back to, and {self.args.output} is none")
+            raise UsageError(f"--offload needs a file to come back to, and {self.args.output} is not one")
         offload.run(
             self.args, self.diagnostics, client, source=self.source, results=self.output, statistics=self.statistics
         )
         return []
 
     async def ask(self, client: AsyncClient) -> list[int]:
-        """Ask the lines that are not done; returns the signals that ended that before its time."""
+        """Ask the lines that are not done; returns the signals that ended that early."""
         args, output = self.args, self.output
-        wanted = jobs(args)
+        wanted = args.jobs if args.local is None else local.places(args.jobs)
         allowed = _allowed_jobs(wanted)
         if allowed < wanted:
             self.diagnostics.note(f"only {allowed} at a time: the limit of open files (ulimit -n) allows no more")
-        # httpcore looks for it anew six times a request; in vain, that is a third of a request's work.
+        # httpcore tries to import it six times a request; if it is not installed, that is a third of a request's work.
         if importlib.util.find_spec("sniffio") is None:
             sys.modules["sniffio"] = None  # type: ignore[assignment]
-        gc.freeze()  # what there is by now stays: not to look at it again and again saves a tenth
+        gc.freeze()  # not to search what exists by now for garbage, again and again, saves a tenth
         settings = Settings(
             jobs=allowed,
             retries=args.retries,
@@ -229,8 +237,9 @@ class _Batch(NamedTuple):
             on_retry=self._say_retry if args.verbose else lambda *_: None,
             on_silence=self._say_silence,
         )
-        beside = isinstance(output, _Stream) and output.on_terminal
-        pool = Pool(client, self.screen.beside(output.write) if beside else output.write, self.statistics, settings)
+        is_shown = isinstance(output, _Stream) and output.on_terminal
+        write = self.screen.making_way(output.write) if is_shown else output.write
+        pool = Pool(client, write, self.statistics, settings)
         with _signals(pool.stop) as caught, self.screen.drawn():
             await pool.run(self.source.lines(), output.done)
         return caught
@@ -243,12 +252,12 @@ class _Batch(NamedTuple):
         self.diagnostics.note(f"nobody is answered: line {line.number}: {error}; trying for up to {patience:g} s")
 
     def say_stopped(self) -> None:
-        """How far it came, and how to go on."""
+        """Say how far the run came, and how to go on."""
         how = ": run again with --resume" if isinstance(self.output, Results) else ""
         self.diagnostics.note(f"stopped after {self.output.recorded} of {self.source.count}{how}")
 
     def say_failures(self) -> None:
-        """Why the status is not 0."""
+        """Say why the status is not 0."""
         if not self.output.failed:
             return
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.statistics.faults.most_common())
@@ -261,13 +270,8 @@ class _Batch(NamedTuple):
         self.diagnostics.fault(FailedLinesError("; ".join(filter(None, parts))), self.output.status)
 
 
-def jobs(args: Args) -> int:
-    """How many requests are asked at a time; a model of this machine's has as many places as there are processors."""
-    return args.jobs if args.local is None else min(args.jobs, os.cpu_count() or 1)
-
-
 def _allowed_jobs(jobs: int) -> int:
-    """How many of `jobs` connections the process may have, its limit raised as far as that goes."""
+    """How many of `jobs` connections the process may have, after its limit is raised as far as possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = jobs + _OTHER_FILES
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -279,7 +283,7 @@ def _allowed_jobs(jobs: int) -> int:
 
 @contextlib.contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Has the first ending signal call `stop` and noted in what this gives; another one ends the process at once."""
+    """Have the first ending signal call `stop`, and add it to the list; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in ENDING}
     heard = [number for number in ENDING if before[number] is not signal.SIG_IGN]

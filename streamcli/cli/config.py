@@ -1,7 +1,7 @@
 """config.toml in, defaults for the options out, each with the place where it was set.
 
-Contract: keys are the long option names; the tables [profile.NAME] lie over them. Nothing is imported for a file that
-is not there. Whatever is wrong with a file is found here as a usage error that names it.
+Contract: keys are the long option names; those of a table [profile.NAME] win over those outside. Nothing is imported
+for a file that is not there. Whatever is wrong with a file is a usage error that names it.
 Source: streamcli(5), section "Configuration".
 """
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from streamcli.errors import reason
+from streamcli.errors import UsageError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 FILE = "config"
-# Where an option may have been set, the further down the nearer to the user.
+# The places where an option may have been set; a later one wins over an earlier one.
 ORIGINS = ("default", FILE, "environment", "command line")
 NEAR = frozenset(ORIGINS[2:])
 
@@ -27,7 +27,7 @@ _NOT_HERE = frozenset({"config", "profile"})
 
 
 class Layers(NamedTuple):
-    """What the configuration sets: a value for each option by its parameter's name, and which part of it says so."""
+    """What the configuration sets: the values by parameter name, and the part of the configuration each came from."""
 
     values: dict[str, Any]
     origins: dict[str, str]
@@ -38,8 +38,8 @@ def layers(
 ) -> Layers:
     """The configuration at `path`, or the usual one if there is one, with a profile's table over it.
 
-    An option of the profile puts out those of the file that exclude it. Raises click.UsageError for a named file that
-    is not there, bad TOML, an unknown key or profile, or a value of the wrong type.
+    An option of the profile removes those outside that exclude it. Raises click.UsageError for a named file that is not
+    there, bad TOML, an unknown key or profile, or a value of the wrong type.
     """
     place = path or usual_path(os.environ)
     if place is None and profile is not None:
@@ -51,9 +51,9 @@ def layers(
     profiles = table.pop("profile", {})
     found = Layers({}, {})
     if not isinstance(profiles, dict):
-        raise click.UsageError(f"{place}: profile is no table of profiles")
+        raise click.UsageError(f"{place}: profile is not a table of profiles")
     if profile is not None and profile not in profiles:
-        raise click.UsageError(f"{place} has no table [profile.{profile}]")
+        raise click.UsageError(f"{place} has no table [profile.{profile}]{_nearest(profile, profiles)}")
     _add(found, table, place, place, options)
     if profile is not None:
         own = Layers({}, {})
@@ -89,35 +89,48 @@ def usual_path(environment: Mapping[str, str]) -> str | None:
 def _table(path: str, *, needed: bool) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            import tomllib  # noqa: PLC0415 - for who has a configuration
-
-            return tomllib.load(file)
+            data = file.read()
     except OSError as fault:
         # In a home that may not be entered, as a container may have it, nobody can say that a file is there.
         if not needed and not os.path.lexists(path):
             return {}
         raise click.UsageError(f"cannot read the configuration {path}: {reason(fault)}") from None
+    import tomllib  # noqa: PLC0415 - few have a configuration
+
+    from streamcli.protocol.userinput import decoded  # noqa: PLC0415
+
+    try:
+        return tomllib.loads(decoded(data, f"the configuration {path}"))
+    except UsageError as fault:
+        raise click.UsageError(fault.message) from None
     except (ValueError, RecursionError) as fault:
-        raise click.UsageError(f"the configuration {path} is no TOML: {reason(fault)}") from None
+        raise click.UsageError(f"the configuration {path} is not TOML: {reason(fault)}") from None
 
 
 def _add(found: Layers, table: Any, where: str, origin: str, options: Sequence[click.Option]) -> None:
     if not isinstance(table, dict):
-        raise click.UsageError(f"{where} is no table")
+        raise click.UsageError(f"{where} is not a table")
     known = {opt[2:]: option for option in options for opt in option.opts if opt.startswith("--")}
     for key, value in table.items():
         option = known.get(key)
         if option is None or option.name is None or option.name in _NOT_HERE:
-            raise click.UsageError(f"{where}: {key} is no option that can be set there")
+            raise click.UsageError(f"{where}: {key} is not an option that can be set there{_nearest(key, known)}")
         found.values[option.name] = _value(option, value, f"{where}: {key}")
         found.origins[option.name] = origin
 
 
+def _nearest(name: str, known: Collection[str]) -> str:
+    import difflib  # noqa: PLC0415 - only for a mistake
+
+    close = [] if name in known else difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def _value(option: click.Option, value: Any, what: str) -> Any:
-    """A value as click takes it, converted by the option's own type."""
+    """A value as click takes it, checked against the option's type."""
     if option.name == "local" and value is True:
         return ""
-    wanted = "true or false" if option.is_flag else "a list of texts" if option.multiple else "one text or number"
+    wanted = "true or false" if option.is_flag else "a list of strings" if option.multiple else "a string or a number"
     if option.multiple and isinstance(value, str):
         value = [value]
     fits = (
@@ -130,7 +143,7 @@ def _value(option: click.Option, value: Any, what: str) -> Any:
     if not fits:
         raise click.UsageError(f"{what} needs {wanted}")
     if any("\0" in text for text in (value if isinstance(value, list) else [str(value)])):
-        raise click.UsageError(f"{what} holds a NUL")
+        raise click.UsageError(f"{what} has a NUL in it")
     try:
         option.type_cast_value(click.Context(click.Command("streamcli")), value)
     except click.BadParameter as fault:

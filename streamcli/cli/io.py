@@ -1,35 +1,38 @@
-"""File descriptors in, complete writes and one-line diagnostics out.
+"""Standard streams, files and one-line diagnostics: complete reads and complete writes.
 
-Contract: `write` returns when every byte is with the kernel, whatever short writes, non-blocking descriptors and
-signals do, and raises OutputError where that cannot be had, or ReaderGone where nobody reads any more. A lost stderr
-changes nothing. Bytes go out as they are: no text layer, no locale, no buffer.
+Contract: `write` returns when the kernel has every byte, whatever short writes, non-blocking descriptors and signals
+do. It raises OutputError if it cannot write, and ReaderClosedPipe if nobody reads any more. Without a standard error
+nothing else changes. Bytes go out as they are: no text layer, no locale, no buffer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import re
 import select
+import stat
 from typing import TYPE_CHECKING
 
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
 from streamcli.output.terminal import one_line
+from streamcli.protocol.secrets import hidden
 from streamcli.turns.signals import signals_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 STDIN, STDOUT, STDERR = 0, 1, 2
-# A silent standard input is mentioned after so many seconds.
+# How many seconds standard input may be silent before that is mentioned.
 SILENCE = 3.0
 _DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d{1,9})|std(in|out|err))|/proc/self/fd/(\d{1,9})")
 _NAMED = {"in": STDIN, "out": STDOUT, "err": STDERR}
 
 
 class Signalled(BaseException):
-    """A signal that ends the run."""
+    """A signal came that ends the run."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -37,7 +40,7 @@ class Signalled(BaseException):
 
 
 class ReaderClosedPipe(BaseException):
-    """The reader of our output closed its end: the process ends by SIGPIPE, as every filter does."""
+    """The reader closed the pipe that we write to: the process ends by SIGPIPE, as every filter does."""
 
 
 def _write_counted(fd: int, data: memoryview, counts: list[int]) -> None:
@@ -57,7 +60,7 @@ def _write_counted(fd: int, data: memoryview, counts: list[int]) -> None:
 class Descriptor:
     """An open descriptor. `name` is what messages call it.
 
-    What is left of a write that a signal broke off goes out with the next one, before it.
+    What a write that a signal broke off has left is written before the next one.
     """
 
     def __init__(self, fd: int, name: str) -> None:
@@ -69,7 +72,7 @@ class Descriptor:
 
     @property
     def written(self) -> int:
-        """How many bytes went out."""
+        """How many bytes were written."""
         return self._before + sum(self._counts)
 
     def write(self, data: bytes) -> None:
@@ -102,18 +105,18 @@ class Descriptor:
             raise self.fault(fault) from None
 
     def failed(self) -> None:
-        """Close, unless that was done; what was written stays."""
+        """Close, if it is still open; what was written stays."""
         with contextlib.suppress(OSError):
             self._close()
 
     def _close(self) -> None:
         fd, self.fd = self.fd, -1
-        if fd >= 0:  # else its number may be another's by now
+        if fd >= 0:  # else another descriptor may have its number by now
             os.close(fd)
 
 
 class StandardError(Descriptor):
-    """What is written beside the answer, on stderr: that nobody can read it changes nothing."""
+    """Standard error, which may be closed or full without any effect on the answer."""
 
     def write(self, data: bytes) -> None:
         """Write what can be written."""
@@ -150,7 +153,7 @@ class ReplacedFile(Descriptor):
                 os.fchmod(self.fd, mode)
 
     def done(self) -> None:
-        """Make the file appear."""
+        """Close the file and give it its name."""
         try:
             os.fsync(self.fd)
             self._close()
@@ -159,7 +162,7 @@ class ReplacedFile(Descriptor):
             raise self.fault(fault) from None
 
     def failed(self) -> None:
-        """Leave what came beside the file."""
+        """Close FILE.partial, and remove it if it is empty."""
         super().failed()
         with contextlib.suppress(OSError):  # where it cannot have the name it keeps its own
             if self.written:
@@ -206,10 +209,10 @@ def _in_place(path: str) -> Descriptor:
 
 
 class StandardStreams:
-    """What a process is given: which standard descriptors are open and which of them are terminals.
+    """Which standard streams are open, and which of them are terminals.
 
-    The closed ones are filled with /dev/null, for reading, so that no socket or file of ours takes their place and
-    what is written to them fails.
+    The closed ones become /dev/null, for reading only: no socket or file of ours gets their numbers, and writing to
+    them fails.
     """
 
     def __init__(self) -> None:
@@ -220,7 +223,7 @@ class StandardStreams:
         self.terminal = [os.isatty(fd) for fd in (STDIN, STDOUT, STDERR)]
 
     def standard_output(self, *, used: bool = True) -> Descriptor:
-        """The usual sink of the answer. Raises OutputError where it is `used` and closed, before a request is spent."""
+        """Standard output. Raises OutputError if it is `used` and closed, before a request is spent."""
         if used and not self.open[STDOUT]:
             raise OutputError("cannot write to standard output: it is closed")
         return Descriptor(STDOUT, "standard output")
@@ -234,17 +237,19 @@ def _is_open(fd: int) -> bool:
     return True
 
 
+def is_device(fd: int) -> bool:
+    """Whether `fd` is a device, as /dev/null is, and no pipe or file that somebody filled or meant to."""
+    return stat.S_ISCHR(os.fstat(fd).st_mode)
+
+
 def read_stdin(*, timeout: float | None = None, silent: Callable[[], None] | None = None) -> bytes:
     """Standard input to its end.
 
-    With a `timeout`, UsageError is raised where no first byte comes within so many seconds (0: however long), after
-    `silent` was called once at SILENCE seconds: input that was promised is never left out.
+    With a `timeout`, `silent` is called if no first byte comes within SILENCE seconds, and UsageError is raised if none
+    comes within `timeout` seconds (0: it waits for ever). Without one it waits for ever and calls nothing.
     """
-    if timeout is not None and not _readable(SILENCE if not timeout else min(SILENCE, timeout)):
-        if silent and (not timeout or timeout > SILENCE):
-            silent()
-        if not _readable(timeout - SILENCE if timeout > SILENCE else None if not timeout else 0):
-            raise UsageError(f"standard input stayed silent for {timeout:g} s; use -I to ignore it")
+    if timeout is not None:
+        _await_input(timeout or math.inf, silent)
     parts = []
     try:
         while part := read(STDIN):
@@ -254,8 +259,19 @@ def read_stdin(*, timeout: float | None = None, silent: Callable[[], None] | Non
     return b"".join(parts)
 
 
+def _await_input(timeout: float, silent: Callable[[], None] | None) -> None:
+    if _readable(min(SILENCE, timeout)):
+        return
+    if timeout > SILENCE:
+        if silent:
+            silent()
+        if _readable(timeout - SILENCE):
+            return
+    raise UsageError(f"standard input stayed silent for {timeout:g} s; use -I to ignore it")
+
+
 def read(fd: int) -> bytes:
-    """What there is to read, waited for; b"" at the end. Raises OSError."""
+    """Wait for something to read and return it; b"" at the end. Raises OSError."""
     while True:
         try:
             return os.read(fd, 1 << 20)
@@ -263,18 +279,18 @@ def read(fd: int) -> bytes:
             _wait(fd, select.POLLIN)
 
 
-def _readable(seconds: float | None) -> bool:
+def _readable(seconds: float) -> bool:
     return _wait(STDIN, select.POLLIN, seconds)
 
 
-def _wait(fd: int, event: int, seconds: float | None = None) -> bool:
+def _wait(fd: int, event: int, seconds: float = math.inf) -> bool:
     poll = select.poll()
     poll.register(fd, event)
-    return bool(poll.poll(None if seconds is None else max(0, seconds * 1000)))
+    return bool(poll.poll(None if seconds == math.inf else seconds * 1000))
 
 
 def read_file(path: str, what: str) -> bytes:
-    """The bytes of a file. Raises UsageError, naming it and `what` it is for, where it cannot be read."""
+    """The bytes of a file. Raises UsageError, naming the file and `what` it is, if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -283,18 +299,20 @@ def read_file(path: str, what: str) -> bytes:
 
 
 class Diagnostics:
-    """What the command says: on stderr only, a line at a time, `streamcli: kind: text`, never a control character."""
+    """What the command says: on stderr only, a line at a time, `streamcli: kind: text`, without control characters."""
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet = quiet
         self._as_json = as_json
         self.secrets: set[str] = set()
-        # What is drawn on stderr just now steps aside for a line; and who draws is told the time.
+        # A context in which what is drawn on stderr makes way for a line, and a call that draws it again in time.
         self.live: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         self.tick: Callable[[], None] = lambda: None
+        # What can be done about an error, once it is known what is asked.
+        self.advise: Callable[[StreamcliError], str] = lambda _: ""
 
     def note(self, text: str) -> None:
-        """Something worth knowing that is no error; nothing with --quiet."""
+        """Something worth knowing that is not an error; nothing with --quiet."""
         if not self.quiet:
             self.line(f"streamcli: {text}")
 
@@ -303,29 +321,31 @@ class Diagnostics:
         self.line(f"streamcli: error: {text}")
 
     def fault(self, error: StreamcliError, status: int | None = None) -> None:
-        """As `error`, or one JSON object with --error-format json: what a script needs to decide what to do next.
+        """As `error`, or with --error-format json a JSON object: what a script needs to decide what to do next.
 
-        `status` is the exit status, where it is not the error's own.
+        `status` is the exit status, if it is not the error's own.
         """
+        advice = self.advise(error)
         if not self._as_json:
-            self.error(str(error))
+            self.error(f"{error}; {advice}" if advice else str(error))
             return
         import json  # noqa: PLC0415 - errors are rare, start-ups are not
 
-        # In ASCII: a control character made visible otherwise would be no JSON, and a file's name need not be UTF-8.
-        self._say(json.dumps(error.evidence(status), separators=(",", ":")).encode())
+        # In ASCII, so that it stays JSON: control characters would be made visible, and file names need not be UTF-8.
+        evidence = error.evidence(status)
+        if advice:
+            evidence["message"] += f"; {advice}"
+        self._say(json.dumps(evidence, separators=(",", ":")).encode())
 
     def line(self, text: str) -> None:
-        """One line without a head."""
+        """One line without a prefix."""
         self._say(one_line(text).encode())
 
     def _say(self, line: bytes) -> None:
-        """Whether anybody can read it changes nothing."""
+        """Write it; if that fails, nothing else changes."""
         with self.live, contextlib.suppress(OSError):
             os.write(STDERR, self.without_secrets(line) + b"\n")
 
     def without_secrets(self, text: bytes) -> bytes:
         """`text`, every secret in it hidden: a server may have repeated one."""
-        for secret in sorted(self.secrets, key=len, reverse=True):  # one may be the beginning of another
-            text = text.replace(secret.encode(), b"***")
-        return text
+        return hidden(text, self.secrets)

@@ -1,14 +1,13 @@
-"""A process in, an exit status out: signals, descriptors and the last word on stderr.
+"""A process in, an exit status out: signals, standard streams and the last word on stderr.
 
-Contract: the status tells how it went, death by signal included; no traceback leaves. What --help and --version need
-is imported here, everything else when it is known that there is something to do.
+Contract: the status is the one the manual names, death by a signal included; there is never a traceback. Only what
+--help and --version need is imported here, everything else once there is something to do.
 Source: streamcli(1), section "EXIT STATUS".
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -26,17 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-# The first signal ends the run, another one ends it at once. In between, so many seconds are left for what there is to
-# say, the last line of --events above all, read or not.
+# The first signal ends the run, a second one ends it at once. How many seconds a run then has for what there is left to
+# write, above all the last line of --events, whether anybody reads it or not.
 _LAST_WORDS = 0.05
+# Seconds between two alarms while the run lasts.
 _TICK = 0.5
 
 
 def main() -> NoReturn:
     """The command: never returns."""
-    # Words, file names and variables are UTF-8, whatever the locale says.
+    # Arguments, file names and variables are UTF-8, whatever the locale says.
     if sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - no shell is wanted
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored from outside, it loses how our programs ended
     # Until there is something to finish, a signal may simply end the process, without Python's traceback.
     _on_ending(signal.SIG_DFL)
     streams = io.StandardStreams()
@@ -51,7 +52,7 @@ def _command(argv: list[str], streams: io.StandardStreams) -> int:
         return UsageError.exit_code
     except OSError:  # --help into a full device
         return _unwritten()
-    except SystemExit:  # what click makes of a reader that is gone
+    except SystemExit:  # click's answer to a reader that closed the pipe
         die(signal.SIGPIPE)
     if isinstance(asked, int):
         return asked if streams.open[io.STDOUT] else _unwritten()
@@ -68,7 +69,8 @@ def _run(asked: arguments.Args, streams: io.StandardStreams, diagnostics: io.Dia
         raise io.Signalled(number)
 
     _on_ending(end)
-    # A signal that comes just before a read blocks is noted but not acted on until the read returns; this ends it.
+    # Python may note a signal just before a read blocks, and then not run its handler until the read returns. The alarm
+    # interrupts the read. It also draws what shows the progress.
     signal.signal(signal.SIGALRM, lambda *_: diagnostics.tick())
     signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
     try:
@@ -90,7 +92,7 @@ def _run(asked: arguments.Args, streams: io.StandardStreams, diagnostics: io.Dia
 
 
 def _on_ending(action: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    """What the signals that end a run do, but for those that the caller ignores, as nohup does."""
+    """Set what the ending signals do, except those that our caller has us ignore, as nohup does."""
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, action)
@@ -105,7 +107,7 @@ def die(number: int) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """End at once: everything is written, and taking the interpreter apart costs a tenth of a run."""
+    """End at once: everything is written, and to take the interpreter apart costs a tenth of a run."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -121,9 +123,14 @@ def _unwritten() -> int:
 
 
 def _wants_json(argv: list[str]) -> bool:
-    """Whether errors are to be said as JSON, as far as words tell that could not be understood."""
-    said: list[str] = re.findall(r"^--error-format[=\n](.*)$", "\n".join(argv), re.MULTILINE)
-    return (said[-1] if said else os.environ.get("STREAMCLI_ERROR_FORMAT")) == "json"
+    """Whether errors are to be JSON, as far as that can be seen in arguments that could not be parsed."""
+    asked = os.environ.get("STREAMCLI_ERROR_FORMAT")
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word == "--error-format":
+            asked = following
+        elif word.startswith("--error-format="):
+            asked = word.partition("=")[2]
+    return asked == "json"
 
 
 def _plain(fault: click.ClickException) -> str:

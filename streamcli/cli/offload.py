@@ -1,7 +1,7 @@
-"""Many prompts handed to the Message Batches API: what is said of it while it lasts, and how to go on afterwards.
+"""--offload: a run by way of the Message Batches API, what is said while it lasts, and how to go on afterwards.
 
-Contract: whatever ends the run, the batches go on at the server, and stderr says how to come back to them. Counts are
-one line on a terminal, drawn over itself and gone in the end; elsewhere a line where they change.
+Contract: whatever ends the run, the batches go on at the server, and stderr says how to come back to them. The counts
+are one line on a terminal, drawn over itself and gone in the end; elsewhere they are a new line when they change.
 Source: streamcli(1), section "Many prompts".
 """
 
@@ -39,7 +39,7 @@ def run(
     results: Results,
     statistics: Statistics,
 ) -> None:
-    """Have the lines of `source` answered by batches, or with --cancel cancel these.
+    """Have the lines of `source` answered in batches, or with --cancel cancel the batches.
 
     Raises StreamcliError and io.Signalled.
     """
@@ -88,7 +88,7 @@ def _batches(count: int) -> str:
 
 
 class _Watch:
-    """Tells how it goes."""
+    """Says how the run goes."""
 
     def __init__(self, diagnostics: io.Diagnostics) -> None:
         self._diagnostics = diagnostics

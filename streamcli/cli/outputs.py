@@ -72,7 +72,7 @@ class Outputs:
         self._takers: list[Callable[[Received], None]] = []
 
     def open(self, standard_output: io.Descriptor) -> None:
-        """Open all that were asked for. Raises OutputError, and leaves none open, where one cannot be opened."""
+        """Open all that were asked for. Raises OutputError, and leaves none open, if one cannot be opened."""
         try:
             self._open(standard_output)
         except BaseException:  # the opening of a pipe waits, and a signal may end that

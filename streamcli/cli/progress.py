@@ -1,7 +1,7 @@
 """Events of an answer in, one line on a terminal out that shows how it goes and is gone in the end.
 
-Contract: the line is drawn over itself a few times a second, erased before anything else is said, and never drawn
-where answers are written to the same terminal. Nothing is drawn where stderr is no terminal.
+Contract: the line is drawn over itself a few times a second and erased before anything else is written to the terminal.
+It is only for a standard error that is a terminal to which no answer is written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ERASE = b"\r\x1b[K"
 
 
 class Line:
-    """A line on stderr that is drawn over itself; as a context it is out of the way of what is written meanwhile."""
+    """A line on stderr that is drawn over itself; inside it as a context it makes way for what is written there."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -33,7 +33,7 @@ class Line:
         self._closed = False
 
     def draw(self, text: Callable[[], str]) -> None:
-        """Show `text`, at most as wide as the terminal, unless the last one is too fresh."""
+        """Show `text`, cut to the terminal's width, unless a line was shown a moment ago."""
         now = self._clock()
         if self._closed or self._hidden or now < self._due:
             return
@@ -42,7 +42,7 @@ class Line:
         _write(_ERASE + text().encode()[: _width() - 1])
 
     def __enter__(self) -> None:
-        self._hidden = True  # first: a signal's handler may want to draw at any moment
+        self._hidden = True  # first, because a signal's handler may draw at any moment
         self._erase()
 
     def __exit__(self, *exc_info: object) -> None:
@@ -86,7 +86,7 @@ class Progress:
         self._tokens = 0
 
     def add(self, received: Received) -> None:
-        """One event."""
+        """Count one event."""
         event = received.event
         if event is None:
             return
@@ -94,7 +94,7 @@ class Progress:
             self._first = self._first or self._clock()
             self._tokens += 1
         elif event["type"] == "message_start":
-            self._tokens = 0  # those of an attempt that failed are none
+            self._tokens = 0  # those of a failed attempt do not count
         elif event["type"] == "message_stop":
             self._earlier, self._tokens = self._earlier + self._tokens, 0
         elif event["type"] == "message_delta":
@@ -102,7 +102,7 @@ class Progress:
             self._tokens = counted if isinstance(counted, int) else self._tokens
 
     def draw(self) -> None:
-        """Show how it stands."""
+        """Show how far the answer is."""
         self._line.draw(self._text)
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
-"""`Args` and the world in, what to send and where out: files, standard input, keys and addresses are looked up here.
+"""`Args`, files, standard input and the environment in, out the request to send and the endpoint to send it to.
 
-Contract: everything that is wrong with the asking is found here as UsageError, before anything is sent, and nothing
-is lost on the way: input is UTF-8 or it is refused with the place. Source: streamcli(1), section "Input".
+Contract: everything that is wrong with what was asked for is UsageError here, before anything is sent. Nothing of the
+input is lost: it is UTF-8, or it is rejected with the place where it is not.
+Source: streamcli(1), section "Input".
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from streamcli.errors import UsageError
 from streamcli.protocol import request
 from streamcli.protocol.jsontext import loads_exact
-from streamcli.protocol.userinput import decoded, json_value
+from streamcli.protocol.userinput import decoded, json_value, key_in, variable
 
 from . import io
 
@@ -33,15 +34,15 @@ _FIELDS = {
     "top_k": "top_k",
     "stop": "stop_sequences",
 }
-# Options that are sent as text.
+# Options whose values are sent as text.
 _TEXTS = ("model", "system", "stop", "effort", "tool_choice", "schema", "beta", "set")
 _CHOICES = frozenset({"auto", "any", "none"})
 
 
 def composer(args: Args) -> Callable[[str], Message | None]:
-    """A function from text to the user's message: the attachments, then the text, the files of -f and the words.
+    """A function that makes the user's message of a text: the attachments, then the text, the files of -f, the prompt.
 
-    Where none of them is there, it gives None. The files are read once, here.
+    It returns None if there is nothing of all that. The files are read once, here.
     """
     _check_stdin(args)
     words = " ".join(word for word in args.prompt if word != "-")
@@ -61,7 +62,7 @@ def composer(args: Args) -> Callable[[str], Message | None]:
 
 
 def _block(word: str) -> dict[str, Any]:
-    from streamcli.turns import attachment  # noqa: PLC0415 - for who attaches something
+    from streamcli.turns import attachment  # noqa: PLC0415 - rarely asked for
 
     if word == "-":
         return attachment.of_bytes(io.read_stdin(), "standard input")
@@ -71,7 +72,7 @@ def _block(word: str) -> dict[str, Any]:
 
 
 def _check_stdin(args: Args) -> list[str]:
-    """What takes standard input. Raises UsageError where two do."""
+    """What reads standard input. Raises UsageError if two do."""
     takers = {"--body": args.body == "-", "--batch": args.batch == "-", "part of the prompt": _asks_for_stdin(args)}
     taken = ["--attach"] * args.attach.count("-") + [name for name, takes in takers.items() if takes]
     if args.attach.count("-") > 1:
@@ -79,7 +80,7 @@ def _check_stdin(args: Args) -> list[str]:
     if len(taken) > 1:
         raise UsageError(f"standard input cannot be both {taken[0]} and {taken[-1]}")
     if args.batch and taken == ["part of the prompt"]:
-        raise UsageError("with --batch standard input is no part of the prompts: put it in a file for -f")
+        raise UsageError("with --batch standard input is not part of the prompts: put it in a file for -f")
     return taken
 
 
@@ -88,12 +89,15 @@ def _asks_for_stdin(args: Args) -> bool:
 
 
 def text_of_stdin(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> str:
-    """What of standard input belongs to the prompt."""
+    """What of standard input belongs to the prompt.
+
+    Raises UsageError where it was asked for and there is nothing, because the model would make it up.
+    """
     asked_for = _asks_for_stdin(args)
     is_wanted = asked_for or not (args.ignore_stdin or _check_stdin(args))
-    if not is_wanted or not streams.open[io.STDIN] or (streams.terminal[io.STDIN] and not asked_for):
+    if not is_wanted or (not asked_for and (streams.terminal[io.STDIN] or not streams.open[io.STDIN])):
         return ""
-    has_prompt = any(word != "-" for word in (*args.prompt, *args.file)) or bool(args.body or args.attach)
+    has_prompt = _has_prompt(args)
     patient = asked_for or not has_prompt
     raw = io.read_stdin(
         timeout=None if patient else args.stdin_timeout,
@@ -101,14 +105,23 @@ def text_of_stdin(args: Args, streams: io.StandardStreams, diagnostics: io.Diagn
     )
     if args.verbose:
         diagnostics.note(f"read {len(raw)} bytes from standard input")
-    return decoded(raw, "standard input")
+    text = decoded(raw, "standard input")
+    if has_prompt and not text.strip():
+        if asked_for:
+            raise UsageError(f"standard input is {'empty' if streams.open[io.STDIN] else 'closed'}, and - asks for it")
+        if not io.is_device(io.STDIN):
+            diagnostics.note("standard input is empty: the prompt goes without it; -I says that this is meant")
+    return text
+
+
+def _has_prompt(args: Args) -> bool:
+    """Whether something is asked without standard input."""
+    words = [word for word in (*args.prompt, *args.file) if word != "-"]
+    return any(map(str.strip, words)) or bool(args.body or args.attach)
 
 
 def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """The request but for the prompt's turn: --body, and over it the options.
-
-    `tools` are the definitions of what can be run here.
-    """
+    """The request without the prompt: --body, and over it the options. `tools` are the tools that can be run here."""
     for name in _TEXTS:
         given = getattr(args, name) or ()
         _check_encodable("".join((given,) if isinstance(given, str) else given), f"--{name.replace('_', '-')}")
@@ -116,7 +129,7 @@ def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     found.pop("stream", None)
     found.update({field: _value(args, name) for name, field in _FIELDS.items() if _goes_over(args, name, found, field)})
     if not found.get("model"):
-        found["model"] = os.environ.get("ANTHROPIC_MODEL") or request.DEFAULT_MODEL
+        found["model"] = variable(os.environ, "ANTHROPIC_MODEL") or request.DEFAULT_MODEL
     found.setdefault("max_tokens", request.DEFAULT_MAX_TOKENS)
     system = _system(args)
     if system is not None and not ("system" in found and not _is_typed(args, "system", "system_file")):
@@ -128,14 +141,15 @@ def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
 
 
 def _goes_over(args: Args, name: str, found: Mapping[str, Any], field: str) -> bool:
-    """Over --body goes only what was typed; what is set for every run is not meant for it."""
+    """Only what was typed replaces a field of --body; what is set for every run does not."""
     return _value(args, name) is not None and (field not in found or _is_typed(args, name))
 
 
 def _value(args: Args, name: str) -> Any:
     value = getattr(args, name)
-    if name == "model" and os.environ.get("ANTHROPIC_MODEL") and not args.near(name):
-        return os.environ["ANTHROPIC_MODEL"] if value else None
+    ambient = variable(os.environ, "ANTHROPIC_MODEL") if name == "model" and not args.near(name) else ""
+    if ambient:
+        return ambient if value else None
     return (list(value) or None) if isinstance(value, tuple) else value
 
 
@@ -166,7 +180,8 @@ def _add_thinking(args: Args, found: dict[str, Any]) -> None:
         budget = int(args.thinking)
         found["thinking"] = {"type": "enabled", "budget_tokens": budget, **shown}
         if isinstance(found["max_tokens"], int) and found["max_tokens"] <= budget:
-            found["max_tokens"] = budget + max(found["max_tokens"], 1)  # what was meant for the answer is left to it
+            # The answer gets what it would get without thinking.
+            found["max_tokens"] = budget + max(found["max_tokens"], 1)
 
 
 def _add_output(args: Args, found: dict[str, Any]) -> None:
@@ -193,9 +208,9 @@ def _schema(given: str) -> dict[str, Any]:
 def _add_tools(args: Args, found: dict[str, Any], programs: Sequence[dict[str, Any]]) -> None:
     declared = found.get("tools") or []
     if not isinstance(declared, list):
-        raise UsageError(f"--body {args.body} has tools that are no list")
+        raise UsageError(f"--body {args.body} has tools that are not a list")
     if args.tools and _goes_over(args, "tools", found, "tools"):
-        from streamcli.turns import tools  # noqa: PLC0415 - for who has some
+        from streamcli.turns import tools  # noqa: PLC0415 - rarely asked for
 
         declared = tools.declared(io.read_file(args.tools, "the tools"), f"--tools {args.tools}")
     if declared or programs:
@@ -210,9 +225,9 @@ def _add_tools(args: Args, found: dict[str, Any], programs: Sequence[dict[str, A
 
 
 def body(args: Args, found: dict[str, Any], messages: Sequence[Message]) -> dict[str, Any]:
-    """The request, ready to send: the `found` fields and the `messages`, and what --set says over all of it.
+    """The request, ready to send: the `found` fields, the `messages`, and over all of it what --set says.
 
-    Raises UsageError where there is nothing to ask.
+    Raises UsageError if there is nothing to ask.
     """
     found = settle(args, {**found, "messages": list(messages), "stream": True})
     messages = found["messages"]
@@ -221,12 +236,12 @@ def body(args: Args, found: dict[str, Any], messages: Sequence[Message]) -> dict
     if not messages:
         raise UsageError("no prompt: give one as an argument, in a file with -f, or on standard input")
     if found["stream"] is not True:
-        raise UsageError("--set stream: an answer is always streamed")
+        raise UsageError("--set stream: answers are always streamed")
     return found
 
 
 def settle(args: Args, found: dict[str, Any]) -> dict[str, Any]:
-    """The request with what --set says in it: that comes last, over everything."""
+    """The request with what --set says, which comes last and wins over everything."""
     for setting in args.set:
         _set(found, setting)
     return found
@@ -245,7 +260,7 @@ def _set(found: dict[str, Any], setting: str) -> None:
     for name in parents:
         found = found.setdefault(name, {})
         if not isinstance(found, dict):
-            raise UsageError(f"--set {key}: {name} is no object")
+            raise UsageError(f"--set {key}: {name} is not an object")
     found[last] = value
 
 
@@ -267,7 +282,7 @@ def _system(args: Args) -> str | None:
 
 
 def endpoint(args: Args, local_url: str | None = None) -> request.Endpoint:
-    """Where the request goes and with which key; `local_url` is the server of --local, which needs none."""
+    """Where the request goes and with which key; `local_url` is the server of --local, which needs no key."""
     headers = [*request.custom_headers(os.environ), *(request.parsed_header(line, source="-H") for line in args.header)]
     if local_url:
         return request.Endpoint(local_url, None, args.api_version, tuple(headers))
@@ -283,15 +298,15 @@ def endpoint(args: Args, local_url: str | None = None) -> request.Endpoint:
 def _address(args: Args) -> tuple[str, str]:
     near = [(args.base_url, "--base-url")] if args.near("base_url") else []
     far = [] if near else [(args.base_url, "base-url in the configuration")]
-    known = [*near, (os.environ.get("ANTHROPIC_BASE_URL"), "ANTHROPIC_BASE_URL"), *far]
-    return next(((url, named) for url, named in known if url), (request.DEFAULT_BASE_URL, "the default address"))
+    known = [*near, (variable(os.environ, "ANTHROPIC_BASE_URL"), "ANTHROPIC_BASE_URL"), *far]
+    return next(((url, named) for url, named in known if url), (request.DEFAULT_BASE_URL, "the default base URL"))
 
 
 def _explicit_key(args: Args, *, url_is_configured: bool) -> tuple[str | None, str]:
-    """The key that an option names.
+    """The key that an option names, and the option, or None.
 
-    One of the configuration gives way to the environment's, as everything there does, but not where the address is
-    the configuration's too: the key that is meant for one server must not go to another.
+    One in the configuration gives way to one in the environment, as everything there does, unless the base URL is in
+    the configuration too: a key that is meant for one server must not be sent to another.
     """
     is_near = args.near("api_key_file") or args.near("api_key_cmd")
     if not is_near and not url_is_configured and request.credential(os.environ):
@@ -304,15 +319,16 @@ def _explicit_key(args: Args, *, url_is_configured: bool) -> tuple[str | None, s
 
 
 def _key(raw: bytes, source: str) -> tuple[str, str]:
-    key = raw.decode("utf-8", "replace").strip()
-    if not key:
+    is_utf_16 = raw[:2] in {b"\xff\xfe", b"\xfe\xff"}  # as PowerShell writes files
+    key = raw.decode("utf-16" if is_utf_16 else "utf-8", "replace")
+    if not key_in(key)[0]:
         raise UsageError(f"{source} gave an empty key")
     return key, source
 
 
 def _output_of(command: str) -> bytes:
-    """What a shell command prints; our own standard input is not for it."""
-    result = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)  # noqa: S602 - the user's own words
+    """What a shell command prints; it does not get our standard input."""
+    result = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)  # noqa: S602 - it is the user's own command
     if result.returncode:
         raise UsageError(f"--api-key-cmd ended with status {result.returncode}")
     return result.stdout

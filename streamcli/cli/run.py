@@ -1,7 +1,7 @@
-"""`Args` in, the exit status out: what was asked is put together and handed to who does it.
+"""`Args` in, the exit status out: what was asked for is put together and handed to the module that does it.
 
-Contract: whatever is wrong with the asking is found before an output is opened or a byte is sent, so that every file
-stays as it was.
+Contract: whatever is wrong with what was asked for is found before an output is opened or a byte is sent, so that every
+file stays as it was.
 """
 
 from __future__ import annotations
@@ -15,48 +15,62 @@ from streamcli.network import local
 from streamcli.network.tape import TapeTurns
 from streamcli.output.terminal import one_line
 from streamcli.protocol.jsontext import dumps
-from streamcli.protocol.request import Endpoint, is_secret
-from streamcli.turns.signals import signals_held
+from streamcli.protocol.request import Endpoint
+from streamcli.protocol.secrets import secrets_of
 
 from . import clients, files, io, resolve
+from .advice import advice
 from .answer import Answer
 from .question import Question, put_together, replayed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamcli.client.async_client import AsyncClient
+    from streamcli.client.client import Client
+
     from .args import Args
 
-# What is shorter is no secret but a word, as for a server that wants any key, and hidden wherever it stands it would
-# spoil messages and tapes.
-_SHORTEST_SECRET = 8
 _KEEP_TEXT = frozenset({"message", "snapshots"})
-# What a request is counted without (streamcli(7), section "Token counts").
+# Fields that the request to count tokens must not have.
 _UNCOUNTED = frozenset(
     {"max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "metadata", "service_tier"}
     | {"container", "inference_geo", "diagnostics", "fallbacks", "fallback_credit_token", "thread"}
 )
 
 
+def _is_there(client: Client | AsyncClient) -> None:
+    """What `reach` does where no model is loaded."""
+
+
 class Run(NamedTuple):
-    """What everything here needs; `stack` closes what is open for as long as the command runs."""
+    """What everything here needs.
+
+    `stack` closes what is open for as long as the command runs; `reach` makes a client's address one that responds,
+    which is the last thing before it asks.
+    """
 
     args: Args
     streams: io.StandardStreams
     diagnostics: io.Diagnostics
     standard_output: io.Descriptor
     stack: contextlib.ExitStack
+    reach: Callable[[Client | AsyncClient], None] = _is_there
 
 
 def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
-    """Do what was asked; returns the exit status. Raises StreamcliError, io.Signalled or io.ReaderGone."""
+    """Do what was asked for; returns the exit status. Raises StreamcliError, io.Signalled or io.ReaderClosedPipe."""
     shows = args.dry_run or args.as_curl or args.show_config
     standard_output = streams.standard_output(used=not args.output or shows)
     with contextlib.ExitStack() as stack:
         this = Run(args, streams, diagnostics, standard_output, stack)
         files.check(args)
         if args.show_config:
-            from . import show  # noqa: PLC0415 - for who wants to see
+            from . import show  # noqa: PLC0415 - rarely asked for
 
             return _print(this, show.settings(args, os.environ))
+        if args.local is not None and not shows:
+            this = this._replace(reach=_loading(this))
         if args.batch:
             return _batch(this)
         if args.models:
@@ -67,9 +81,10 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
 
 def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
+    _advise(this, endpoint, question.loop.body.get("model"))
     request = endpoint.request("POST", "/v1/messages", question.loop.body, betas=args.beta)
     if args.dry_run or args.as_curl:
-        from . import show  # noqa: PLC0415
+        from . import show  # noqa: PLC0415 - rarely asked for
 
         return _print(this, show.as_curl(request, endpoint, args) if args.as_curl else show.dry_run(request))
     del request
@@ -88,31 +103,35 @@ def _print(this: Run, data: bytes, path: str | None = None) -> int:
 def _asked(this: Run) -> tuple[Endpoint, Question]:
     """Where to ask and what.
 
-    The cheap and the certain come first: a missing key is said before input is waited for, a model is loaded last.
+    The cheap and the certain come first: a missing key is said before input is waited for.
     """
     args = this.args
     if args.replay:
         return Endpoint("http://localhost", None), replayed(args.replay, speed=args.replay_speed)
-    endpoint = _endpoint(this) if args.local is None else None
-    question = put_together(args, this.streams, this.diagnostics, this.stack)
-    return endpoint or _endpoint(this), question
+    return _endpoint(this), put_together(args, this.streams, this.diagnostics, this.stack)
 
 
-def _endpoint(this: Run, *, parallel: int = 1) -> Endpoint:
-    if this.args.local is not None:
-        with signals_held():  # the model's threads take none; its loading heeds none anyway
-            url = this.stack.enter_context(local.serving(this.args.local, os.environ, parallel=parallel))
-        return resolve.endpoint(this.args, url)
-    endpoint = resolve.endpoint(this.args)
-    this.diagnostics.secrets |= _secrets(endpoint)
+def _endpoint(this: Run) -> Endpoint:
+    endpoint = resolve.endpoint(this.args, None if this.args.local is None else local.USUAL_URL)
+    # What goes out with every request is not shown, nor handed to tools.
+    credential = [endpoint.credential.header] if endpoint.credential else []
+    this.diagnostics.secrets.update(secrets_of([*credential, *endpoint.headers]))
     return endpoint
 
 
-def _secrets(endpoint: Endpoint) -> set[str]:
-    """What goes out with every request and must not be shown, nor be handed to tools."""
-    values = [value for name, value in endpoint.headers if is_secret(name)]
-    keys = [endpoint.credential.secret] if endpoint.credential else []
-    return {word for word in (*keys, *" ".join(values).split()) if len(word) >= _SHORTEST_SECRET}
+def _loading(this: Run) -> Callable[[Client | AsyncClient], None]:
+    """As `Run.reach`, for the model of --local, which begins to load now."""
+    parallel = local.places(this.args.jobs) if this.args.batch else 1
+    url = this.stack.enter_context(local.serving(str(this.args.local), os.environ, parallel=parallel))
+
+    def reach(client: Client | AsyncClient) -> None:
+        client.endpoint = client.endpoint._replace(base_url=url())
+
+    return reach
+
+
+def _advise(this: Run, endpoint: Endpoint, model: Any = None) -> None:
+    this.diagnostics.advise = lambda error: advice(error, endpoint, model)
 
 
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
@@ -126,12 +145,15 @@ def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
         player=question.loop.player if isinstance(question.loop, TapeTurns) else None,
         record=answer.record if args.record else None,
     )
-    return answer.deliver(client, question, this.standard_output)
+    return answer.deliver(client, question, this.standard_output, reach=this.reach)
 
 
 def _models(this: Run) -> int:
     args, endpoint = this.args, _endpoint(this)
-    models = list(clients.client(args, endpoint, this.diagnostics).models.list(betas=args.beta))
+    _advise(this, endpoint)
+    client = clients.client(args, endpoint, this.diagnostics)
+    this.reach(client)
+    models = list(client.models.list(betas=args.beta))
     wanted = [model for model in models if model.get("id")]
     lines = [
         dumps(model) if args.output_format == "message" else one_line(str(model["id"])).encode() for model in wanted
@@ -141,10 +163,13 @@ def _models(this: Run) -> int:
 
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
+    _advise(this, endpoint, question.loop.body.get("model"))
     counted = {name: value for name, value in question.loop.body.items() if name not in _UNCOUNTED}
-    count = clients.client(args, endpoint, this.diagnostics).messages.count_tokens(betas=args.beta, **counted)
+    client = clients.client(args, endpoint, this.diagnostics)
+    this.reach(client)
+    count = client.messages.count_tokens(betas=args.beta, **counted)
     if not isinstance(count.get("input_tokens"), int):
-        raise UnexpectedResponseError("the answer holds no count of input_tokens")
+        raise UnexpectedResponseError("the response has no count of input_tokens")
     shown = dumps(count) if args.output_format == "message" else str(count["input_tokens"]).encode()
     return _print(this, shown + b"\n", args.output)
 
@@ -159,5 +184,15 @@ def _batch(this: Run) -> int:
     def message(prompt: str) -> dict[str, Any]:
         return compose(prompt) or {"role": "user", "content": prompt}
 
-    endpoint = _endpoint(this, parallel=batch.jobs(args))
-    return batch.run(args, this.streams, this.diagnostics, endpoint, defaults, message, this.standard_output)
+    endpoint = _endpoint(this)
+    _advise(this, endpoint, defaults.get("model"))
+    return batch.run(
+        args,
+        this.streams,
+        this.diagnostics,
+        this.standard_output,
+        endpoint=endpoint,
+        defaults=defaults,
+        compose=message,
+        reach=this.reach,
+    )

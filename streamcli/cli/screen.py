@@ -25,18 +25,18 @@ _BAR = 20
 
 
 class Screen:
-    """What a terminal shows of a run while it lasts, and of its figures afterwards; nothing where not `shown`."""
+    """What a terminal shows of a run while it lasts and afterwards; nothing unless `shown`."""
 
     def __init__(self, statistics: Statistics, *, shown: bool) -> None:
         self.line = progress.Line()
         self._statistics = statistics
         self._shown = shown
-        # Held while results go to the same terminal: that is done in another thread.
+        # Held while results go to the same terminal, in another thread.
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def drawn(self) -> Iterator[None]:
-        """Draw the line again and again while this lasts."""
+        """Keep drawing the line while this lasts."""
         if not self._shown:
             yield
             return
@@ -56,21 +56,21 @@ class Screen:
                     self._lock.release()
             await asyncio.sleep(_INTERVAL)
 
-    def beside(self, write: Callable[[Sequence[Result]], None]) -> Callable[[Sequence[Result]], None]:
-        """`write`, with the line out of its way."""
+    def making_way(self, write: Callable[[Sequence[Result]], None]) -> Callable[[Sequence[Result]], None]:
+        """A function that has the line make way for `write`."""
 
-        def beside_line(results: Sequence[Result]) -> None:
+        def written(results: Sequence[Result]) -> None:
             with self._lock, self.line:
                 write(results)
 
-        return beside_line
+        return written
 
     def close(self) -> None:
         """Leave the terminal as if nothing had been drawn."""
         self.line.close()
 
     def text(self) -> str:
-        """How the run stands."""
+        """How far the run is."""
         statistics = self._statistics
         share = statistics.done / statistics.total
         rate = (statistics.done - statistics.before) / statistics.elapsed if statistics.elapsed else 0
@@ -87,7 +87,7 @@ class Screen:
         return "  ".join(part for part in parts if part)
 
     def show_table(self) -> None:
-        """The figures, where they are shown at all."""
+        """Show the statistics of the whole run."""
         if self._shown:
             io.StandardError(io.STDERR, "standard error").write("".join(f"{row}\n" for row in self._table()).encode())
 

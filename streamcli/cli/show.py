@@ -1,7 +1,7 @@
 """A request or the settings in force in, bytes that show them out, every secret hidden.
 
-Contract: nothing is sent and nothing is changed. What `as_curl` gives runs as it is, the key taken from the
-environment; only the body is not searched for secrets there.
+Contract: nothing is sent and nothing is changed. What `as_curl` returns runs as it is and takes the key from the
+environment; its body is not searched for secrets.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import os
 import re
 import shlex
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from streamcli.output.terminal import one_line
 from streamcli.protocol import request as requests
+from streamcli.protocol import userinput
 from streamcli.protocol.jsontext import dumps, loads_exact
-from streamcli.protocol.request import is_secret, without_secrets
+from streamcli.protocol.secrets import is_secret, split_scheme, without_secrets
 
 from .args import OPTIONS, OUTPUT_FORMATS
 
@@ -37,7 +39,7 @@ def dry_run(request: Request) -> bytes:
 
 
 def _without_tokens(value: Any) -> Any:
-    """A body, the tokens of other servers in it hidden."""
+    """A body in which the tokens for other servers are hidden."""
     if isinstance(value, list):
         return [_without_tokens(item) for item in value]
     if isinstance(value, dict):
@@ -46,35 +48,53 @@ def _without_tokens(value: Any) -> Any:
 
 
 def as_curl(request: Request, endpoint: Endpoint, args: Args) -> bytes:
-    """The request as a shell command that runs as it is, the key taken from the environment."""
-    lines = [f"curl -sSN -X {request.method} {shlex.quote(request.url)}"]
-    way = {"--proxy": _hidden("proxy", args.proxy), "--cacert": args.ca_file}
-    lines += [f"{option} {shlex.quote(value)}" for option, value in way.items() if value]
-    for name, value in request.headers.items():
-        if is_secret(name):
-            prefix = "Bearer " if value.startswith("Bearer ") else ""
-            variable = f'"${_variable(name, endpoint)}"'
-            plain = re.fullmatch(r"[\w-]+", name)
-            head = f"{name}: {prefix}"
-            lines.append(f'-H "{head}{variable[1:]}' if plain else f"-H {shlex.quote(head)}{variable}")
-        else:
-            lines.append(f"-H {shlex.quote(f'{name}: {value}')}")
+    """The request as a shell command that runs as it is, every secret taken from the environment."""
+    lines = [f"curl -sSN -X {request.method} {shlex.quote(request.url)}", *_way(args)]
+    lines += [f"-H {_header(name, value, endpoint, args)}" for name, value in request.headers.items()]
     lines.append("--data-binary @- <<'JSON'")
     return " \\\n  ".join(lines).encode() + b"\n" + request.body + b"\nJSON\n"
 
 
-def _variable(name: str, endpoint: Endpoint) -> str:
-    """The environment variable that stands for the secret in a header: the one it came from, if that is known."""
-    variables = {"x-api-key": "ANTHROPIC_API_KEY", "authorization": "ANTHROPIC_AUTH_TOKEN"}
-    if endpoint.credential and name == endpoint.credential.header[0]:
-        for variable in variables.values():
-            if os.environ.get(variable, "").strip() == endpoint.credential.secret:
-                return variable
-    return variables.get(name) or re.sub(r"\W", "_", name).upper()
+def _way(args: Args) -> Iterator[str]:
+    """The proxy and the certificates, as curl takes them."""
+    user, at, proxy = re.sub(r"^\w+://", "", args.proxy or "").rpartition("@")
+    scheme = re.match(r"\w+://|", args.proxy or "")
+    if proxy and scheme:
+        yield f"--proxy {shlex.quote(_hidden('proxy', scheme[0] + proxy))}"
+    if at:
+        yield f'--proxy-user "{_variable(unquote(user), "PROXY_USER", "user:password of --proxy")}"'
+    if args.ca_file:
+        yield f"--cacert {shlex.quote(args.ca_file)}"
+
+
+def _header(name: str, value: str, endpoint: Endpoint, args: Args) -> str:
+    if not is_secret(name, value):
+        return shlex.quote(f"{name}: {value}")
+    scheme, secret = split_scheme(value)
+    if endpoint.credential and secret == endpoint.credential.secret:
+        source = "--api-key-file" if args.api_key_file else "--api-key-cmd" if args.api_key_cmd else "the environment"
+        variable = _variable(secret, "API_KEY", f"the key of {source}")
+    else:
+        variable = _variable(secret, re.sub(r"\W", "_", name).upper(), "the secret of this header")
+    head = f"{name}: {scheme}"
+    return f'"{head}{variable}"' if re.fullmatch(r"[\w: -]+", head) else f'{shlex.quote(head)}"{variable}"'
+
+
+def _variable(secret: str, usual: str, meaning: str) -> str:
+    """A variable of the shell that stands for a secret: one that holds it, else one that says what it has to hold.
+
+    A name that holds something else is not taken, because that may be another server's secret.
+    """
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", usual):
+        if os.environ.get(name) == secret:
+            return f"${name}"
+    while os.environ.get(usual):
+        usual += "_"
+    return f"${{{usual}:?set it to {meaning}}}"
 
 
 def settings(args: Args, environment: Mapping[str, str]) -> bytes:
-    """What is in force, as config.toml would say it, each line with the place where it was set."""
+    """The settings in force, in the form of config.toml, each line with the place where it was set."""
     lines = [f"{key} = {value}  # {one_line(origin)}\n" for key, value, origin in _settings(args, environment)]
     return "".join(lines).encode("utf-8", "backslashreplace")
 
@@ -100,7 +120,7 @@ def _settings(args: Args, environment: Mapping[str, str]) -> Iterator[tuple[str,
 
 
 def _ambient(args: Args, environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """What the variables of other programs and our own defaults decide where no option nearer to the user does."""
+    """The settings that come from variables of other programs, or are our own defaults, because no option wins."""
     found: dict[str, tuple[Any, str]] = {}
     usual = {
         "model": ("ANTHROPIC_MODEL", requests.DEFAULT_MODEL),
@@ -110,15 +130,16 @@ def _ambient(args: Args, environment: Mapping[str, str]) -> dict[str, tuple[Any,
     for name, (variable, default) in usual.items():
         if name == "base_url" and args.local is not None:
             continue
-        if environment.get(variable) and not args.near(name):
-            found[name] = environment[variable], variable
+        ambient = userinput.variable(environment, variable)
+        if ambient and not args.near(name):
+            found[name] = ambient, variable
         elif getattr(args, name) is None:
             found[name] = default, "default"
     return found
 
 
 def _hidden(name: str, value: Any) -> Any:
-    """A value as it may be shown: without what is a secret, or may be one."""
+    """A value as it may be shown: without what is or may be a secret."""
     if name == "header":
         return [_hidden_line(line, ": ") for line in value]
     if name == "set":
@@ -132,11 +153,10 @@ def _hidden_line(line: str, between: str) -> str:
     name, mark, value = line.partition(between.strip())
     if not mark:
         return "***"
-    is_hidden = is_secret(line) or without_secrets([(name, value.strip())])[name] == "***"
-    return f"{name}{between}***" if is_hidden else line
+    return f"{name}{between}***" if is_secret(line, value.strip()) else line
 
 
 def _toml(value: Any) -> str:
-    """JSON of texts, numbers, truths and lists of texts is TOML, but for control characters that it need not escape."""
+    """A value as TOML. JSON is TOML for strings, numbers, booleans and lists, but DEL and C1 must be escaped."""
     text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
     return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)

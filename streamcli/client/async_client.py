@@ -14,6 +14,7 @@ from streamcli.network.async_body import AsyncPieces, error_body, whole_body
 from streamcli.network.async_transport import own_client
 from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
 from streamcli.network.request import for_httpx
+from streamcli.protocol.exchange import request_id_in
 from streamcli.protocol.records import Message, Record
 
 from .calls import (
@@ -32,7 +33,7 @@ from .calls import (
     results_url,
 )
 from .settings import ClientState, Settings
-from .stream_state import ResultsState, StreamState, events_of
+from .stream_state import ResultsState, StreamState, closed_early, events_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -101,7 +102,7 @@ class AsyncClient(ClientState):
                     exchange, pieces
                 ):
                     return pieces
-                body = await error_body(pieces, bytes(exchange.looked_at))
+                body = await error_body(pieces, exchange.looked_at)
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -111,7 +112,7 @@ class AsyncClient(ClientState):
         while True:
             try:
                 response = await self._send(exchange)
-                exchange.request_id = response.headers.get("request-id")
+                exchange.request_id = request_id_in(response.headers)
                 body = await whole_body(response)
                 return Record(exchange.json_object(response.status_code, response.headers, body))
             except APIError as error:
@@ -254,6 +255,7 @@ class AsyncBatchResults(ResultsState):
         return self
 
     async def __anext__(self) -> Record:
+        self._check_open()
         try:
             line = next(self._ready, None)
             while line is None and not self._over:
@@ -262,9 +264,11 @@ class AsyncBatchResults(ResultsState):
                 self._receive(self._exchange.decoded(came), is_last=came is None)
                 line = next(self._ready, None)
         except APIError as error:
+            self._told = True
             await self.close()
             raise self._exchange.explained(error) from error.__cause__
         if line is None:
+            self._told = True
             await self.close()
             raise StopAsyncIteration
         return self._result(line)
@@ -277,6 +281,7 @@ class AsyncBatchResults(ResultsState):
 
     async def close(self) -> None:
         """Drop the connection; what was not read is lost."""
+        self._closed = True
         self._over, self._ready = True, iter(())
         await self._pieces.aclose()
 
@@ -295,12 +300,13 @@ class AsyncModels:
 async def _listed(
     client: AsyncClient, path: str, limit: int, cursor: dict[str, str | None] | None, betas: Sequence[str]
 ) -> AsyncIterator[Record]:
+    known: set[str] = set()
     while cursor is not None:
         exchange = client._exchange("GET", page_path(path, limit, cursor), betas=betas)
         page = await client._fetch(exchange)
         for item in page_items(page):
             yield item
-        cursor = next_page(page, cursor)
+        cursor = next_page(page, cursor, known)
 
 
 class AsyncMessageStreamManager:
@@ -405,7 +411,7 @@ class AsyncMessageStream(StreamState):
 
     async def close(self) -> None:
         """Drop the connection; what was not read is lost."""
-        self._closed = True
+        self._closed = self._reads.closed = True
         await self._reads.aclose()
 
 
@@ -432,13 +438,17 @@ class _AsyncReads:
     def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
         self._exchange = exchange
         self._pieces = pieces
-        self._looked_at = bytes(exchange.looked_at)
+        self._looked_at = exchange.looked_at
+        # By whoever reads it, who must not take what came for the whole.
+        self.closed = False
         self._over = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
+        if self.closed and not self._exchange.complete:
+            raise closed_early(self._exchange)
         try:
             while not (self._over or self._exchange.complete):
                 if self._looked_at:

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from streamcli.errors import APIError, APIStatusError, UnexpectedResponseError, UsageError
 from streamcli.protocol import coding
-from streamcli.protocol.exchange import Exchange
+from streamcli.protocol.exchange import Exchange, request_id_in
 from streamcli.protocol.request import SAMPLING_API_VERSION, Endpoint, version_for
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _NOTHING_DONE = frozenset({408, 409, 429, 529})
 def request_body(fields: Mapping[str, Any], extra_body: Mapping[str, Any] | None, *, stream: bool) -> dict[str, Any]:
     """The body of a request for a message. Raises UsageError for a field `stream` that contradicts the call."""
     if fields.get("stream", stream) is not stream:
-        raise UsageError("stream streams and create does not: leave out the field stream")
+        raise UsageError("the field stream contradicts this method, which decides it: leave it out")
     body = {**fields, **(extra_body or {})}
     if stream:
         body["stream"] = True
@@ -48,11 +48,20 @@ def page_items(page: Mapping[str, Any]) -> list[Any]:
     return items
 
 
-def next_page(page: Mapping[str, Any], cursor: Mapping[str, str | None]) -> dict[str, str | None] | None:
-    """Where the page after `page` begins, or None; one that begins where this one did would go on for ever."""
+def next_page(
+    page: Mapping[str, Any], cursor: Mapping[str, str | None], known: set[str]
+) -> dict[str, str | None] | None:
+    """Where the page after `page` begins, or None. A list that comes back to a place among `known` would never end.
+
+    The place that is asked for, and the one that comes next, are put among `known`. UnexpectedResponseError for a place
+    that is not a string.
+    """
     way, place = ("before_id", "first_id") if cursor.get("before_id") else ("after_id", "last_id")
-    end = page.get(place)
-    return {way: end} if page.get("has_more") and end and end != cursor.get(way) else None
+    known.add(cursor.get(way) or "")
+    end = page.get(place) if page.get("has_more") else None
+    if not isinstance(end, str | None):
+        raise UnexpectedResponseError(f"the response is not a page: its {place} is not a string")
+    return {way: end} if end and end not in known else None
 
 
 def batch_path(message_batch_id: str) -> str:
@@ -116,7 +125,7 @@ class Download(Exchange):
 
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
         """Whether the response holds what was asked for."""
-        self.request_id = headers.get("request-id")
+        self.request_id = request_id_in(headers)
         coded = coding.named(headers.get("content-encoding", ""))
         if status != 200 or not coding.can_undo(coded):
             return False

@@ -15,6 +15,7 @@ from streamcli.network.body import Pieces, error_body, whole_body
 from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
 from streamcli.network.request import for_httpx
 from streamcli.network.transport import own_client
+from streamcli.protocol.exchange import request_id_in
 from streamcli.protocol.records import Message, Record
 
 from .calls import (
@@ -33,7 +34,7 @@ from .calls import (
     results_url,
 )
 from .settings import ClientState, Settings
-from .stream_state import ResultsState, StreamState, events_of
+from .stream_state import ResultsState, StreamState, closed_early, events_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -100,7 +101,7 @@ class Client(ClientState):
                     return pieces
                 if exchange.may_be_read(response.status_code, response.headers) and _can_be_read(exchange, pieces):
                     return pieces
-                body = error_body(pieces, bytes(exchange.looked_at))
+                body = error_body(pieces, exchange.looked_at)
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -110,7 +111,7 @@ class Client(ClientState):
         while True:
             try:
                 response = self._send(exchange)
-                exchange.request_id = response.headers.get("request-id")
+                exchange.request_id = request_id_in(response.headers)
                 body = whole_body(response)
                 return Record(exchange.json_object(response.status_code, response.headers, body))
             except APIError as error:
@@ -253,6 +254,7 @@ class BatchResults(ResultsState):
         return self
 
     def __next__(self) -> Record:
+        self._check_open()
         try:
             line = next(self._ready, None)
             while line is None and not self._over:
@@ -261,9 +263,11 @@ class BatchResults(ResultsState):
                 self._receive(self._exchange.decoded(came), is_last=came is None)
                 line = next(self._ready, None)
         except APIError as error:
+            self._told = True
             self.close()
             raise self._exchange.explained(error) from error.__cause__
         if line is None:
+            self._told = True
             self.close()
             raise StopIteration
         return self._result(line)
@@ -276,6 +280,7 @@ class BatchResults(ResultsState):
 
     def close(self) -> None:
         """Drop the connection; what was not read is lost."""
+        self._closed = True
         self._over, self._ready = True, iter(())
         self._pieces.close()
 
@@ -294,12 +299,13 @@ class Models:
 def _listed(
     client: Client, path: str, limit: int, cursor: dict[str, str | None] | None, betas: Sequence[str]
 ) -> Iterator[Record]:
+    known: set[str] = set()
     while cursor is not None:
         exchange = client._exchange("GET", page_path(path, limit, cursor), betas=betas)
         page = client._fetch(exchange)
         for item in page_items(page):
             yield item
-        cursor = next_page(page, cursor)
+        cursor = next_page(page, cursor, known)
 
 
 class MessageStreamManager:
@@ -404,7 +410,7 @@ class MessageStream(StreamState):
 
     def close(self) -> None:
         """Drop the connection; what was not read is lost."""
-        self._closed = True
+        self._closed = self._reads.closed = True
         self._reads.close()
 
 
@@ -431,13 +437,17 @@ class _Reads:
     def __init__(self, exchange: Exchange, pieces: Pieces) -> None:
         self._exchange = exchange
         self._pieces = pieces
-        self._looked_at = bytes(exchange.looked_at)
+        self._looked_at = exchange.looked_at
+        # By whoever reads it, who must not take what came for the whole.
+        self.closed = False
         self._over = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
+        if self.closed and not self._exchange.complete:
+            raise closed_early(self._exchange)
         try:
             while not (self._over or self._exchange.complete):
                 if self._looked_at:

@@ -72,12 +72,13 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> AsyncConnection:
         """The same connection inside TLS, closed where that fails."""
+        hostname = server_hostname.strip("[]") if server_hostname else None
+        self.peer.begin_tls(hostname)
         try:
-            await self._shake_hands(ssl_context, server_hostname, timeout)
+            await self._shake_hands(ssl_context, hostname, timeout)
         except BaseException:
             self.abort()  # httpcore forgets it
             raise
-        self.peer.heard = b""  # what was heard so far came from a proxy
         return AsyncConnection(self._wire, self.peer)
 
     async def _shake_hands(self, context: ssl.SSLContext, hostname: str | None, timeout: float | None) -> None:
@@ -86,7 +87,7 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
         except TimeoutError:
             raise self.peer.late("TLS handshake", timeout) from None
         except OSError as fault:
-            raise self.peer.no_tls(hostname, fault) from None
+            raise self.peer.no_tls(fault) from None
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore wants to know of the socket."""
@@ -99,6 +100,7 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, deadline: Deadline, peer_prefix: str = "") -> None:
         self._deadline = deadline
         self._prefix = peer_prefix
+        self._wire: AsyncWire | None = None
 
     async def connect_tcp(
         self,
@@ -111,11 +113,17 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
         """Connect to the first address of `host` that accepts, each within `timeout` seconds, as the lookup is."""
         peer = Peer(self._prefix, host, port, self._deadline)
         try:
-            return AsyncConnection(await self._connected(host, port, timeout), peer)
+            self._wire = await self._connected(host, port, timeout)
         except TimeoutError:
             raise peer.late("connect", timeout) from None
         except (OSError, UnicodeError) as fault:
             raise peer.unreachable(fault) from None
+        return AsyncConnection(self._wire, peer)
+
+    def abort(self) -> None:
+        """Close what was opened, at once."""
+        if self._wire:
+            self._wire.abort()
 
     async def _connected(self, host: str, port: int, timeout: float | None) -> AsyncWire:
         *others, last = await addresses(host, port, self._deadline.within(timeout))

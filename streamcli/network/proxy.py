@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed leaves it out
 
 from streamcli.errors import UsageError
 from streamcli.protocol.request import holds_credential, is_loopback
+
+from .peer import address
 
 if TYPE_CHECKING:
     import ssl
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
     from streamcli.protocol.request import Endpoint
 
-_SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
+# The schemes of proxies and the ports they have without one in the URL.
+_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+# An entry of NO_PROXY: a host or a block, or one in brackets, and perhaps a port.
+_ENTRY = re.compile(r"(?:\[(?P<address>[^]]+)\]|(?P<name>[^:]+))(?::(?P<port>\d+))?|(?P<other>.+)")
 
 
 class Proxy(NamedTuple):
@@ -36,7 +41,7 @@ class Proxy(NamedTuple):
         url = self.url if "://" in self.url else f"http://{self.url}"
         try:
             parts = urlsplit(url)
-            usable = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0 and parts.netloc.isascii()
+            usable = parts.scheme in _PORTS and parts.hostname and parts.port != 0 and parts.netloc.isascii()
         except ValueError:
             usable = False
         if not usable:
@@ -46,35 +51,76 @@ class Proxy(NamedTuple):
         return Proxy(url, self.source)
 
     @property
+    def name(self) -> str:
+        """What messages call it."""
+        parts = urlsplit(self.url)
+        return f"the proxy {address(parts.hostname or '', parts.port or _PORTS[parts.scheme])}"
+
+    @property
     def scheme(self) -> str:
         """How it is spoken to."""
         return urlsplit(self.url).scheme
+
+    @property
+    def speaks_http(self) -> bool:
+        """Whether it is an HTTP proxy, and not one of SOCKS."""
+        return not self.scheme.startswith("socks")
 
     def for_httpcore(self, context: ssl.SSLContext | None) -> httpcore.Proxy:
         """As httpcore takes it: the address, user and password apart, and the trust if it is spoken to by https."""
         import httpcore  # noqa: PLC0415
 
         parts = urlsplit(self.url)
-        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         auth = (unquote_to_bytes(parts.username), unquote_to_bytes(parts.password or "")) if parts.username else None
-        return httpcore.Proxy(address, auth=auth, ssl_context=context if parts.scheme == "https" else None)
+        return httpcore.Proxy(url, auth=auth, ssl_context=context if parts.scheme == "https" else None)
 
 
 def environment_proxy(url: str, environment: Mapping[str, str]) -> Proxy | None:
-    """The proxy that the environment names for `url`, or None.
+    """The proxy that the environment names for `url`, or None; loopback has none, for another machine has another.
 
     Lower-case names win over upper-case ones, a scheme's own variable over ALL_PROXY; NO_PROXY exempts hosts. Raises
     UsageError, naming the variable, for one that cannot be used.
     """
-    host = urlsplit(url).hostname or ""
     exempt = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    if exempt and proxy_bypass_environment(host, {"no": exempt}):
+    if is_loopback(url) or is_exempt(url, exempt):
         return None
     for name in (f"{urlsplit(url).scheme}_proxy", "all_proxy"):
         for variable in (name, name.upper()):
             if environment.get(variable):
                 return Proxy(environment[variable], variable).checked()
     return None
+
+
+def is_exempt(url: str, no_proxy: str) -> bool:
+    """Whether NO_PROXY, of this value, exempts the host of `url`.
+
+    As curl reads it: names with all that is below them, addresses and blocks of them, with commas or blanks between
+    them, or "*" alone. Beyond curl, an entry may be in brackets and end with a port, which is then that of `url`.
+    """
+    if no_proxy == "*":
+        return True
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or _PORTS.get(parts.scheme)
+    found = (_ENTRY.fullmatch(entry) for entry in re.split(r"[ \t,]+", no_proxy.lower()))
+    entries = [entry for entry in found if entry and entry["port"] in {None, str(port)}]
+    return any(_covers(entry["address"] or entry["name"] or entry["other"], host) for entry in entries)
+
+
+def _covers(entry: str, host: str) -> bool:
+    """Whether an entry of NO_PROXY is `host`, a block that holds it, or a name above it."""
+    import ipaddress  # noqa: PLC0415 - few have a NO_PROXY
+
+    try:
+        asked = ipaddress.ip_address(host)
+    except ValueError:
+        name, suffix = host.removesuffix("."), entry.removesuffix(".").removeprefix(".")
+        return bool(suffix) and f".{name}".endswith(f".{suffix}")
+    try:
+        return asked in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return False
 
 
 def proxy_for(endpoint: Endpoint, *, named: str | None = None, allow_http: bool = False) -> Proxy | None:

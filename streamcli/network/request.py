@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import UsageError
 
+from .library_errors import rejected_by
+from .peer import address
 from .timeouts import Deadline
 from .tls import tls_context
 
@@ -18,10 +20,14 @@ if TYPE_CHECKING:
     import httpcore
     import httpx
 
+    from streamcli.errors import APIError
     from streamcli.protocol.exchange import Exchange
 
     from .proxy import Proxy
 
+_AUTHENTICATION_REQUIRED = 407
+# Squid has it in every error response of its own.
+_SQUID_ERROR = b"x-squid-error"
 # Among the extensions of httpx's request, where it carries our deadline.
 _DEADLINE = "deadline"
 
@@ -37,23 +43,47 @@ def for_httpx(client: Any, exchange: Exchange) -> httpx.Request:
     return request
 
 
-def for_httpcore(request: httpx.Request) -> httpcore.Request:
-    """`request` as httpcore takes it."""
-    import httpcore  # noqa: PLC0415 - a replay needs neither httpcore nor h11
-
-    url = request.url
-    target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-    return httpcore.Request(
-        request.method, target, headers=request.headers.raw, content=request.stream, extensions=request.extensions
-    )
-
-
 class Route:
     """Through `proxy`, or straight; with the trust `context`, or one made as soon as https needs it."""
 
     def __init__(self, proxy: Proxy | None, context: ssl.SSLContext | None) -> None:
         self._proxy = proxy
         self._context = context
+
+    def request(self, request: httpx.Request) -> httpcore.Request:
+        """`request` as httpcore takes it."""
+        import httpcore  # noqa: PLC0415 - a replay needs neither httpcore nor h11
+
+        url = request.url
+        # An HTTP proxy is told the host as httpcore has it, which puts no brackets around an address.
+        is_told = self._proxy and self._proxy.speaks_http and b":" in url.raw_host
+        host = b"[%b]" % url.raw_host if is_told else url.raw_host
+        target = httpcore.URL(scheme=url.raw_scheme, host=host, port=url.port, target=url.raw_path)
+        return httpcore.Request(
+            request.method, target, headers=request.headers.raw, content=request.stream, extensions=request.extensions
+        )
+
+    def names(self, request: httpx.Request) -> tuple[str, str]:
+        """The proxy, and the address that it is to reach, for messages."""
+        url = request.url
+        target = address(url.host, url.port or (443 if url.scheme == "https" else 80))
+        return self._proxy.name if self._proxy else "", target
+
+    def rejection(self, request: httpx.Request, response: httpcore.Response) -> APIError | None:
+        """The error of a response that is the proxy's own and not the server's, or None.
+
+        Only plain http shows a proxy what it passes on; a tunnel that it rejects is httpcore's to tell.
+        """
+        if self._proxy is None or not self._proxy.speaks_http or request.url.scheme != "http":
+            return None
+        said = {name.lower(): value for name, value in response.headers}
+        reason = said.get(_SQUID_ERROR, b"")
+        if response.status != _AUTHENTICATION_REQUIRED and not reason:
+            return None
+        words = [b"%d" % response.status, response.extensions.get("reason_phrase", b""), reason]
+        proxy, target = self.names(request)
+        text = b" ".join(filter(None, words)).decode("ascii", "replace")
+        return rejected_by(proxy, f"the request to {target}", text)
 
     def pool_options(self, request: httpx.Request) -> dict[str, Any]:
         """What httpcore's pools must be told. Raises UsageError where the trust cannot be had."""

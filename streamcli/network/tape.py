@@ -18,7 +18,7 @@ import httpx
 
 from streamcli import errors
 from streamcli.protocol.jsontext import dumps, loads
-from streamcli.protocol.request import without_secrets
+from streamcli.protocol.secrets import without_secrets
 
 from .response import Response
 
@@ -166,7 +166,7 @@ class Player(httpx.BaseTransport):
 
 
 class TapeTurns:
-    """As turn.Turns, for a tape: what follows an answer there, and the results that were sent with it."""
+    """Stands in for a ToolLoop where a tape is replayed: what follows an answer there, and the results sent with it."""
 
     def __init__(self, player: Player) -> None:
         self.body: dict[str, Any] = {"messages": []}

@@ -12,17 +12,23 @@ import httpx
 
 from streamcli.errors import UsageError
 
+# What is named here is trusted alone.
+_NAMED = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """The trust that https stands on: `ca_file`, or SSL_CERT_FILE, SSL_CERT_DIR, or the certifi bundle.
+    """The trust that https stands on: `ca_file`, or SSL_CERT_FILE, SSL_CERT_DIR, or certifi and the system's store.
 
     Raises UsageError, naming the variable or option, for a file that cannot be read.
     """
     if os.environ.get("SSL_CERT_DIR") and not os.path.isdir(os.environ["SSL_CERT_DIR"]):
         raise UsageError("SSL_CERT_DIR is not a directory")
     try:
-        return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
+        context = ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
     except (OSError, ssl.SSLError) as fault:
         source = next((name for name in ("SSL_CERT_FILE", "SSLKEYLOGFILE") if os.environ.get(name)), "the CA bundle")
         reason = getattr(fault, "strerror", None) or str(fault)
         raise UsageError(f"{'--ca-file' if ca_file else source} cannot be used: {reason}") from None
+    if not (ca_file or any(os.environ.get(name) for name in _NAMED)):
+        context.load_default_certs()
+    return context

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from .library_errors import httpcore_errors_as_ours
-from .request import Route, for_httpcore
+from .request import Route
 from .response import BodyState, Response
 from .timeouts import TIMEOUT
 from .tls import tls_context
@@ -40,8 +40,16 @@ class Transport(httpx.BaseTransport):
 
         backend = Backend(*self._route.backend_options(request))
         pool = httpcore.ConnectionPool(network_backend=backend, **self._route.pool_options(request))
-        with httpcore_errors_as_ours():
-            core = pool.handle_request(for_httpcore(request))
+        try:
+            with httpcore_errors_as_ours(*self._route.names(request)):
+                core = pool.handle_request(self._route.request(request))
+        except BaseException:
+            backend.abort()  # cancelled at the wrong moment, httpcore forgets the connection
+            raise
+        rejection = self._route.rejection(request, core)
+        if rejection:
+            core.close()
+            raise rejection
         body = _Body(request, core)
         return Response(core.status, headers=core.headers, stream=body, extensions=core.extensions)
 

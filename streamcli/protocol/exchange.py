@@ -12,6 +12,7 @@ import contextlib
 import random
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from streamcli.errors import (
     APIConnectionError,
@@ -24,14 +25,15 @@ from streamcli.errors import (
     status_error,
 )
 
-from . import coding, whole
+from . import coding
+from .body import Body, events_of
 from .jsontext import dumps, loads
 from .message import OF_CHAT_COMPLETIONS, Accumulator
+from .pages import words
 from .records import Message
-from .request import is_secret
 from .retry import MAX_RETRIES, MAX_WAIT, delay, retry_after
-from .secrets import hidden, hidden_text, worth_hiding
-from .sse import MAX_EVENT_BYTES, Decoder, ServerSentEvent
+from .secrets import hidden, hidden_text, secrets_of
+from .sse import Decoder, ServerSentEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,8 +43,14 @@ if TYPE_CHECKING:
 
 # How much of an error response's body is worth reading (streamcli(7), section "Error responses").
 MAX_ERROR_BODY = 64 * 1024
+# How long a response may be that is read whole, its coding undone.
+MAX_BODY = 64 << 20
+# A body is undone in pieces of this size, because each may become a thousand times as long.
+_PIECE = 16 * 1024
 _EXCERPT = 120
 _EVENT_STREAM = "text/event-stream"
+# What a gateway says of whoever is behind it, often without a word.
+_OF_GATEWAYS = frozenset({502, 504})
 _OK = frozenset({200})
 # Statuses with which servers send what was asked for.
 _READ = frozenset({200, 201, 203})
@@ -61,6 +69,11 @@ class Received(NamedTuple):
 
 # A named tuple's own constructor takes three times as long.
 _new = tuple.__new__
+
+
+def request_id_in(headers: Mapping[str, str]) -> str | None:
+    """The server's id for a request, by the name that it gives it."""
+    return headers.get("request-id") or headers.get("x-request-id")
 
 
 class Exchange:
@@ -89,22 +102,16 @@ class Exchange:
         self._max_retries = max_retries
         self._keep_text = keep_text
         self._strict = strict
-        secrets = (value.removeprefix("Bearer ") for name, value in request.headers.items() if is_secret(name))
-        self._secrets = [secret for secret in secrets if worth_hiding(secret)]
+        self._secrets = list(secrets_of(request.headers.items()))
         self._begin()
 
     def _begin(self, coded: str = "") -> None:
-        self._body = coding.Body(coded)
-        # What was looked at before it was known what the body is, not handed to `receive` yet.
-        self.looked_at = bytearray()
-        # The message, where it came whole instead of as events.
-        self._message: dict[str, Any] | None = None
+        self._body = Body(coded)
+        self._is_begun = False  # whether an event has come
         self.accumulator = Accumulator(keep_text=self._keep_text)
         self._decoder = Decoder()
         # Reads on once something deviated.
         self._reader: Reader | None = None
-        # The beginning of a body in which no event has come yet.
-        self._beginning: bytearray | None = bytearray()
 
     def failed(self, error: APIError) -> float:
         """The attempt ended with `error`. Returns the seconds to wait, or raises the error that is final."""
@@ -131,7 +138,7 @@ class Exchange:
 
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
         """Whether the response is an event stream by what it says of itself; if so, `receive` may begin."""
-        self.request_id = headers.get("request-id")
+        self.request_id = request_id_in(headers)
         coded = coding.named(headers.get("content-encoding", ""))
         readable = not coded if self._strict else coding.can_undo(coded)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -152,39 +159,31 @@ class Exchange:
     def look(self, data: bytes | None) -> bool | None:
         """Whether a body that goes on with `data`, None at its end, can be read; None while that cannot be told.
 
-        What was looked at is in `looked_at`. Raises ProtocolError for a coding that is broken.
+        What was looked at is in `looked_at`, to be given to `receive` first. Raises ProtocolError.
         """
-        self.looked_at += self.decoded(data)
-        kind = whole.kind_of(bytes(self.looked_at[:_EXCERPT]))
-        if kind == "object" and data is None:
-            self._message = whole.message_in(bytes(self.looked_at))
-            return self._message is not None
-        if kind == "object" and len(self.looked_at) <= MAX_EVENT_BYTES:
-            return None
-        if kind == "" and data is not None:
-            return None
-        return kind == "events"
+        return self._body.look(data)
+
+    @property
+    def looked_at(self) -> bytes:
+        """What was read of the body by `look`, its coding undone."""
+        return self._body.looked_at
 
     def decoded(self, data: bytes | None) -> bytes:
-        """The bytes of the body that are in those that came, its coding undone; None came at the end.
-
-        Where the body says that it is an event stream and is a whole message, that comes at its end.
-        """
-        if data is not None:
-            return self._body.decode(data)
-        rest = self._body.close()
-        if rest or self._strict or self._beginning is None or self._message:
-            return rest
-        self._message = whole.message_in(bytes(self._beginning))
-        return bytes(self._beginning) if self._message else b""
+        """What to give to `receive` for the bytes of the body that came, None at its end. Raises ProtocolError."""
+        if data is None and self._strict:
+            return b""
+        return self._body.decoded(data)
 
     def _statuses(self) -> frozenset[int]:
         return _OK if self._strict else _READ
 
     def json_object(self, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
         """The JSON object in a response that is not a stream. Raises the error that it is otherwise."""
-        self.request_id = headers.get("request-id")
-        value = _json_or_text(_plain(body, headers))
+        self.request_id = request_id_in(headers)
+        plain = _plain(body, headers)
+        if len(plain) > MAX_BODY:
+            raise UnexpectedResponseError(f"the response is longer than {MAX_BODY >> 20} MiB")
+        value = _json_or_text(plain)
         if status != 200 or not isinstance(value, dict) or value.get("type") == "error":
             raise self.error_response(status, headers, body, wanted="a JSON object")
         return value
@@ -193,20 +192,24 @@ class Exchange:
         self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "an event stream"
     ) -> APIError:
         """The error that a response without a stream is; `body` is its first MAX_ERROR_BODY bytes at most."""
-        self.request_id = headers.get("request-id")
+        self.request_id = request_id_in(headers)
         body = hidden(_plain(body, headers), self._secrets)  # before anything of it is cut
         value = _json_or_text(body)
         is_error = isinstance(value, dict) and value.get("type") == "error"
         if status == 407:
-            return APIConnectionError("the proxy refused: 407 proxy authentication required", retryable=False)
+            return APIConnectionError("a proxy on the way rejected the request: 407", retryable=False)
         if 300 <= status < 400:
             place = hidden_text(headers.get("location", "nowhere"), self._secrets)
             message = f"a redirect to {_excerpt(place)} is not followed"
             return APIStatusError(message, status_code=status, headers=headers, request_id=self.request_id)
         if status >= 400 or is_error:
             has_reason = isinstance(value, dict) and "error" in value
-            reason = value if has_reason else _excerpt(body.decode("utf-8", "replace"))
+            reason = value if has_reason else _excerpt(words(body.decode("utf-8", "replace")))
             error = status_error(None if status < 400 else status, reason, headers=headers, request_id=self.request_id)
+            if status in _OF_GATEWAYS and not body.strip():
+                error.message = f"{_gateway(self.request.url, headers)} gave no reason"
+            if status == 404:
+                error.message += f"; asked {self.request.url}"
             error.retry_after = asked = retry_after(headers, time.time())
             if asked is not None and asked > MAX_WAIT:
                 error.message += f"; the server asks to wait {asked:.0f} s"
@@ -220,16 +223,16 @@ class Exchange:
 
         Raises ProtocolError, or the error that an `error` event is, after the events before it.
         """
-        if self._message:
-            yield from self._received_whole(data, self._message)
-            return
-        if self._beginning is not None:
-            self._keep_beginning(data)
+        if not self._is_begun:
+            if self._body.message:
+                yield from self._received_whole(data, self._body.message)
+                return
+            self._body.keep(data)
         accumulator = self.accumulator
         receive = accumulator.receive
         try:
             for raw in self._decoder.feed(data):
-                self._beginning = None
+                self._is_begun = True
                 if self._reader:
                     yield from self._read_on(raw)
                 else:
@@ -249,16 +252,10 @@ class Exchange:
                 error.data = raw.data
             raise self.explained(error) from None
 
-    def _keep_beginning(self, data: bytes) -> None:
-        """Of a body without an event: all of what may be a message, and of anything else what a message shows."""
-        assert self._beginning is not None  # noqa: S101 - the caller's
-        if len(self._beginning) < MAX_ERROR_BODY or self._beginning[:1] == b"{":
-            self._beginning += data
-
     def _received_whole(self, data: bytes, message: dict[str, Any]) -> Iterator[Received]:
         """The events of a message that came whole, as those of a stream."""
         source: ServerSentEvent | None = ServerSentEvent("message", data)
-        for event in whole.events_of(message):
+        for event in events_of(message):
             try:
                 self.accumulator.take(event)
             except APIError as error:
@@ -269,7 +266,7 @@ class Exchange:
     @property
     def came_whole(self) -> bool:
         """Whether the message came whole, and not as a stream."""
-        return self._message is not None
+        return self._body.message is not None
 
     def _read_on(self, raw: ServerSentEvent) -> Iterator[Received]:
         """What an event means in a stream that deviates."""
@@ -312,8 +309,8 @@ class Exchange:
             self._decoder.close()
         except APIError as error:
             raise self.explained(error) from None
-        if self._beginning and whole.kind_of(bytes(self._beginning[:_EXCERPT])) not in {"", "events"}:
-            what = _excerpt(hidden(bytes(self._beginning), self._secrets).decode("utf-8", "replace"))
+        if not self._is_begun and self._body.is_no_event_stream():
+            what = _excerpt(words(hidden(self._body.beginning, self._secrets).decode("utf-8", "replace")))
             raise self.explained(UnexpectedResponseError(f"there is no event in the response, which begins: {what}"))
         reason = self.accumulator.stop_reason
         after = f", after stop reason {reason}" if reason else ""
@@ -359,11 +356,16 @@ def _reader(accumulator: Accumulator) -> Reader:
 
 
 def _plain(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """A body, or its beginning, its coding undone as far as that goes."""
+    """A body, or its beginning, its coding undone as far as that goes; little more than MAX_BODY of it."""
     coded = coding.named(headers.get("content-encoding", ""))
     made = coding.Body(coded if coding.can_undo(coded) else "")
+    plain = bytearray()
     with contextlib.suppress(ProtocolError):
-        return made.decode(body) + made.close() or body
+        for start in range(0, len(body), _PIECE):
+            plain += made.decode(body[start : start + _PIECE])
+            if len(plain) > MAX_BODY:
+                break
+        return bytes(plain) + made.close() or body
     return body
 
 
@@ -376,7 +378,13 @@ def _what_it_is(value: Any, headers: Mapping[str, str], wanted: str) -> str:
         return f"the response is in the coding {_excerpt(coded)}, which was not asked for and cannot be read"
     kind = _excerpt(headers.get("content-type") or "of no content type")
     text = value if isinstance(value, str) else dumps(value).decode()
-    return f"the response is not {wanted} but {kind}: {_excerpt(text)}"
+    return f"the response is not {wanted} but {kind}: {_excerpt(words(text))}"
+
+
+def _gateway(url: str, headers: Mapping[str, str]) -> str:
+    """Who responds where something behind it does not: its address, and what it says it is."""
+    kind = headers.get("server") or headers.get("via")
+    return f"the gateway at {urlsplit(url).netloc}{f' ({_excerpt(kind)})' if kind else ''}"
 
 
 def _json_or_text(body: bytes) -> Any:

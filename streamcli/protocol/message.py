@@ -20,7 +20,7 @@ from .jsontext import exact, loads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Up to so many bytes text counts as short; few answers are longer. A piece takes some bytes besides its characters.
+# How many bytes of text count as short; few answers are longer. A piece takes some bytes besides its characters.
 _MOST_TEXT, _PIECE_BYTES = 4 << 20, 56
 
 _TOOL_INPUTS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
@@ -307,6 +307,7 @@ class Accumulator:
         if rule.apply:
             rule.apply(block, delta)
             return False
+        _field(delta, rule.field, str)  # before anything changes
         if not block.grows:
             block.grow(rule.field)
             if not self.whole:
@@ -437,7 +438,7 @@ def block_text(block: dict[str, Any]) -> str:
 
 
 def parsed(name: str, data: bytes) -> dict[str, Any]:
-    """Any event as an object, for those who want to see what builds nothing; data that is not an object is kept as text."""
+    """Any event as an object, also one that builds nothing; data that is not an object is kept as text."""
     value = object_or_text(data)
     if isinstance(value, dict):
         return value if "type" in value else {"type": name, **value}
@@ -508,9 +509,6 @@ def _index(event: dict[str, Any]) -> int:
     if type(index) is not int or index < 0:
         _breach(f"a content block index of {index!r}")
     return index
-
-
-_JSON_NAMES: dict[type, str] = {dict: "an object", str: "a string"}
 
 
 def _field(event: dict[str, Any], name: str, kind: type) -> Any:

@@ -7,6 +7,7 @@ Source: streamcli(7), section "REQUEST".
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from streamcli.errors import UsageError
 from streamcli.version import __version__
 
 from .jsontext import dumps
+from .userinput import key_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,8 +32,8 @@ _SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_SECRET_NAME = re.compile(r"key|auth|token(?!s)|secret|cookie|password", re.IGNORECASE)
-_SCHEME = re.compile(r"(bearer|basic) ", re.IGNORECASE)
+# What people copy along with a base URL.
+_AFTER_BASE = re.compile(r"(/+v1(/+messages)?)?/*$")
 _LOOPBACK = re.compile(r"localhost|[a-z0-9.-]+\.localhost|127(\.\d{1,3}){3}|::1", re.IGNORECASE)
 
 
@@ -132,9 +134,26 @@ def version_for(body: Mapping[str, Any] | None) -> str:
 
 def _json(body: Mapping[str, Any]) -> bytes:
     try:
-        return dumps(body)
+        data = dumps(body)
     except ValueError as exc:
         raise UsageError(f"the request cannot be written as JSON: {exc}") from None
+    if b"null" in data and _holds_no_number(body):
+        raise UsageError("the request cannot be written as JSON: it holds a number that is infinite or NaN")
+    return data
+
+
+def _holds_no_number(body: Any) -> bool:
+    """Whether a float in `body` is none that JSON has; it would be written as null."""
+    waiting = [body]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return True
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+    return False
 
 
 def credential(
@@ -143,8 +162,8 @@ def credential(
     """The credential to send, or None.
 
     An explicit `key` wins, then ANTHROPIC_API_KEY as `x-api-key`, then ANTHROPIC_AUTH_TOKEN as a Bearer token; `scheme`
-    overrides how it goes out. White space around a key is removed, and an empty one does not count. Raises UsageError,
-    which does not show the key, for one that no header can carry.
+    overrides how it goes out. A key is read as people keep one (userinput.key_in), and an empty one does not count.
+    Raises UsageError, which does not show the key, for one that no header can carry.
     """
     candidates = [
         (key, source, "x-api-key"),
@@ -152,17 +171,26 @@ def credential(
         (environment.get("ANTHROPIC_AUTH_TOKEN"), "ANTHROPIC_AUTH_TOKEN", "bearer"),
     ]
     for raw, name, own_scheme in candidates:
-        secret = (raw or "").strip()
+        secret, said = key_in(raw or "")
         if not secret:
             continue
-        if not re.fullmatch(r"[\x20-\x7e]+", secret):
-            raise UsageError(f"the key from {name} holds a character that no header can carry")
-        return Credential(scheme or own_scheme, secret)
+        wrong = re.search(r"[^\x20-\x7e]", secret)
+        if wrong:
+            place = f"character {wrong.start() + 1} is {_what(wrong[0])}"
+            raise UsageError(f"the key from {name} holds a character that no header can carry: {place}")
+        return Credential(scheme or said or own_scheme, secret)
     return None
 
 
+def _what(character: str) -> str:
+    """What is wrong with a character, without showing it."""
+    return {"\n": "a line end", "\r": "a line end", "\0": "a NUL, as in UTF-16"}.get(
+        character, "a control character" if character.isascii() else "not ASCII"
+    )
+
+
 def checked_base_url(url: str, *, source: str, has_credential: bool, allow_http: bool) -> str:
-    """`url` without its final slash.
+    """`url` without its final slash; `/v1` and `/v1/messages`, which come after it, are left out too.
 
     Raises UsageError if it is not an http(s) URL, or if a key could be read on the way and `allow_http` is not given.
     """
@@ -179,7 +207,7 @@ def checked_base_url(url: str, *, source: str, has_credential: bool, allow_http:
         raise UsageError(f"{source} must not have a user, query or fragment")
     if has_credential and not allow_http and readable_on_the_way(url):
         raise UsageError(f"{source} is plain http to {host}: the key would be readable on the way; use https")
-    return url.rstrip("/")
+    return url.removesuffix(parts.path) + _AFTER_BASE.sub("", parts.path)
 
 
 def readable_on_the_way(url: str, proxy_url: str | None = None) -> bool:
@@ -206,16 +234,6 @@ def custom_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...
     """The headers of ANTHROPIC_CUSTOM_HEADERS, one a line; lines without a colon are ignored."""
     lines = environment.get("ANTHROPIC_CUSTOM_HEADERS", "").splitlines()
     return tuple(parsed_header(line, source="ANTHROPIC_CUSTOM_HEADERS") for line in lines if ":" in line)
-
-
-def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers as they may be shown and kept: "***" replaces a value that is a secret by its name or its looks."""
-    return {name: "***" if is_secret(name) or _SCHEME.match(value) else value for name, value in headers}
-
-
-def is_secret(name: str) -> bool:
-    """Whether a header of this name may hold a secret."""
-    return bool(_SECRET_NAME.search(name))
 
 
 def _check_header(name: str, value: str) -> None:

@@ -1,4 +1,4 @@
-"""Text that may repeat a secret in, the same text with the secret hidden out.
+"""Headers and texts that may hold a secret in, the same with the secret hidden out.
 
 Contract: a secret is hidden where it stands whole, and in short texts each piece of it that is long enough to be of
 use, because whoever says it back may have cut it. It is hidden before anything is cut here: an excerpt holds no
@@ -11,9 +11,19 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Iterator
 
 HIDDEN = b"***"
+# The words of a header's name, between - and _, that say that its value is a secret. A name may only sound like one:
+# x-portkey-config, x-max-tokens, x-author.
+_NAME = re.compile(
+    r"(api|app|access|auth|client|license|master|private|secret|service|session|subscription)?keys?"
+    r"|\w*(token|secret|password|passwd|passphrase|cookie)|credentials?|jwt|[ox]?auth(orization|entication)?",
+    re.IGNORECASE,
+)
+_SCHEME = re.compile(r"(bearer|basic|token) +", re.IGNORECASE)
+# A value may say so itself, as a whole or in JSON.
+_VALUE = re.compile(rf"{_SCHEME.pattern}|.*(\bsk-\w|\w*(key|token|secret|password)\"\s*:)", re.IGNORECASE)
 # So much of a key is no longer a word that anybody might say.
 _PIECE = 12
 _SHORTEST = 6
@@ -28,6 +38,42 @@ def worth_hiding(secret: str) -> bool:
     if len(secret) < _SHORTEST:
         return False
     return len(secret) >= _LONGEST_WORD or secret.startswith("sk-") or not _WORDS.fullmatch(secret)
+
+
+def is_secret(name: str, value: str = "") -> bool:
+    """Whether a header of this name and value holds a secret, or may."""
+    return any(map(_NAME.fullmatch, re.split(r"[^A-Za-z0-9]+", name))) or bool(_VALUE.match(value))
+
+
+def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers for showing and keeping: those that hold a secret hold "***" instead."""
+    return {name: HIDDEN.decode() if is_secret(name, value) else value for name, value in headers}
+
+
+def secrets_of(headers: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """What is secret in headers and worth hiding: a value without its scheme, and a password that it encodes."""
+    for name, value in headers:
+        if not is_secret(name, value):
+            continue
+        scheme, secret = split_scheme(value)
+        for each in (secret, _password(secret) if scheme.lower().startswith("basic") else ""):
+            if worth_hiding(each):
+                yield each
+
+
+def split_scheme(value: str) -> tuple[str, str]:
+    """The scheme before a secret, with the blank after it, and the secret: `Bearer x` is ("Bearer ", "x")."""
+    match = _SCHEME.match(value)
+    return (match[0], value[match.end() :].strip()) if match else ("", value)
+
+
+def _password(basic: str) -> str:
+    import base64  # noqa: PLC0415 - rarely used
+
+    try:
+        return base64.b64decode(basic, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def hidden(data: bytes, secrets: Collection[str]) -> bytes:

@@ -54,7 +54,7 @@ class Journal:
                 raise UsageError(f"{path} is not a regular file")  # noqa: TRY301 - closed below, as after any other fault
             self._size = self._end = status.st_size
             with contextlib.suppress(OSError):
-                os.unlink(self._beside)  # of a run that was killed while it replaced the file
+                os.unlink(self._replacement)  # of a run that was killed while it replaced the file
             self._find_tail()
         except BaseException:
             self.close()
@@ -67,7 +67,7 @@ class Journal:
         self.close()
 
     @property
-    def _beside(self) -> str:
+    def _replacement(self) -> str:
         directory, name = os.path.split(self._file)
         return os.path.join(directory, f".{name}.streamcli")
 
@@ -136,24 +136,24 @@ class Journal:
         Raises OutputError.
         """
         self._check_unchanged()
-        beside = self._beside
+        replacement = self._replacement
         fd = -1
         try:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
-            fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                os.unlink(replacement)
+            fd = os.open(replacement, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             os.fchmod(fd, stat.S_IMODE(os.fstat(self._fd).st_mode))
             # Before it gets the name, so that a run that waited for the old file now waits for this one.
             fcntl.flock(fd, fcntl.LOCK_EX)
             with open(fd, "wb", buffering=_BLOCK, closefd=False) as file:
                 file.writelines(lines)
             os.fsync(fd)
-            os.replace(beside, self._file)
+            os.replace(replacement, self._file)
         except BaseException as fault:
             if fd >= 0:
                 os.close(fd)
                 with contextlib.suppress(OSError):
-                    os.unlink(beside)
+                    os.unlink(replacement)
             if isinstance(fault, OSError):
                 raise self._unwritable(fault) from None
             raise

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.errors import ToolError, UsageError, reason
 from streamcli.protocol.jsontext import dumps, loads_exact
+from streamcli.protocol.secrets import split_scheme
 from streamcli.protocol.userinput import json_value
 
 from .processes import End, Job, run
@@ -79,12 +80,15 @@ def _fault_of(entry: Any) -> str:
 
 
 def clean_environment(environment: Mapping[str, str], secrets: Iterable[str]) -> dict[str, str]:
-    """The environment for a program that must not know a key: without the variables that hold one or lead to one."""
-    hidden = [secret for secret in secrets if secret]
+    """The environment for a program that must not know a key: without the variables that are one or lead to one.
+
+    A value that merely holds a secret stays, as a PATH may hold a key that is a word.
+    """
+    hidden = set(secrets) - {""}
     return {
         name: value
         for name, value in environment.items()
-        if name not in _SECRET_VARIABLES and not any(secret in value for secret in hidden)
+        if name not in _SECRET_VARIABLES and split_scheme(value.strip())[1] not in hidden
     }
 
 

@@ -1,11 +1,11 @@
-"""streamcli.protocol.whole: what a body is, however it is labelled, and the events of a message that came whole."""
+"""streamcli.protocol.body: what a body is, however it is labelled, and the events of a message that came whole."""
 
 import json
 
 import pytest
 
+from streamcli.protocol.body import events_of, kind_of, message_in
 from streamcli.protocol.message import Accumulator
-from streamcli.protocol.whole import events_of, kind_of, message_in
 
 MESSAGE = {
     "id": "msg_1",

@@ -1,0 +1,122 @@
+"""The bytes of a response's body in; its coding undone and what it is out: an event stream, a whole message, neither.
+
+Contract: a body that says it is an event stream is one until its end shows that it was a whole message; any other is
+looked at before anything of it is used. The events of a whole message give that message again, and nothing else. What
+is neither is left to whoever says what is wrong with it. No I/O.
+Source: streamcli(7), section "Deviations of HTTP".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import coding
+from .jsontext import loads_exact
+from .sse import MAX_EVENT_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# "": too short to tell.
+Kind = Literal["", "events", "object", "other"]
+
+# What is enough to tell the kind of a body, and to show it.
+_SHOWN = 4096
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIELDS = (b"event", b"data", b"id", b"retry")
+# What a message says only when it has come to its end.
+_OF_THE_END = frozenset({"stop_reason", "stop_sequence", "stop_details"})
+
+
+class Body:
+    """The body of one response; `coded` is the coding that its head names.
+
+    The order of calls is: for a body that does not say what it is, `look` with each piece until that is known; then
+    `decoded` with each piece, None at the end, and `keep` with what comes out as long as no event was in it.
+    """
+
+    def __init__(self, coded: str = "") -> None:
+        self._coding = coding.Body(coded)
+        # All that was looked at: nobody has used it yet.
+        self.looked_at = b""
+        # The message, once it is known that the body is one and not an event stream.
+        self.message: dict[str, Any] | None = None
+        self._kept = bytearray()
+
+    def look(self, data: bytes | None) -> bool | None:
+        """Whether a body that goes on with `data`, None at its end, can be read; None while that cannot be told.
+
+        Raises ProtocolError for a coding that is broken.
+        """
+        self.keep(self._coding.close() if data is None else self._coding.decode(data), all_of_it=True)
+        kind = self._kind()
+        if kind in {"", "object"} and data is not None and len(self._kept) <= MAX_EVENT_BYTES:
+            return None
+        self.looked_at = bytes(self._kept)
+        self.message = message_in(self.looked_at) if kind == "object" else None
+        self._kept.clear()
+        return kind == "events" or self.message is not None
+
+    def decoded(self, data: bytes | None) -> bytes:
+        """The bytes that the next piece stands for; None came at the end. Raises ProtocolError.
+
+        Where the body was a whole message after all, all of it comes out at the end once more, and `message` is set.
+        """
+        if data is not None:
+            return self._coding.decode(data)
+        rest = self._coding.close()
+        if not rest and self._kept and self.message is None:
+            self.message = message_in(self.beginning)
+            return self.beginning if self.message else b""
+        return rest
+
+    def keep(self, data: bytes, *, all_of_it: bool = False) -> None:
+        """Remember bytes that no event came of: all of what may be a message, of anything else the beginning."""
+        if all_of_it or len(self._kept) < _SHOWN or self._kept.startswith(b"{"):
+            self._kept += data
+
+    @property
+    def beginning(self) -> bytes:
+        """What was kept."""
+        return bytes(self._kept)
+
+    def is_no_event_stream(self) -> bool:
+        """Whether what was kept does not begin as an event stream does."""
+        return bool(self._kept) and self._kind() not in {"", "events"}
+
+    def _kind(self) -> Kind:
+        return kind_of(bytes(self._kept[:_SHOWN]))
+
+
+def kind_of(beginning: bytes) -> Kind:
+    """What a body is that begins so, perhaps cut."""
+    first = beginning.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    if not first or _BYTE_ORDER_MARK.startswith(first):
+        return ""
+    if first.startswith(b"{"):
+        return "object"
+    name = first.replace(b"\r", b"\n").partition(b"\n")[0].partition(b":")[0]
+    if name == first:
+        return "" if any(field.startswith(name) for field in _FIELDS) else "other"
+    return "events" if not name or name in _FIELDS else "other"
+
+
+def message_in(body: bytes) -> dict[str, Any] | None:
+    """The message that is the whole body, or None."""
+    try:
+        value = loads_exact(body.removeprefix(_BYTE_ORDER_MARK))
+    except ValueError:
+        return None
+    is_message = isinstance(value, dict) and value.get("type") == "message" and isinstance(value.get("content"), list)
+    return value if is_message else None
+
+
+def events_of(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The events that build `message`."""
+    start = {key: None if key in _OF_THE_END else value for key, value in message.items()}
+    yield {"type": "message_start", "message": {**start, "content": []}}
+    for index, block in enumerate(message["content"]):
+        yield {"type": "content_block_start", "index": index, "content_block": block}
+        yield {"type": "content_block_stop", "index": index}
+    yield {"type": "message_delta", "delta": {key: message[key] for key in message if key in _OF_THE_END}}
+    yield {"type": "message_stop"}
