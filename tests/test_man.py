@@ -28,7 +28,7 @@ from server import (
 )
 
 from streamcli import errors
-from streamcli.batch import limiter, offload, pool, results
+from streamcli.batch import limiter, offload, pool, results, state
 from streamcli.batch.statistics import Statistics
 from streamcli.cli import answer, batch, config, run, verdict
 from streamcli.cli.args import OPTIONS, Number, command
@@ -308,10 +308,10 @@ def test_the_keys_of_tapes_results_statistics_and_states_are_all_in_the_page(tmp
 
 
 def keys_of_a_state(path):
-    with offload.State(str(path), "http://host") as state:
-        state.intend(part := offload.Part(0))
-        state.submitted(part, "msgbatch_01", adopted=True)
-        state.fetched(part)
+    with state.State(str(path), "http://host") as made:
+        made.intend(part := state.Part(0))
+        made.submitted(part, "msgbatch_01", adopted=True)
+        made.fetched(part)
         return set().union(*parsed(path.read_text()))
 
 

@@ -1,14 +1,25 @@
 """Many prompts by way of the Message Batches API, against a server that can be told when to fail."""
 
 import contextlib
-import fcntl
-import io
 import json
 import os
 import stat
 
 import pytest
-from batches import CANCELED, CUT, CUT_AFTER, EXPIRED, Batch, BatchesServer, errored, said, unmarked
+from batches import (
+    CANCELED,
+    CUT,
+    CUT_AFTER,
+    EXPIRED,
+    Batch,
+    BatchesServer,
+    Case,
+    errored,
+    prompts,
+    said,
+    succeeded,
+    unmarked,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from odd import oddities
@@ -18,7 +29,6 @@ from streamcli import (
     APIConnectionError,
     AuthenticationError,
     BadRequestError,
-    Client,
     InternalServerError,
     NotFoundError,
     OverloadedError,
@@ -27,14 +37,10 @@ from streamcli import (
     UsageError,
 )
 from streamcli.batch import offload
-from streamcli.batch.offload import Counts, Offload, State
+from streamcli.batch.offload import Counts
 from streamcli.batch.results import Results
-from streamcli.batch.source import Source
-from streamcli.batch.statistics import Statistics
 from streamcli.errors import StreamcliError
 from streamcli.protocol.request import SAMPLING_API_VERSION
-
-DEFAULTS = {"model": "m", "max_tokens": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -51,68 +57,9 @@ def api():
         yield server
 
 
-def prompts(*ids, **params):
-    """Input lines in the batches' own format."""
-    turn = {"role": "user", "content": "hi"}
-    return [{"custom_id": custom_id, "params": {"messages": [turn], **params}} for custom_id in ids]
-
-
-class Case:
-    """An input, its output, and the state beside it."""
-
-    def __init__(self, api, path, lines):
-        self.api = api
-        self.output = path / "out.jsonl"
-        self.state = path / "out.jsonl.batches"
-        self.lines = lines
-        self.notes, self.seen = [], []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def counts(self, counts):
-        if self.seen[-1:] != [counts]:
-            self.seen.append(counts)
-
-    def work(self, do=Offload.run, *, resume=False, retry_errors=True, url=None, **options):
-        """Do one run's work; returns the status of its results."""
-        text = b"".join((json.dumps(line).encode() if line else b"") + b"\n" for line in self.lines)
-        source = Source(io.BytesIO(text), "in.jsonl", DEFAULTS, lambda text: {"role": "user", "content": text}, False)
-        source.check()
-        client = Client(base_url=url or self.api.url, api_key="sk-secret")
-        with (
-            client,
-            Results(str(self.output), source, resume=resume, retry_errors=retry_errors) as results,
-            State(str(self.state), client.endpoint.base_url) as state,
-        ):
-            self.statistics = Statistics(source.count, results.recorded)
-            do(Offload(client, source, results, statistics=self.statistics, state=state, watch=self, **options))
-            return results.status
-
-    def resume(self, do=Offload.run, **options):
-        return self.work(do, resume=True, **options)
-
-    def cancel(self):
-        self.resume(Offload.cancel)
-
-    @property
-    def results(self):
-        """Each line of output: its id and what became of it."""
-        records = [json.loads(line) for line in self.output.read_text().splitlines()]
-        return [(record["custom_id"], record["result"]["type"]) for record in records]
-
-    @property
-    def journal(self):
-        return [json.loads(line) for line in self.state.read_text().splitlines()]
-
-
 @pytest.fixture
 def case(api, tmp_path):
     return Case(api, tmp_path, prompts(*"abcdefgh"))
-
-
-def succeeded(*ids):
-    return [(custom_id, "succeeded") for custom_id in ids]
 
 
 class TestTheWholeWay:
@@ -653,84 +600,6 @@ class TestFetching:
         api.pieces = lambda body: [body, body]
         case.work()
         assert case.results == succeeded(*"abcdefgh")
-
-
-class TestState:
-    @pytest.fixture(autouse=True)
-    def _waits(self, case, api):
-        """Two batches were submitted, and nobody could be asked about them."""
-        case.lines = prompts(*"abcde")
-        api.faults["retrieve"] = [error_response(401, "authentication_error")]
-        with pytest.raises(AuthenticationError):
-            case.work()
-
-    def test_what_was_submitted_is_waited_for(self, case, api):
-        assert case.resume() == 0
-        assert api.accepted == list("abcde")
-        assert case.results == succeeded(*"abcde")
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            lambda lines: lines[1:],
-            lambda lines: lines[::-1],
-            lambda lines: lines[:4],
-            lambda lines: [*prompts("a", system="Be brief."), *lines[1:]],
-        ],
-        ids=["without the first", "turned round", "without the last", "a request edited under its id"],
-    )
-    def test_another_input_is_noticed(self, case, api, change):
-        case.lines = change(case.lines)
-        before = case.state.read_bytes()
-        with pytest.raises(UsageError, match=r"in.jsonl is not what batch msgbatch_0\d was made of") as caught:
-            case.resume()
-        assert '"id":null}' in caught.value.message
-        assert case.state.read_bytes() == before
-        assert len(api.batches) == 2
-
-    def test_more_lines_at_the_end_are_one_more_part(self, case, api):
-        case.lines += prompts("f")
-        assert case.resume() == 0
-        assert [batch.ids for batch in api.batches] == [list("abc"), list("de"), ["f"]]
-
-    def test_another_server_is_noticed(self, case):
-        with pytest.raises(UsageError, match="line 1 is of a batch at http"):
-            case.resume(url="http://localhost:1")
-
-    def test_a_file_that_is_not_ours_is_left_alone(self, case):
-        case.state.write_text('{"a": 1}\n')
-        with pytest.raises(UsageError, match="line 1 says nothing about a batch"):
-            case.resume()
-        assert case.state.read_text() == '{"a": 1}\n'
-
-    @pytest.mark.parametrize("line", ['{"part": 9, "id": "x"}', '{"part": 1}', "[]", '{"part": 1, "lines": [1]}'])
-    def test_nor_is_a_line_that_means_nothing(self, case, line):
-        with case.state.open("a") as state:
-            state.write(line + "\n")
-        with pytest.raises(UsageError, match="line 5 says nothing about a batch"):
-            case.resume()
-
-    def test_a_torn_tail_is_as_if_it_were_not_there(self, case, api):
-        whole = case.state.read_bytes()
-        last = whole.splitlines(keepends=True)[-1]
-        case.state.write_bytes(whole.removesuffix(last) + last[: len(last) // 2])
-        assert case.resume() == 0
-        assert api.accepted == list("abcde")
-
-    def test_two_runs_do_not_share_it(self, case):
-        with case.state.open() as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            with pytest.raises(UsageError, match="is held by another run"):
-                case.resume()
-
-    def test_lines_that_were_done_meanwhile_are_not_fetched_twice(self, case, api):
-        for batch in api.batches:
-            api.end(batch)
-        case.output.write_bytes(
-            json.dumps({"custom_id": "a", "result": said("a", prompts("a")[0]["params"] | DEFAULTS)}).encode() + b"\n"
-        )
-        assert case.resume() == 0
-        assert case.results == succeeded(*"abcde")
 
 
 class TestCancel:

@@ -11,7 +11,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from streamcli.batch.offload import Offload, State
+from streamcli.batch.offload import Offload
+from streamcli.batch.state import State
 from streamcli.errors import StreamcliError
 
 from . import io
@@ -21,9 +22,10 @@ from .verdict import judge
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from streamcli.batch.offload import Counts, Part
+    from streamcli.batch.offload import Counts
     from streamcli.batch.results import Results
     from streamcli.batch.source import Source
+    from streamcli.batch.state import Part
     from streamcli.batch.statistics import Statistics
     from streamcli.client.client import Client
 
