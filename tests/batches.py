@@ -3,7 +3,8 @@
 What a test controls:
 
 * `polls`: a batch has ended when it is asked for the time after so many; 0 leaves it to `end`, which ends one at once.
-* `outcome(custom_id, params)` gives the result of each request; the default says the prompt back.
+* `outcome(custom_id, params)` gives the result of each request; the default says the prompt back. There, and in what
+  is asked of batches here, ids are those of the input: without the mark that a part's requests carry.
 * `faults[kind]`, where kind is "create", "list", "retrieve", "cancel" or "results": what happens instead of an answer,
   one after the other. Bytes are the answer as it is; CUT breaks off before anything was done, CUT_AFTER when it was.
   None is not a fault.
@@ -15,6 +16,7 @@ a custom_id twice, without params, or with `stream` in them.
 """
 
 import json
+import re
 import threading
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
@@ -31,6 +33,11 @@ def said(custom_id, params):
     message = {"id": f"msg_{custom_id}", "type": "message", "role": "assistant", "model": params["model"]}
     message |= {"content": [text], "stop_reason": "end_turn", "stop_sequence": None}
     return {"type": "succeeded", "message": message | {"usage": {"input_tokens": 3, "output_tokens": 5}}}
+
+
+def unmarked(custom_id):
+    """The id of the input's line."""
+    return re.sub("-[0-9a-f]{8}$", "", custom_id)
 
 
 def errored(kind="invalid_request_error", message="no"):
@@ -52,7 +59,7 @@ class Batch:
 
     @property
     def ids(self):
-        return [request["custom_id"] for request in self.requests]
+        return [unmarked(request["custom_id"]) for request in self.requests]
 
 
 class BatchesServer(Listener):
@@ -65,6 +72,8 @@ class BatchesServer(Listener):
         self.outcome = said
         self.faults = {}
         self.at = lambda moment, kind: None
+        # The path that the endpoints are below, and what the results' URL begins with, if not with ours.
+        self.prefix = ""
         self.results_host = None
         # The results of a batch in the pieces that they are sent in; CUT among them breaks off.
         self.pieces = lambda body: [body]
@@ -89,7 +98,7 @@ class BatchesServer(Listener):
         cancelled = batch.status == "canceling"
         batch.status = "ended"
         for request in batch.requests:
-            result = CANCELED if cancelled else self.outcome(request["custom_id"], request["params"])
+            result = CANCELED if cancelled else self.outcome(unmarked(request["custom_id"]), request["params"])
             batch.results.insert(len(batch.results) // 2, {"custom_id": request["custom_id"], "result": result})
 
     # What follows runs in the threads of the connections.
@@ -97,6 +106,9 @@ class BatchesServer(Listener):
     def handle(self, connection, number):
         request = read_request(connection)
         with self._turn:  # one thing after the other
+            if not request.path.startswith(f"{self.prefix}/v1/messages/batches"):
+                connection.sendall(error_response(404, "not_found_error"))
+                return
             kind, batch_id = self._kind(request)
             with self._changed:
                 self.asked.append(kind)
@@ -116,7 +128,8 @@ class BatchesServer(Listener):
         self.at("answered", kind)
 
     def _kind(self, request):
-        parts = urlsplit(request.path).path.removeprefix("/v1/messages/batches").strip("/").split("/")
+        path = urlsplit(request.path).path.removeprefix(f"{self.prefix}/v1/messages/batches")
+        parts = path.strip("/").split("/")
         kinds = {("POST", 0): "create", ("GET", 0): "list", ("GET", 1): "retrieve"}
         if len(parts) == 2:
             return {"cancel": "cancel", "results": "results"}[parts[1]], parts[0]
@@ -168,8 +181,12 @@ class BatchesServer(Listener):
 
     def _results(self, request, batch_id):
         batch = self._batch(batch_id)
+        if batch is None:
+            yield error_response(404, "not_found_error")
+            return
         if batch.status != "ended" or request.headers["accept"] != "application/binary":
-            return [error_response(400)]
+            yield error_response(400)
+            return
         body = b"".join(json.dumps(result).encode() + b"\n" for result in batch.results)
         length = len(body) if self.framing == "length" else None
         yield head(type="application/x-jsonl", chunked=length is None, length=length)
@@ -186,7 +203,7 @@ class BatchesServer(Listener):
         for kind in [each["result"]["type"] for each in batch.results] or ["processing"] * len(batch.requests):
             counts[kind] += 1
         ended = batch.status == "ended"
-        host = self.results_host or self.url
+        host = self.url + self.prefix if self.results_host is None else self.results_host
         return {
             "id": batch.id,
             "type": "message_batch",

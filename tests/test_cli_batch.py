@@ -328,6 +328,35 @@ def test_results_of_an_edited_input_are_not_mixed_up(server, file, out):
     assert out.read_bytes() == before
 
 
+def test_nor_are_those_of_a_request_that_was_edited_under_its_id(server, file, out):
+    assert run(server, file(*named("a", "b")), "-o", out).status == 0
+    before = out.read_bytes()
+    edited = file({"custom_id": "a", "prompt": "a"}, {"custom_id": "b", "prompt": "another question"})
+    ended = run(server, edited, "-o", out, "--resume")
+    assert (ended.status, out.read_bytes()) == (2, before)
+    assert ended.error.startswith(f"{out}: line 2 answers another request than line 2 of {edited}, which was edited")
+    ended = run(server, file(*named("a", "b")), "-o", out, "--resume", "--max-tokens", 5)
+    assert (ended.status, out.read_bytes()) == (2, before)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("after", ["ab", "abCd"])
+def test_an_input_that_shrinks_or_changes_while_it_is_asked_is_said(server, file, out, after):
+    # Longer than what is read ahead.
+    path = file(*({"custom_id": each, "prompt": each * 50_000} for each in "abcd"))
+    edited = threading.Event()
+    server.responses = [lambda request: (edited, echo(request))]
+    with Running(*words(server, path, "-o", out, "-j", 1)) as running:
+        server.request(0)
+        file(*({"custom_id": each.lower(), "prompt": each * 50_000} for each in after))
+        edited.set()
+        ended = running.end()
+    assert (ended.status, results(out.read_bytes())) == (1, ["A", "B"])
+    stopped, error = ended.err.splitlines()
+    assert stopped == "streamcli: stopped after 2 of 4: run again with --resume"
+    assert error.startswith(f"streamcli: error: {path} changed after it was checked: ")
+
+
 def test_two_runs_never_write_one_output(server, file, out):
     path = file(*named("a"))
     server.responses = [[HANG]]
@@ -473,7 +502,7 @@ def test_results_on_the_terminal_are_not_written_into_the_line(server, file):
     assert len(lines) == 6
     for line in lines:
         shown = line.rpartition(ERASED)[2]
-        assert re.fullmatch(rb'\{"custom_id":"[a-f]","result":\{.*\}\}', shown)
+        assert re.fullmatch(rb'\{"custom_id":"[a-f]","result":\{.*\},"digest":"[0-9a-f]{16}"\}', shown)
         assert b"\\u202e\\x9b31mred" in shown
 
 

@@ -15,7 +15,7 @@ import threading
 
 import faults_command
 import pytest
-from batches import CUT_AFTER, BatchesServer, errored, said
+from batches import CUT, CUT_AFTER, Batch, BatchesServer, errored, said
 from faults_command import COMMAND, shell
 from server import PATIENCE, Server, error_response
 
@@ -121,7 +121,8 @@ def test_a_server_without_batches_is_named(source, output, state):
         ended = streamcli("--base-url", server.url, "--batch", str(source), "-o", str(output), "--offload")
     assert ended.status == 3
     assert ended.error == (
-        f"{server.url} has no Message Batches API (status 404 not_found_error: File Not Found (request_id req_1)): "
+        f"{server.url} has no Message Batches API (status 404 not_found_error: File Not Found; asked "
+        f"{server.url}/v1/messages/batches?limit=1 (request_id req_1)): "
         "leave out --offload to ask line by line"
     )
     assert not output.exists()
@@ -175,7 +176,8 @@ def waits(running):
     running.until_err("batches ended: 3 processing\n")
 
 
-GO_ON = "1 batch goes on at the server: the same command with --resume fetches the results, with --cancel cancels"
+HOW = "the same command with --resume fetches the results, with --cancel cancels"
+GO_ON = f"1 batch goes on at the server: {HOW}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -214,17 +216,39 @@ def test_an_error_says_it_too(asking, api):
 def test_a_submission_that_broke_off_may_go_on_too(asking, api):
     api.faults = {"create": [CUT_AFTER], "list": [None, error_response(401, "authentication_error")]}
     notes = streamcli(*asking).err.splitlines()
-    assert notes[0].startswith("streamcli: perhaps a batch goes on there: the same command")
+    assert notes[0] == f"streamcli: perhaps 1 batch of a submission that broke off: {HOW}"
+    api.end(api.batches[0])
     ended = streamcli(*asking)
-    assert ended.err.startswith("streamcli: batch msgbatch_01 is taken for part 1, whose submission broke off\n")
+    assert ended.err.startswith("streamcli: batch msgbatch_01 is part 1, whose submission broke off\n")
     assert (ended.status, api.accepted) == (0, IDS)
+
+
+@pytest.mark.slow
+def test_a_batch_of_somebody_else_s_of_the_same_size_and_ids_is_not_taken_for_ours(asking, api, output):
+    requests = [
+        {"custom_id": each, "params": {"model": "m", "messages": [{"content": f"their {each}"}]}} for each in IDS
+    ]
+    foreign = Batch("msgbatch_x", requests, {})
+    api.faults["create"] = [CUT]
+    api.at = lambda moment, kind: api.batches.append(foreign) if (moment, kind) == ("arrived", "create") else None
+    with Running(*asking) as running:
+        ended = running.end(within=60)
+    assert ended.status == 0
+    assert "their" not in output.read_text()
+    assert [batch.ids for batch in api.batches if batch is not foreign] == [IDS]
+
+
+def test_a_batch_that_ended_is_not_said_to_go_on(asking, api):
+    api.faults["results"] = [error_response(401, "authentication_error")]
+    notes = streamcli(*asking).err.splitlines()
+    assert f"streamcli: 1 batch ended with results to fetch: {HOW}" in notes
 
 
 def test_a_full_disk_loses_nothing(asking, api, output):
     api.outcome = lambda each, params: said(each, params | {"model": "m" * 500})
     ended = streamcli(*asking, prefix=shell("ulimit -f 1"))
     assert ended.status == 10
-    assert f"streamcli: {GO_ON}" in ended.err.splitlines()
+    assert f"streamcli: 1 batch ended with results to fetch: {HOW}" in ended.err.splitlines()
     assert streamcli(*asking, "--resume").status == 0
     assert recorded(output) == api.accepted == IDS
 

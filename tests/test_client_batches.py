@@ -233,8 +233,27 @@ class TestResults:
     def test_long_after_it_there_are_none_any_more(self, driver, server):
         batch = {"id": "x", "processing_status": "ended", "archived_at": "2026-12-24T00:00:00Z", "results_url": None}
         server.responses = [json_response(batch)]
-        with pytest.raises(UsageError, match="batch x has no results to read: it is archived"):
+        with pytest.raises(UnexpectedResponseError, match="batch x has no results any more: it is archived"):
             driver.client(server).messages.batches.results("x")
+
+    @pytest.mark.parametrize("url", [None, "", 5, {}, "//host/results", "results", "http://[", "https://elsewhere/r"])
+    def test_where_it_does_not_say_where_they_are_at_this_host_they_are_asked_for_where_the_api_has_them(
+        self, driver, url
+    ):
+        assert asked_for(driver, "/gateway", url) == "/gateway/v1/messages/batches/x/results"
+
+    @pytest.mark.parametrize(
+        ("url", "path"),
+        [
+            ("/gateway/v1/messages/batches/x/results", "/gateway/v1/messages/batches/x/results"),
+            ("/v1/messages/batches/x/results", "/gateway/v1/messages/batches/x/results"),
+            ("/gateways/results?a=b", "/gateway/gateways/results?a=b"),
+            ("http://localhost/gateway/results/x", "/gateway/results/x"),
+            ("http://localhost/files/x", "/files/x"),
+        ],
+    )
+    def test_below_a_path_its_url_has_that_path_once(self, driver, url, path):
+        assert asked_for(driver, "/gateway", url) == path
 
     @pytest.mark.parametrize("host", ["http://127.0.0.1:1", "https://127.0.0.1", "http://localhost@127.0.0.1"])
     def test_the_key_goes_to_no_other_host_but_results_are_asked_for_at_ours(self, batches, api, host):
@@ -281,6 +300,23 @@ class TestResults:
 # Bodies.
 
 
+def asked_for(driver, path, url):
+    """Where results are asked for, below a base URL with that path, when the batch says that they are at `url`."""
+    batch = {"id": "x", "processing_status": "ended", "results_url": url}
+    asked = []
+
+    def answer(request):
+        asked.append(request.url.raw_path.decode())
+        body = json.dumps(batch).encode() if len(asked) == 1 else b"{}"
+        return httpx.Response(200, stream=driver.body([body]))
+
+    client = driver.client(
+        base_url=f"http://localhost{path}", http_client=driver.http_client(httpx.MockTransport(answer))
+    )
+    assert list(client.messages.batches.results("x")) == [{}]
+    return asked[1]
+
+
 def read(driver, pieces):
     """The results that come in these pieces."""
     batch = {"id": "x", "results_url": "/results"}
@@ -308,6 +344,18 @@ def test_lines_are_the_same_however_they_are_cut_and_ended(driver, results, end,
 def test_a_line_that_is_no_object_breaks_the_rules(driver, line):
     with pytest.raises(ProtocolError, match="not a JSON object"):
         read(driver, [b'{"custom_id": "a"}\n' + line + b"\n"])
+
+
+def test_the_lines_behind_it_are_not_lost(driver):
+    batch = {"id": "x", "results_url": "/results"}
+    pieces = [b'{"custom_id": "a"}\nnull\n{"custom_', b'id": "b"}\n']
+    bodies = {"/results": pieces, "/v1/messages/batches/x": [json.dumps(batch).encode()]}
+    client = driver.mocked(lambda request: httpx.Response(200, stream=driver.body(bodies[request.url.path])))
+    results = client.messages.batches.results("x")
+    assert next(results).custom_id == "a"
+    with pytest.raises(ProtocolError):
+        next(results)
+    assert [result.custom_id for result in results] == ["b"]
 
 
 def test_a_large_integer_stays_what_it_is(driver):

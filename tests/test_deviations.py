@@ -2,12 +2,15 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 import httpx
 import pytest
+from faults_command import ask
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from server import Server, head
 
 from streamcli import Client
 from streamcli.errors import APIError, APIStatusError, ProtocolError
@@ -434,3 +437,43 @@ class TestAnyValueAnywhere:
             assert error.exit_code == 5
             json.dumps(error.evidence())
             assert str(error)
+
+
+# The same through the command.
+
+FORMATS = ["text", "events", "message", "summary", "snapshots", "sse"]
+
+
+@pytest.mark.parametrize("vector", WILD, ids=lambda vector: vector["name"])
+class TestTheCommand:
+    @pytest.fixture
+    def asked(self, vector):
+        """A function that asks a server that says the vector."""
+        with Server(head() + vector["stream"].encode()) as server:
+            yield lambda *argv: ask(server, *argv)
+
+    def test_ends_with_the_same_status_in_every_output_format(self, vector, asked):
+        statuses = {vector["status"]} if isinstance(vector["status"], int) else {*vector["status"]}
+        for name in FORMATS:
+            ended = asked(*([] if name == "text" else [f"--{name}"]))
+            # An error event is 8 once something was written, which is sooner in one format than in another.
+            assert ended.status in statuses | ({8 if ended.out else 5} if "error" in vector["name"] else set())
+            if name == "text":
+                assert ended.out.decode() == vector["text"]
+            elif name == "message" and vector.get("content") is not None:
+                content = in_any_order(json.loads(ended.out)["content"])
+                expected = in_any_order(vector["content"])
+                assert [alike(*pair) for pair in zip(content, expected, strict=True)] == expected
+            elif name == "events" and ended.out:
+                lines = [json.loads(line) for line in ended.out.splitlines()]
+                assert all(isinstance(line, dict) for line in lines)
+            elif name == "sse":
+                assert vector["stream"].encode().startswith(ended.out.removesuffix(b"\n"))
+
+    def test_names_what_deviated(self, vector, asked):
+        named = re.findall(r"^streamcli: deviation: ([^:]+): .* \(×\d+\)$", asked("-v").err, re.MULTILINE)  # noqa: RUF001
+        assert sorted(named) == sorted(vector.get("deviations", ()))
+
+    def test_refuses_it_where_that_is_wanted(self, vector, asked):
+        if "deviations" in vector:
+            assert asked("--strict").status == 8

@@ -89,7 +89,7 @@ class TestRefusal:
             (529, {}, b"", OverloadedError, 5, "status 529: the server gave no reason"),
             (413, {}, b"<h1>Too\n  large</h1>", APIStatusError, 3, "status 413: Too large"),
             (404, {}, b'{"detail":"Not Found"}', NotFoundError, 3, 'status 404: {"detail":"Not Found"}'),
-            (404, {}, b'{"error":"gone"}', NotFoundError, 3, "status 404: gone"),
+            (404, {}, b'{"error":"gone"}', NotFoundError, 3, "status 404: gone; asked https://host/v1/messages"),
             (400, {}, b"\xff\xfe\x00", BadRequestError, 3, "status 400"),
             (400, {}, b"x" * 9000, BadRequestError, 3, "x…"),
             (200, AS_JSON, REFUSED, OverloadedError, 5, "overloaded"),

@@ -118,14 +118,25 @@ def test_a_body_that_ends_cleanly_without_message_stop_is_incomplete(answer, /):
     assert ended.error == "the stream ended before message_stop (request_id req_1)"
 
 
-@each("gzip", "deflate", "br", "x-unknown")
-def test_a_body_in_another_coding_is_refused_whole_or_cut(coding, /):
-    body = {"gzip": gzip.compress, "deflate": zlib.compress}.get(coding, bytes)(text_stream("Hello"))
-    with Server(head(content_encoding=coding) + body[:60]) as server:
+@each("br", "x-unknown", "gzip, gzip")
+def test_a_body_in_a_coding_that_cannot_be_read_is_an_error(coding, /):
+    with Server(head(content_encoding=coding) + text_stream("Hello")) as server:
         ended = ask(server)
     assert (ended.status, ended.out) == (3, b"")
-    assert f"in coding {coding}" in ended.error
+    assert f"in the coding {coding}" in ended.error
     assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+@each(gzip=gzip.compress, deflate=zlib.compress)
+def test_a_compressed_body_is_read_and_is_incomplete_where_it_was_cut(compress, /):
+    coding = "gzip" if compress is gzip.compress else "deflate"
+    body = compress(text_stream("Hello"))
+    assert ask(head(content_encoding=coding) + body) == (0, b"Hello", "")
+    cut = ask(head(content_encoding=coding) + body[:-30])
+    assert cut.status == 8
+    assert b"Hello".startswith(cut.out)
+    strict = ask(head(content_encoding=coding) + body, "--strict")
+    assert (strict.status, strict.out) == (3, b"")
 
 
 @each("", "1")
@@ -766,10 +777,9 @@ def test_an_answer_without_content_is_no_success(answer, status, /):
 @each(
     an_error=(json_response({"type": "error", "error": {"type": "not_found_error", "message": "no x"}}), 3, "no x"),
     a_key_error=(json_response({"type": "error", "error": {"type": "authentication_error", "message": "x"}}), 4, "x"),
-    a_message=(json_response({"type": "message", "content": []}), 3, "no event stream but application/json"),
-    html=(head(type="text/html", length=13) + b"<h1>Login\n</h", 3, "but text/html: <h1>Login </h"),
+    json=(json_response({"answer": "hi"}), 3, "not an event stream but application/json"),
+    html=(head(type="text/html", length=13) + b"<h1>Login\n</h", 3, "but text/html: Login"),
     no_type=(head(type=None, length=2) + b"hi", 3, "of no content type"),
-    a_stream_of_another_type=(head(type="text/plain") + text_stream("Hello"), 3, "no event stream but text/plain"),
 )
 def test_an_answer_that_is_no_event_stream_is_named_and_shown(answer, status, words, /):
     ended = ask(answer)
@@ -794,7 +804,8 @@ def test_a_refusal_says_kind_message_and_request_id_and_is_final(code, kind, sta
     with Server(error_response(code, kind, "that is why")) as server:
         ended = streamcli("--base-url", server.url, "hello")
     assert (ended.status, ended.out) == (status, b"")
-    assert ended.error == f"status {code} {kind}: that is why (request_id req_1)"
+    assert ended.error.startswith(f"status {code} {kind}: that is why")
+    assert "(request_id req_1)" in ended.error
     assert server.connections == 1
 
 
@@ -823,7 +834,7 @@ def test_retries_n_is_n_further_attempts():
 
 
 @each(
-    html=(head(400, type="text/html", length=16) + b"<b>Bad\nGate</b>\n", "<b>Bad Gate</b>"),
+    html=(head(400, type="text/html", length=16) + b"<b>Bad\nGate</b>\n", "Bad Gate"),
     empty=(head(400, length=0), "the server gave no reason"),
     binary=(head(400, type="application/octet-stream", length=4) + b"\x00\x01\xff\xfe", "^@^A\ufffd\ufffd"),
     huge=(head(400, type="text/plain") + b"w" * 50_000_000, "wwwwwwww"),
@@ -1200,7 +1211,7 @@ def test_text_is_utf8_whatever_the_locale(env, /):
     a_word=([b"na\xefve"], b"", "the prompt is not UTF-8: "),
     standard_input=([], b"ab\xe9", "standard input is not UTF-8: byte 3 is 0xe9"),
     standard_input_cut=([], b"ab\xe2\x82", "standard input is not UTF-8: byte 3 is 0xe2"),
-    an_option=([b"-s", b"\xe9", b"hello"], b"", "--system is not UTF-8: "),
+    an_option=([b"-I", b"-s", b"\xe9", b"hello"], b"", "--system is not UTF-8: "),
 )
 def test_input_that_is_not_utf8_is_refused_with_its_place(argv, stdin, words, /):
     with Server(HELLO) as server:
@@ -1616,7 +1627,10 @@ def test_a_key_is_neither_in_the_arguments_nor_in_the_environment(tmp_path):
 # Its tests, or a sentence that says why there can be none.
 ROWS = {
     1: ["test_a_body_that_ends_cleanly_without_message_stop_is_incomplete"],
-    2: ["test_a_body_in_another_coding_is_refused_whole_or_cut"],
+    2: [
+        "test_a_body_in_a_coding_that_cannot_be_read_is_an_error",
+        "test_a_compressed_body_is_read_and_is_incomplete_where_it_was_cut",
+    ],
     3: [
         "test_a_full_device_is_status_10",
         "test_a_disk_that_fills_up_keeps_what_went_on_it_and_is_status_10",
@@ -1643,7 +1657,7 @@ ROWS = {
         "test_control_sequences_in_what_a_server_says_are_never_on_stderr",
     ],
     17: ["test_lone_surrogates_are_replaced"],
-    18: ["test_big_integers_stay_exact", "test_what_no_parser_takes_is_malformed"],
+    18: ["test_big_integers_stay_exact", "test_an_input_that_no_parser_takes_is_none"],
     19: ["test_message_stop_is_the_end_whatever_comes_after"],
     20: [
         "test_silence_is_status_7_and_named_the_idle_timeout",
@@ -1699,12 +1713,15 @@ ROWS = {
     ],
     44: ["test_the_status_wins_whatever_the_body_is"],
     45: ["test_large_heads_are_read_and_endless_ones_refused"],
-    46: ["test_a_body_in_another_coding_is_refused_whole_or_cut"],
+    46: [
+        "test_a_body_in_a_coding_that_cannot_be_read_is_an_error",
+        "test_a_compressed_body_is_read_and_is_incomplete_where_it_was_cut",
+    ],
     47: ["test_another_attempt_is_another_connection_so_no_idle_one_can_be_lost"],
     48: ["test_an_address_that_refuses_is_passed_over_for_the_next"],
     49: [
         "test_a_useless_proxy_variable_is_status_2_and_named",
-        "test_any_no_proxy_is_harmless",
+        "test_no_proxy_of_the_environment_is_asked_for_loopback",
         "test_a_dead_or_refusing_proxy_is_status_6_and_called_the_proxy",
     ],
     50: ["test_a_useless_tls_variable_is_status_2_and_named"],

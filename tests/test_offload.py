@@ -1,5 +1,6 @@
 """Many prompts by way of the Message Batches API, against a server that can be told when to fail."""
 
+import contextlib
 import fcntl
 import io
 import json
@@ -7,7 +8,10 @@ import os
 import stat
 
 import pytest
-from batches import CANCELED, CUT, CUT_AFTER, EXPIRED, Batch, BatchesServer, errored, said
+from batches import CANCELED, CUT, CUT_AFTER, EXPIRED, Batch, BatchesServer, errored, said, unmarked
+from hypothesis import given
+from hypothesis import strategies as st
+from odd import oddities
 from server import error_response, head, json_response
 
 from streamcli import (
@@ -27,6 +31,7 @@ from streamcli.batch.offload import Counts, Offload, State
 from streamcli.batch.results import Results
 from streamcli.batch.source import Source
 from streamcli.batch.statistics import Statistics
+from streamcli.errors import StreamcliError
 from streamcli.protocol.request import SAMPLING_API_VERSION
 
 DEFAULTS = {"model": "m", "max_tokens": 16}
@@ -71,7 +76,7 @@ class Case:
 
     def work(self, do=Offload.run, *, resume=False, retry_errors=True, url=None, **options):
         """Do one run's work; returns the status of its results."""
-        text = b"".join(json.dumps(line).encode() + b"\n" for line in self.lines)
+        text = b"".join((json.dumps(line).encode() if line else b"") + b"\n" for line in self.lines)
         source = Source(io.BytesIO(text), "in.jsonl", DEFAULTS, lambda text: {"role": "user", "content": text}, False)
         source.check()
         client = Client(base_url=url or self.api.url, api_key="sk-secret")
@@ -120,6 +125,7 @@ class TestTheWholeWay:
     def test_a_result_is_what_the_server_says(self, case, api):
         case.work()
         fifth = json.loads(case.output.read_text().splitlines()[4])
+        assert len(fifth.pop("digest")) == 16
         assert fifth == {"custom_id": "e", "result": said("e", api.batches[1].requests[1]["params"])}
 
     def test_a_request_is_the_line_with_the_defaults_and_without_stream(self, case, api):
@@ -127,7 +133,8 @@ class TestTheWholeWay:
         case.work(betas=["one"])
         messages = [{"role": "user", "content": "hi"}]
         params = {"model": "m", "max_tokens": 5, "messages": messages}
-        assert api.batches[0].requests == [{"custom_id": "a", "params": params}]
+        [request] = api.batches[0].requests
+        assert (unmarked(request["custom_id"]), request["params"]) == ("a", params)
         assert api.batches[0].headers["anthropic-beta"] == "one"
 
     def test_a_part_is_bounded_in_bytes_and_holds_at_least_one_line(self, case, api, monkeypatch):
@@ -141,6 +148,16 @@ class TestTheWholeWay:
         case.work()
         versions = [batch.headers["anthropic-version"] == SAMPLING_API_VERSION for batch in api.batches]
         assert versions == [False, True]
+
+    def test_the_ids_of_a_part_carry_a_mark_of_its_own_where_that_leaves_them_ids(self, case, api):
+        ids = ["a", "b" * 55, "c" * 56, "d"]
+        case.lines = prompts(*ids)
+        case.work()
+        sent = [[request["custom_id"] for request in batch.requests] for batch in api.batches]
+        marks = [ids[0][-9:] for ids in sent]
+        assert sent == [["a" + marks[0], "b" * 55 + marks[0], "c" * 56], ["d" + marks[1]]]
+        assert marks[0] != marks[1]
+        assert case.results == succeeded(*ids)
 
     def test_batches_end_in_any_order_and_the_counts_tell(self, case, api):
         api.polls = 0
@@ -263,8 +280,9 @@ class TestSubmitting:
         api.faults["create"] = [answer]
         with pytest.raises(UnexpectedResponseError, match="has no Message Batches API"):
             case.work()
-        assert api.asked == ["list", "create"]
+        assert api.asked.count("create") == 1
         assert case.resume() == 0
+        assert api.accepted == list("abcdefgh")
 
     @pytest.mark.parametrize(
         "fault", [error_response(401, "authentication_error"), error_response(403, "permission_error")]
@@ -282,6 +300,27 @@ class TestSubmitting:
         assert [batch.ids for batch in api.batches] == [list("abc")]
         assert case.resume() == 0
         assert [batch.ids for batch in api.batches] == [list("abc"), list("def"), list("gh")]
+
+    @pytest.mark.parametrize(
+        ("said", "line"),
+        [
+            ("requests.1.params.max_tokens: Field required", "requests.1 is line 7"),
+            ("requests[2].custom_id: too long", "requests.2 is line 8"),
+        ],
+    )
+    def test_the_line_that_it_is_refused_for_is_named(self, case, api, said, line):
+        api.faults["create"] = [None, error_response(400, message=said)]
+        case.lines[4:4] = [None, None]
+        with pytest.raises(BadRequestError) as caught:
+            case.work()
+        assert caught.value.message == f"{said} ({line} of in.jsonl)"
+
+    @pytest.mark.parametrize("said", ["no", "requests: too many", "requests.99.params: no", "my_requests.1: no"])
+    def test_or_none_is(self, case, api, said):
+        api.faults["create"] = [error_response(400, message=said)]
+        with pytest.raises(BadRequestError) as caught:
+            case.work()
+        assert caught.value.message == said
 
     def test_an_answer_that_is_lost_does_not_make_a_second_batch(self, case, api):
         api.faults["create"] = [None, CUT_AFTER]
@@ -329,20 +368,48 @@ class TestAfterASubmissionThatBrokeOff:
     def somebody_elses(self, api, *ids):
         batch = Batch(f"msgbatch_x{len(api.batches)}", prompts(*ids, model="m"), {})
         api.batches.append(batch)
-        return batch.id
+        return batch
 
-    def test_the_one_new_batch_of_its_size_is_it(self, case, api):
+    @pytest.mark.parametrize("others", ["", "x", "xyz", "def"])
+    def test_the_one_whose_results_show_the_mark_is_it(self, case, api, others):
         self.broken_off(case, api)
-        self.somebody_elses(api, "x", "y")
+        other = self.somebody_elses(api, *others) if others else None
         assert case.resume() == 0
-        assert [each for each in api.accepted if each not in "xy"] == list("abcdefgh")
+        assert [each for batch in api.batches for each in batch.ids if batch != other] == list("abcdefgh")
+        assert case.results == succeeded(*"abcdefgh")
+        assert "batch msgbatch_02 is part 2, whose submission broke off" in case.notes
+
+    @pytest.mark.parametrize("others", ["", "x", "xyz", "def"])
+    def test_where_there_is_none_it_is_submitted(self, case, api, others):
+        self.broken_off(case, api, CUT)
+        other = self.somebody_elses(api, *others) if others else None
+        assert case.resume() == 0
+        assert [each for batch in api.batches for each in batch.ids if batch != other] == list("abcdefgh")
         assert case.results == succeeded(*"abcdefgh")
 
-    def test_where_there_is_none_it_is_submitted(self, case, api):
-        self.broken_off(case, api, CUT)
-        self.somebody_elses(api, "x", "y")
-        assert case.resume() == 0
-        assert api.batches[2].ids == list("def")
+    @pytest.mark.parametrize("fault", [CUT, CUT_AFTER])
+    def test_as_long_as_that_cannot_be_told_it_is_waited_for_and_the_others_go_on(self, case, api, fault):
+        other = Batch("msgbatch_x", prompts(*"abc", model="m"), {})
+
+        def at(moment, kind):
+            if moment == "arrived" and api.asked.count("create") == 1 and other not in api.batches:
+                api.batches.append(other)  # between our look and our submission
+            if moment == "arrived" and api.asked.count("retrieve") == 12:
+                api.polls = 1
+                for batch in api.batches:
+                    batch.polls = 0
+
+        case.lines = prompts(*"abcdef")
+        api.polls, api.faults, api.at = 0, {"create": [fault]}, at
+        assert case.work() == 0
+        assert case.results == succeeded(*"abcdef")
+        ours = [batch.ids for batch in api.batches if batch != other]
+        assert ours == ([list("abc"), list("def")] if fault is CUT_AFTER else [list("def"), list("abc")])
+        [note] = [note for note in case.notes if " may be part 1" in note]
+        assert note.endswith(
+            "whose submission broke off: its results will tell; to submit the part now, end this run and add the line "
+            f'{{"part":1,"id":null}} to {case.state}'
+        )
 
     def test_a_batch_of_before_is_never_it(self, case, api):
         self.somebody_elses(api, "x", "y", "z")
@@ -365,58 +432,71 @@ class TestAfterASubmissionThatBrokeOff:
         assert case.resume() == 0
 
     @pytest.mark.parametrize("choice", ["msgbatch_02", None])
-    def test_of_several_a_person_chooses(self, case, api, choice):
+    def test_where_ids_are_too_long_for_a_mark_a_person_tells(self, case, api, choice):
+        ids = [each * 60 for each in "abcdefgh"]
+        case.lines = prompts(*ids)
         self.broken_off(case, api)
-        other = self.somebody_elses(api, "x", "y", "z")
+        api.end(api.batches[1])
         with pytest.raises(UsageError) as caught:
             case.resume()
         assert caught.value.message == (
-            f"batches {other} and msgbatch_02 may each be part 2, whose submission broke off: add the line "
-            f'{{"part":2,"id":"ID"}} to {case.state}, with the ID of the one that is or null for none'
+            "batch msgbatch_02 may be part 2, whose submission broke off, and the ids are too long to show it: add the "
+            f'line {{"part":2,"id":"ID"}} to {case.state}, with the ID of its batch or null for none'
         )
         with case.state.open("a") as state:
             state.write(json.dumps({"part": 2, "id": choice}) + "\n")
         assert case.resume() == 0
-        assert case.results == succeeded(*"abcdefgh")
-        assert (api.accepted.count("d") == 1) == (choice is not None)
+        assert case.results == succeeded(*ids)
+        assert (api.accepted.count(ids[3]) == 1) == (choice is not None)
 
-    def test_one_that_is_not_it_is_found_out_before_anything_of_it_is_kept(self, case, api):
-        self.broken_off(case, api, CUT)
-        other = self.somebody_elses(api, "d", "e", "z")
-        api.at = lambda *_: [batch.status == "ended" or api.end(batch) for batch in api.batches]
-        with pytest.raises(ProtocolError) as caught:
-            case.resume()
-        assert caught.value.message == (
-            f"batch {other} has a result for 'z', which is not a line of part 2: it was taken for that part because "
-            f'the submission broke off, and is not; add the line {{"part":2,"id":null}} to {case.state} '
-            "to submit the part anew"
-        )
-        assert ("d", "succeeded") not in case.results
-        with case.state.open("a") as state:
-            state.write('{"part": 2, "id": null}\n')
+    def test_counts_that_say_nothing_rule_no_batch_out(self, case, api):
+        self.broken_off(case, api)
+        shown = [
+            api.shown(batch) | {"request_counts": counts}
+            for batch, counts in zip(api.batches[::-1], ["?", {}], strict=True)
+        ]
+        api.faults["list"] = [json_response({"data": shown, "has_more": False})]
         assert case.resume() == 0
-        assert case.results == succeeded(*"abcdefgh")
-        assert api.accepted.count("f") == 1
+        assert api.accepted == list("abcdefgh")
 
 
 class TestWaiting:
     @pytest.mark.parametrize(
-        "fault", [CUT, error_response(500), error_response(429, "rate_limit_error"), head(length=9) + b"{"]
+        "fault",
+        [
+            CUT,
+            error_response(500),
+            error_response(429, "rate_limit_error"),
+            head(length=9) + b"{",
+            error_response(404, "not_found_error"),
+            json_response({"id": "msgbatch_01"}),
+            json_response({"id": ["msgbatch_01"], "processing_status": "ended"}),
+            head(type="text/html", length=2) + b"<p",
+        ],
     )
-    def test_a_look_that_fails_is_repeated(self, case, api, fault):
-        api.faults["retrieve"] = [fault] * 4  # more than one call's own attempts
+    @pytest.mark.parametrize("kind", ["retrieve", "results"])
+    def test_a_look_that_fails_is_repeated(self, case, api, fault, kind):
+        api.faults[kind] = [fault] * 4  # more than one call's own attempts
         assert case.work() == 0
         assert case.results == succeeded(*"abcdefgh")
+        assert api.accepted == list("abcdefgh")
         assert [note for note in case.notes if note.startswith("going on after: ")]
 
     def test_but_not_for_ever_and_what_waits_is_known_to_the_next_run(self, case, api, monkeypatch):
         monkeypatch.setattr(offload, "MAX_FAULTS", 4)
-        api.faults["retrieve"] = [error_response(500)] * 15
+        api.faults["retrieve"] = [error_response(500)] * 45
         with pytest.raises(InternalServerError):
             case.work()
-        assert api.asked.count("retrieve") == 15
+        assert api.asked.count("retrieve") == 45
         assert case.resume() == 0
         assert api.accepted == list("abcdefgh")
+
+    def test_a_fault_of_all_is_said_once(self, case, api):
+        api.faults["retrieve"] = [error_response(500)] * 9
+        case.work()
+        assert [note for note in case.notes if note.startswith("going on after")] == [
+            "going on after: status 500 invalid_request_error: no (request_id req_1)"
+        ]
 
     def test_the_waits_grow_up_to_a_minute(self, case, api, monkeypatch):
         waits = []
@@ -429,23 +509,44 @@ class TestWaiting:
         assert waits == sorted(waits)
         assert waits[-1] == 60
 
-    def test_a_batch_that_is_gone_is_said_with_the_cure(self, case, api):
-        api.faults["retrieve"] = [error_response(404, "not_found_error", "no such batch")]
-        with pytest.raises(NotFoundError, match="no such batch; add the line") as caught:
+    def test_a_batch_that_is_gone_does_not_hold_up_the_others_and_nobody_is_told_to_pay_twice(self, case, api):
+        gone = []
+
+        def at(moment, kind):
+            if (moment, kind) == ("done", "create") and len(api.batches) == 1 and not gone:
+                gone.append(api.batches[0])
+            if gone and moment == "arrived":
+                api.batches[0] = Batch("msgbatch_deleted", gone[0].requests, {})
+
+        api.at = at
+        with pytest.raises(NotFoundError) as caught:
             case.work()
         assert caught.value.message.endswith(
-            f'add the line {{"part":1,"id":null}} to {case.state} to submit the lines of batch msgbatch_01 anew'
+            "; batch msgbatch_01 was made here and is paid for: look for it with the key and the workspace that it was "
+            'made with; only if it is gone for good, add the line {"part":1,"id":null} to '
+            f"{case.state} to ask, and pay for, its lines again"
         )
+        assert sorted(case.results) == succeeded(*"defgh")
         with case.state.open("a") as state:
             state.write('{"part": 1, "id": null}\n')
+        api.at = lambda *_: None
         assert case.resume() == 0
-        assert [batch.ids for batch in api.batches] == [list("abc"), list("def"), list("gh"), list("abc")]
+        assert [batch.ids for batch in api.batches[1:]] == [list("def"), list("gh"), list("abc")]
 
-    def test_a_response_that_is_not_a_batch_ends_it(self, case, api):
-        api.faults["retrieve"] = [json_response({"id": "msgbatch_01"})]
-        with pytest.raises(ProtocolError, match="request for batch msgbatch_01 is not a batch"):
+    def test_an_answer_that_is_never_a_batch_ends_it(self, case, api, monkeypatch):
+        monkeypatch.setattr(offload, "MAX_FAULTS", 2)
+        case.lines = case.lines[:1]
+        api.faults["retrieve"] = [json_response({"id": "msgbatch_01"})] * 3
+        with pytest.raises(ProtocolError, match="request for batch msgbatch_01 is not a batch; batch msgbatch_01 was"):
             case.work()
         assert case.resume() == 0
+        assert api.accepted == ["a"]
+
+    @pytest.mark.parametrize("counts", [None, 5, "many", [], {"succeeded": "three"}, {"succeeded": [1]}, {"odd": 1e9}])
+    def test_counts_of_another_form_are_not_counted(self, case, api, monkeypatch, counts):
+        monkeypatch.setattr(api, "shown", lambda batch: BatchesServer.shown(api, batch) | {"request_counts": counts})
+        assert case.work() == 0
+        assert case.results == succeeded(*"abcdefgh")
 
 
 class TestFetching:
@@ -471,25 +572,81 @@ class TestFetching:
         api.results_host = "http://example.com"
         assert case.work() == 0
 
+    @pytest.mark.parametrize("place", [None, "/gateway", "", "https://api.anthropic.com"])
+    def test_below_a_path_they_are_fetched_wherever_the_batch_says_that_they_are(self, case, api, place):
+        api.prefix, api.results_host = "/gateway", place
+        assert case.work(url=f"{api.url}/gateway") == 0
+        assert case.results == succeeded(*"abcdefgh")
+
+    def test_a_batch_that_ended_without_saying_where_its_results_are_has_them_where_the_api_has_them(
+        self, case, api, monkeypatch
+    ):
+        monkeypatch.setattr(api, "shown", lambda batch: BatchesServer.shown(api, batch) | {"results_url": None})
+        assert case.work() == 0
+        assert case.results == succeeded(*"abcdefgh")
+
+    def test_one_whose_results_are_archived_is_not_a_usage_error(self, case, api, monkeypatch):
+        archived = {"results_url": None, "archived_at": "2026-12-24T00:00:00Z"}
+        monkeypatch.setattr(offload, "MAX_FAULTS", 2)
+        monkeypatch.setattr(api, "shown", lambda batch: BatchesServer.shown(api, batch) | archived)
+        with pytest.raises(UnexpectedResponseError, match="it is archived; batch msgbatch_01 was made") as caught:
+            case.work()
+        assert caught.value.exit_code == 3
+
     @pytest.mark.parametrize(
-        ("change", "why"),
+        "change",
         [
-            (lambda body: body.replace(b'"a"', b'"z"'), "has a result for 'z', which is not a line of part 1"),
-            (lambda body: body.replace(b'"a"', b'"d"'), "has a result for 'd', which is not a line of part 1"),
-            (lambda body: body.replace(b'"custom_id": "a", ', b""), "has a result for None, which is not a line"),
-            (lambda body: body.replace(b'"type": "succeeded", ', b""), "a malformed result for 'b'"),
-            (lambda body: body.replace(b'"message": {', b'"messages": {'), "a malformed result"),
-            (lambda body: body.partition(b"\n")[2], "has no result for 1 of its requests"),
-            (lambda body: b"<html>\n", "not a JSON object"),
+            lambda body: body.replace(b'"type": "succeeded", ', b""),
+            lambda body: body.replace(b'"type": "succeeded"', b'"type": ["succeeded"]'),
+            lambda body: body.replace(b'"message": {', b'"messages": {'),
+            lambda body: body.replace(b'"message": {', b'"message": 5, "messages": {'),
+            lambda body: body.replace(b'"result": {', b'"result": [], "results": {'),
+            lambda body: body.replace(b'"result": {', b'"result": null, "results": {'),
         ],
     )
-    def test_results_that_cannot_be_right_stop_it(self, case, api, change, why):
-        api.pieces = lambda body: [change(body)]
-        with pytest.raises(ProtocolError, match=why):
-            case.work()
+    def test_an_odd_result_is_that_line_s_error_and_of_no_other(self, case, api, change):
+        api.pieces = lambda body: [b"".join(change(line) if b'"b-' in line else line for line in body.splitlines(True))]
+        assert case.work() == 8
+        assert case.results == [("a", "succeeded"), ("b", "errored"), *succeeded(*"cdefgh")]
+        error = json.loads(case.output.read_text().splitlines()[1])["result"]["error"]["error"]
+        assert error["type"] == "streamcli.protocol_error"
         api.pieces = lambda body: [body]
         assert case.resume() == 0
         assert case.results == succeeded(*"abcdefgh")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda body: body.replace(b'"a-', b'"z-'),
+            lambda body: body.replace(b'"a-', b'"d-'),
+            lambda body: body.replace(b'"custom_id": ', b'"id": '),
+            lambda body: body.replace(b'"custom_id": ', b'"custom_id": 5, "id": '),
+            lambda body: body.replace(b'"custom_id": ', b'"custom_id": [[]], "id": '),
+            lambda body: b"",
+            lambda body: b"null\n",
+            lambda body: b"<html>\n",
+        ],
+    )
+    def test_a_line_without_a_result_is_looked_for_again_and_failed_in_the_end(self, case, api, monkeypatch, change):
+        monkeypatch.setattr(offload, "MAX_FAULTS", 2)
+        looked = []
+
+        def pieces(body):
+            looked.extend([body] * (b'"a-' in body))
+            return [b"".join(change(line) if b'"a-' in line else line for line in body.splitlines(True))]
+
+        api.pieces = pieces
+        assert case.work() == 8
+        assert len(looked) == 3
+        assert case.results == [("a", "errored"), *succeeded(*"bcdefgh")]
+        assert "batch msgbatch_01 has no result for it" in case.output.read_text()
+        api.pieces = lambda body: [body]
+        assert case.resume() == 0
+        assert case.results == succeeded(*"abcdefgh")
+
+    def test_a_result_that_comes_late_is_not_missed(self, case, api):
+        api.pieces = lambda body: [body] if api.asked.count("results") > 2 else [body.partition(b"\n")[2]]
+        assert case.work() == 0
         assert api.accepted == list("abcdefgh")
 
     def test_a_result_that_comes_twice_is_one(self, case, api):
@@ -512,7 +669,16 @@ class TestState:
         assert api.accepted == list("abcde")
         assert case.results == succeeded(*"abcde")
 
-    @pytest.mark.parametrize("change", [lambda lines: lines[1:], lambda lines: lines[::-1], lambda lines: lines[:4]])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda lines: lines[1:],
+            lambda lines: lines[::-1],
+            lambda lines: lines[:4],
+            lambda lines: [*prompts("a", system="Be brief."), *lines[1:]],
+        ],
+        ids=["without the first", "turned round", "without the last", "a request edited under its id"],
+    )
     def test_another_input_is_noticed(self, case, api, change):
         case.lines = change(case.lines)
         before = case.state.read_bytes()
@@ -586,8 +752,27 @@ class TestCancel:
         kinds = [kind for _, kind in case.results]
         assert kinds == ["canceled"] * 3 + ["succeeded"] * 3 + ["canceled"] * 2
 
-    def test_one_whose_answer_was_lost_is_found_and_cancelled(self, case, api):
-        api.faults = {"create": [CUT_AFTER], "list": [None, error_response(401, "authentication_error")]}
+    def test_one_that_may_be_somebody_else_s_is_not(self, case, api):
+        case.lines = prompts(*"abcdef")
+        api.faults = {"create": [None, CUT_AFTER], "list": [None, None, error_response(401, "authentication_error")]}
+        api.polls = 0
+        with pytest.raises(AuthenticationError):
+            case.work()
+        with pytest.raises(UsageError) as caught:
+            case.cancel()
+        assert caught.value.message == (
+            "a batch that may be part 2 is not cancelled, because only its results can show whose it is: if it is "
+            f'yours, add the line {{"part":2,"id":"ID"}} to {case.state} with its ID'
+        )
+        assert [batch.status for batch in api.batches] == ["canceling", "in_progress"]
+        with case.state.open("a") as state:
+            state.write('{"part": 2, "id": "msgbatch_02"}\n')
+        case.cancel()
+        assert [batch.status for batch in api.batches] == ["ended", "canceling"]
+
+    def test_one_that_the_server_does_not_know_yet_is(self, case, api):
+        case.lines = case.lines[:1]
+        api.faults["retrieve"] = [error_response(401, "authentication_error"), error_response(404, "not_found_error")]
         api.polls = 0
         with pytest.raises(AuthenticationError):
             case.work()
@@ -599,3 +784,26 @@ class TestCancel:
         assert api.asked == []
         assert case.notes == [f"there is no batch to cancel for {case.output}"]
         assert not case.state.exists()
+
+
+@given(kind=st.sampled_from(["create", "list", "retrieve", "results", "error"]), data=st.data())
+def test_whatever_json_the_server_says_anywhere_the_run_ends_well_or_with_an_error_of_ours(
+    tmp_path_factory, kind, data
+):
+    with pytest.MonkeyPatch.context() as patch, BatchesServer() as api:
+        patch.setattr(offload, "MAX_FAULTS", 2)
+        case = Case(api, tmp_path_factory.mktemp("odd"), prompts(*"abcd"))
+        counts = {"processing": 0, "succeeded": 3, "errored": 0}
+        batch = {"id": "msgbatch_01", "processing_status": "ended", "request_counts": counts, "results_url": None}
+        record = {"custom_id": "a", "result": said("a", {"model": "m", "messages": [{"content": "hi"}]})}
+        error = {"type": "error", "error": {"type": "api_error", "message": "no", "details": {"error_code": "x"}}}
+        told = {"create": batch, "list": {"data": [batch], "has_more": False}, "retrieve": batch, "error": error}
+        body = data.draw(oddities(told.get(kind) or record))
+        if kind == "results":
+            api.pieces = lambda whole: [body + b"\n" + whole]
+        else:
+            status = data.draw(st.sampled_from([400, 404, 429, 500])) if kind == "error" else 200
+            answer = head(status, type="application/json", length=len(body)) + body
+            api.faults[data.draw(st.sampled_from(["create", "retrieve"])) if kind == "error" else kind] = [answer] * 3
+        with contextlib.suppress(StreamcliError):
+            case.work()

@@ -210,6 +210,17 @@ class TestBaseURL:
         with pytest.raises(UsageError, match="--base-url"):
             checked(url)
 
+    @pytest.mark.parametrize("end", ["/v1", "/v1/", "/v1/messages", "/v1/messages/", "//v1//messages"])
+    @pytest.mark.parametrize("start", ["https://host", "https://host:8443/api", "http://[::1]:1/v1x"])
+    def test_may_be_that_of_the_endpoint_or_of_its_version(self, start, end):
+        assert checked(start + end) == start
+
+    @pytest.mark.parametrize(
+        "url", ["https://host/v1x", "https://host/messages", "https://v1", "https://host/v1/models"]
+    )
+    def test_that_ends_in_something_else_stays(self, url):
+        assert checked(url) == url
+
     def test_a_key_goes_over_plain_http_to_this_machine_only_unless_allowed(self):
         with pytest.raises(UsageError, match="plain http to host"):
             checked("http://host")

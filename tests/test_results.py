@@ -7,6 +7,7 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd import deep
 
 from streamcli.batch import results as batch
 from streamcli.batch.results import Results
@@ -20,6 +21,7 @@ from streamcli.errors import (
     UsageError,
     status_error,
 )
+from streamcli.protocol.jsontext import dumps, loads
 
 THREE = "".join(f'{{"custom_id":"{name}","prompt":"{name}"}}\n' for name in "abc")
 
@@ -38,12 +40,16 @@ def failed(kind="invalid_request_error"):
     return {"type": "errored", "error": {"type": "error", "error": {"type": kind, "message": "no"}}}
 
 
-def record(name, outcome=None):
-    return json.dumps({"custom_id": name, "result": outcome or succeeded()}) + "\n"
+def record(name, outcome=None, **more):
+    return json.dumps({"custom_id": name, "result": outcome or succeeded(), **more}) + "\n"
 
 
 def result(number, outcome=None):
-    return batch.result(Line(number, " abc"[number], {}), outcome or succeeded())
+    return batch.result(Line(number, " abc"[number], {}, digest(number)), outcome or succeeded())[0]
+
+
+def digest(number, text=THREE):
+    return source(text).digest(number)
 
 
 def names(path):
@@ -151,6 +157,7 @@ class TestResults:
             ('{"custom_id": "a"}\n', 1),
             ('{"custom_id": "a", "result": {}}\n', 1),
             ('{"custom_id": 1, "result": {"type": "succeeded"}}\n', 1),
+            (record("a", digest=["x"]), 1),
             ("Dear diary", 1),
             ('{"my": "only copy', 1),
             ("\0\0\0 ftypmp42", 1),
@@ -167,8 +174,31 @@ class TestResults:
     def test_results_of_an_input_that_was_edited_since_are_left_alone(self, path):
         with opened(path, '"one"\n"two"\n', resume=False) as results:
             [first, _] = source('"one"\n"two"\n').lines()
-            results.write([batch.result(first, succeeded())])
+            results.write([batch.result(first, succeeded())[0]])
         assert " belongs to another input: " in not_opened(path, text='"One"\n"two"\n')
+
+    @pytest.mark.parametrize(
+        ("outcome", "retry_errors"), [(succeeded(), True), (succeeded(), False), (failed(), False)]
+    )
+    def test_so_are_those_of_a_request_that_was_edited_under_its_id(self, path, outcome, retry_errors):
+        with opened(path, resume=False) as results:
+            results.write([result(1), result(2, outcome)])
+        edited = THREE.replace('"prompt":"b"', '"prompt":"B"')
+        assert not_opened(path, text=edited, retry_errors=retry_errors) == (
+            ": line 2 answers another request than line 2 of in.jsonl, which was edited since or asked with other "
+            "options: remove it to ask again, or write to another file"
+        )
+
+    def test_one_that_failed_may_be_edited_and_is_asked_again(self, path):
+        with opened(path, resume=False) as results:
+            results.write([result(1), result(2, failed())])
+        with opened(path, THREE.replace('"prompt":"b"', '"prompt":"B"')) as results:
+            assert [results.done(number) for number in (1, 2)] == [True, False]
+
+    def test_a_result_that_does_not_say_what_was_asked_is_taken_for_its_line_s(self, path):
+        path.write_text(record("b") + record("a", digest=None) + record("c", digest=digest(3)))
+        with opened(path) as results:
+            assert results.complete
 
     def test_two_runs_never_write_one_file(self, path):
         with opened(path, resume=False) as results:
@@ -316,6 +346,9 @@ def test_an_error_is_recorded_as_the_batches_results_have_it():
             "request_id": "req_1",
         },
     }
+    details = {"error_code": "ramp_limit_exceeded"}
+    error = status_error(429, {"error": {"type": "rate_limit_error", "message": "slow down", "details": details}})
+    assert batch.errored(error)["error"]["error"]["details"] == details
     assert batch.errored(IncompleteStreamError("cut"))["error"] == {
         "type": "error",
         "error": {"type": "streamcli.incomplete_stream", "message": "cut"},
@@ -341,3 +374,18 @@ def test_every_outcome_has_its_status(outcome, status):
 def test_a_result_keeps_the_status_of_an_error_response_without_a_type(code):
     error = status_error(code, "<html>")
     assert batch.status(batch.errored(error)) == error.exit_code
+
+
+@pytest.mark.parametrize("depth", [240, 260, 900, 1019, 1021, 1100])
+def test_an_answer_that_could_not_be_read_again_is_an_error_that_says_so(depth):
+    line = Line(1, "a", {}, "0" * 16)
+    got, outcome = batch.result(line, {"type": "succeeded", "message": {"content": deep(depth)}}, lambda message: 9)
+    recorded = loads(got.line)["result"]
+    if depth < 1020:
+        assert (dumps(recorded), outcome["type"], got.status) == (dumps(outcome), "succeeded", 9)
+    else:
+        assert (recorded["error"]["error"]["type"], outcome["type"], got.status) == (
+            "streamcli.protocol_error",
+            "errored",
+            8,
+        )

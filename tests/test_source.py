@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from streamcli.batch.source import Source
+from streamcli.batch.source import InputChangedError, Source
 from streamcli.errors import UsageError
 
 DEFAULTS = {"model": "m", "max_tokens": 9}
@@ -102,6 +102,64 @@ def test_what_the_file_grows_by_later_is_not_looked_at():
     assert len(list(made.lines())) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "4 of its 4 requests are missing"),
+        ('"a"\n"b"\n\n"c"\n', "1 of its 4 requests are missing"),
+        ('"a"\n"b"\n\n"c"\n\n\n\n\n"d"', "1 of its 4 requests are missing"),
+        ('"a"\n"B"\n\n"c"\n"d"\n', "line 2 is not the one that was checked"),
+        ('"a"\n"b"\n"x"\n"c"\n"d"\n', "line 3 is not the one that was checked"),
+        ('"b"\n\n"c"\n"d"\n', "line 1 is not the one that was checked"),
+        ('"a"\n{"custom_id":"b","prompt":"b"}\n\n"c"\n"d"\n', "line 2 is not the one that was checked"),
+        ('"a"\n{"custom', "line 2 is not JSON: "),
+        ('"a"\n""\n', "line 2 has no prompt"),
+    ],
+)
+def test_the_lines_that_were_checked_are_the_lines_that_are_asked(text, why):
+    file = io.BytesIO(b'"a"\n"b"\n\n"c"\n"d"\n')
+    made = Source(file, "in.jsonl", DEFAULTS, user, False)
+    made.check()
+    file.seek(0)
+    file.truncate()
+    file.write(text.encode())
+    with pytest.raises(InputChangedError) as caught:
+        list(made.lines())
+    assert str(caught.value).startswith(f"in.jsonl changed after it was checked: {why}")
+
+
+def test_a_file_that_cannot_be_read_any_more_is_said(monkeypatch):
+    class Torn(io.BytesIO):
+        def __next__(self):
+            raise OSError(5, "Input/output error")
+
+    with pytest.raises(UsageError, match=r"cannot read in.jsonl: input/output error"):
+        Source(Torn(b'"a"'), "in.jsonl", DEFAULTS, user, False).check()
+
+
+def test_an_iteration_that_is_left_leaves_the_file_open():
+    made = source('"a"\n"b"\n')
+    next(made.lines())
+    assert len(list(made.lines())) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_same"),
+    [
+        ({}, True),
+        ({"text": '\n{"custom_id":"b","prompt":"hi"}'}, True),
+        ({"text": '{"custom_id":"a","prompt":"hi!"}'}, False),
+        ({"defaults": {"model": "n"}}, False),
+        ({"compose": lambda text: user(text + "!")}, False),
+    ],
+    ids=["nothing", "its place and its id", "the prompt", "an option", "what goes with it"],
+)
+def test_the_hash_of_a_request_is_another_where_what_is_asked_is(changed, is_same):
+    [line] = lines('{"custom_id":"a","prompt":"hi"}')
+    made = source(**{"text": '{"custom_id":"a","prompt":"hi"}'} | changed)
+    assert (made.digest(made.last) == line.digest) == is_same
+
+
 def test_a_line_is_found_by_its_id():
     made = source('{"custom_id":"a","prompt":"x"}\n\n{"custom_id":"b","prompt":"x"}')
     assert [made.number(name) for name in ("a", "b", "c")] == [1, 3, 0]
@@ -163,6 +221,10 @@ def test_what_is_not_a_request_is_rejected_with_its_line(text, why):
 
 def test_for_plain_text_instead_of_json_the_message_names_the_way_out():
     assert rejected("hello").endswith("; with --lines each line is a prompt as it stands")
+
+
+def test_what_cannot_be_sent_is_found_too():
+    assert rejected('"a"', compose=lambda text: user(text + "\udcff")).startswith("line 1 cannot be written as JSON: ")
 
 
 def test_bytes_that_are_not_text_are_not_a_prompt_either():

@@ -2,8 +2,11 @@
 
 Contract: a source is divided into parts, each of which becomes a batch at the server. Before a part is submitted a line
 of intent is on the disk, and its batch's id before anything else is done, so that the next run after one that ended
-anywhere, kill -9 included, finds every batch and submits no line twice. Results are read as a stream; a line's result
-is on the disk before its batch is forgotten. One part at a time is in memory. Nothing is cancelled except by `cancel`.
+anywhere, kill -9 included, finds every batch and submits no line twice. The ids of a part's requests carry a mark of
+its own: a batch counts as a part's only if its results show the mark. Results are read as a stream; a line's result is
+on the disk before its batch is forgotten, and what is odd about it is the error of that line. One part at a time is in
+memory. Nothing is cancelled except by `cancel`.
+Source: streamcli(5), section "State file"; streamcli(7), section "Message Batches".
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ import contextlib
 import gc
 import hashlib
 import os
+import re
+import secrets
 import time
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, Self, TypeGuard
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, Self
 
 import orjson
 
@@ -24,16 +30,16 @@ from streamcli.errors import (
     APIConnectionError,
     APIError,
     APIStatusError,
-    IncompleteStreamError,
     NotFoundError,
     ProtocolError,
+    StreamError,
     UnexpectedResponseError,
     UsageError,
 )
 from streamcli.protocol.jsontext import dumps, loads
 from streamcli.turns.journal import Journal
 
-from .results import accept, result
+from .results import accept, errored, result
 from .source import Line
 
 if TYPE_CHECKING:
@@ -52,8 +58,10 @@ MAX_BYTES = 32 << 20
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
 _GROWTH = 1.5
-# How many looks may fail in a row: a quarter of an hour; a batch takes up to a day.
+# How many looks at a batch may fail in a row: a quarter of an hour; a batch takes up to a day.
 MAX_FAULTS = 20
+# The longest id that the API accepts.
+MAX_ID = 64
 # Seconds before each look for the batch of a submission that broke off: the server may still be making it.
 SETTLING = (0.0, 5.0, 10.0)
 # Results are written in blocks of this many bytes, each safe on the disk before the next.
@@ -63,6 +71,8 @@ _MODE = 0o600
 # Statuses with which a server says that it has no such endpoint.
 _ABSENT = frozenset({404, 405, 501})
 _OVERLOADED = 529
+# Where the API says which request a batch is refused for.
+_PLACE = re.compile(r"\brequests[.\[](\d+)")
 
 
 class Counts(NamedTuple):
@@ -87,19 +97,40 @@ class Watch(Protocol):
 class Part:
     """Some lines of the input that make one batch.
 
-    `lines` are pairs of first and last line number, `digest` is that of their ids. `newest` was the newest batch at the
-    server before this one, and `id` is its own, None while that is unknown. `adopted` says that the id did not come in
-    the response to the submission but was found in the server's list.
+    `lines` are pairs of first and last line number, `digest` is that of their ids and requests. `mark` is what the ids
+    that are sent end with, or "" if all of them are too long for it. `newest` was the newest batch at the server before
+    this one, and `id` is its own, None while that is unknown. `adopted` says that the id did not come in the response
+    to the submission but was found in the server's list. `ended`, and `faults`, how many looks in a row failed, the
+    last with `fault`, are of this run.
     """
 
     number: int
     lines: list[tuple[int, int]] = field(default_factory=list)
     count: int = 0
     digest: str = ""
+    mark: str = ""
     newest: str | None = None
     id: str | None = None
     adopted: bool = False
     fetched: bool = False
+    ended: bool = False
+    faults: int = 0
+    fault: APIError | None = None
+
+    @property
+    def numbers(self) -> Iterator[int]:
+        """The numbers of its lines, in order."""
+        for first, last in self.lines:
+            yield from range(first, last + 1)
+
+    def marked(self, custom_id: str) -> str:
+        """The id that a request goes out under."""
+        marked = f"{custom_id}-{self.mark}"
+        return marked if len(marked) <= MAX_ID else custom_id
+
+    def marks(self, custom_id: Any) -> bool:
+        """Whether the id is one that only a request of this part can have."""
+        return bool(self.mark) and isinstance(custom_id, str) and custom_id.endswith(f"-{self.mark}")
 
     def __contains__(self, number: int) -> bool:
         place = bisect_right(self.lines, number, key=lambda pair: pair[0])
@@ -118,17 +149,23 @@ class _Portion:
     """A part that is being put together; its requests are JSON, because parsed they take several times the memory."""
 
     def __init__(self) -> None:
-        self.part = Part(0)
+        self.part = Part(0, mark=secrets.token_hex(4))
         self.requests: list[orjson.Fragment] = []
         self.sampled = False
+        self._is_marked = False
         self._size = 0
         self._digest = _Digest()
+
+    def request(self, line: Line) -> bytes:
+        """The request that a line is in this part."""
+        return dumps({"custom_id": self.part.marked(line.custom_id), "params": line.params})
 
     def takes(self, request: bytes) -> bool:
         return not self.requests or (len(self.requests) < MAX_REQUESTS and self._size + len(request) <= MAX_BYTES)
 
     def add(self, line: Line, request: bytes) -> None:
         self.part.add(line.number)
+        self._is_marked = self._is_marked or self.part.marks(self.part.marked(line.custom_id))
         # A copy, because what orjson returns keeps the whole buffer in which it was built.
         self.requests.append(orjson.Fragment(bytes(memoryview(request))))
         self.sampled = self.sampled or samples(line.params)
@@ -137,6 +174,8 @@ class _Portion:
 
     def whole(self) -> Part:
         self.part.digest = self._digest.text
+        if not self._is_marked:
+            self.part.mark = ""
         return self.part
 
 
@@ -147,7 +186,7 @@ class _Digest:
         self._hash = hashlib.sha256()
 
     def add(self, line: Line) -> None:
-        self._hash.update(f"{line.custom_id}\n".encode())
+        self._hash.update(f"{line.digest} {line.custom_id}\n".encode())
 
     @property
     def text(self) -> str:
@@ -186,11 +225,16 @@ class State:
         """The parts whose results have not been fetched."""
         return [part for part in self._parts.values() if not part.fetched]
 
+    @property
+    def ids(self) -> set[str]:
+        """The batches that are known to be some part's."""
+        return {part.id for part in self._parts.values() if part.id is not None}
+
     def intend(self, part: Part) -> None:
         """The part is about to be submitted; it gets its number."""
         part.number = self._last + 1
         fields = {"url": self._url, "lines": part.lines, "count": part.count, "digest": part.digest}
-        self._write(part, fields | {"newest": part.newest})
+        self._write(part, fields | {"mark": part.mark, "newest": part.newest})
         self._parts[part.number] = part
         self._last = part.number
 
@@ -231,7 +275,8 @@ class State:
             number = fields["part"]
             if "lines" in fields:
                 lines = [(first, last) for first, last in fields["lines"]]
-                self._parts[number] = Part(number, lines, fields["count"], fields["digest"], fields["newest"])
+                made_of = [fields[name] for name in ("count", "digest", "mark", "newest")]
+                self._parts[number] = Part(number, lines, *made_of)
                 self._last = max(self._last, number)
                 url = fields["url"]
             else:
@@ -284,6 +329,11 @@ class Offload:
         self._betas = tuple(betas)
         self._judge = judge
         self._retries = retries
+        # Batches that are surely not ours; parts of which it was said that a batch may be theirs; the counts of those
+        # that were fetched, by part.
+        self._foreign: set[str] = set()
+        self._open: set[int] = set()
+        self._fetched: dict[int, Mapping[str, Any]] = {}
 
     def run(self) -> None:
         """Submit what has no batch yet, wait for all of them, fetch their results and put them in order.
@@ -292,22 +342,46 @@ class Offload:
         """
         self._find_unknown()
         self._check_input()
-        self._submit()
-        self._collect()
+        while True:
+            self._submit()
+            self._collect()
+            if self._results.complete:  # else a part turned out to have no batch
+                break
         self._results.finish(ordered=True)
         self._state.remove()
 
     def cancel(self) -> None:
-        """Cancel the batches that have not ended; their results remain to be fetched."""
+        """Cancel the batches that have not ended; their results remain to be fetched.
+
+        Raises UsageError at the end if a batch may be ours or somebody else's, which is left alone.
+        """
         self._find_unknown()
         for part in self._state.waiting:
-            if self._batch(part)["processing_status"] == "ended":
+            if part.id is None:
+                continue
+            if self._found(part)["processing_status"] == "ended":
                 self._watch.note(f"batch {part.id} has ended already: --resume fetches its results")
             else:
-                self._api.cancel(str(part.id), betas=self._betas)
+                self._api.cancel(part.id, betas=self._betas)
                 self._watch.note(f"batch {part.id} is being cancelled: --resume fetches what was done")
         if not self._state.waiting:
             self._watch.note(f"there is no batch to cancel for {self._results.path}")
+        for part in self._state.waiting:
+            if part.id is None:
+                raise UsageError(
+                    f"a batch that may be part {part.number} is not cancelled, because only its results can show whose "
+                    f"it is: if it is yours, add {self._state.line_to_add(part, 'ID')} with its ID"
+                )
+
+    def _found(self, part: Part) -> Mapping[str, Any]:
+        """The batch of a part, which a server may not know yet when it was just made."""
+        for wait in SETTLING:
+            time.sleep(wait)
+            try:
+                return self._retrieved(str(part.id))
+            except NotFoundError as error:
+                part.fault = error
+        raise self._explained(part)
 
     # Submitting
 
@@ -317,10 +391,11 @@ class Offload:
         for line in self._source.lines():
             if self._results.done(line.number) or any(line.number in part for part in submitted):
                 continue
-            request = dumps({"custom_id": line.custom_id, "params": line.params})
+            request = portion.request(line)
             if not portion.takes(request):
                 self._create(portion)
                 portion = _Portion()
+                request = portion.request(line)
                 gc.collect()  # a response refers to itself and to its request: the part that was just submitted
             portion.add(line, request)
         if portion.requests:
@@ -329,57 +404,96 @@ class Offload:
     def _create(self, portion: _Portion) -> None:
         part = portion.whole()
         part.newest = next((batch["id"] for batch in self._listed(limit=1)), None)
-        self._state.intend(part)
-        attempts = self._retries + 1
-        while part.id is None:
-            attempts -= 1
-            try:
-                batch = self._api.create(
-                    requests=portion.requests,
-                    betas=self._betas,
-                    extra_headers=sampling_version(self._endpoint) if portion.sampled else None,
-                )
-            except APIError as error:
-                if _left_nothing(error):
-                    self._state.not_submitted(part)
-                    self._check_present(error)
-                    raise
-                if not self._adopt(part) and not attempts:
-                    self._state.not_submitted(part)
-                    raise
-            else:
-                self._take(part, batch)
+        for attempts_left in range(self._retries, -1, -1):
+            self._state.intend(part)
+            fault = self._created(part, portion)
+            if fault is None or self._settle(part):
+                return
+            if not attempts_left or isinstance(fault, UnexpectedResponseError):
+                raise fault
 
-    def _take(self, part: Part, batch: Mapping[str, Any]) -> None:
-        if not _is_batch(batch):
+    def _created(self, part: Part, portion: _Portion) -> APIError | None:
+        """Submit a part once; returns the error after which nobody knows whether it has a batch, raises any other."""
+        try:
+            batch = self._api.create(
+                requests=portion.requests,
+                betas=self._betas,
+                extra_headers=sampling_version(self._endpoint) if portion.sampled else None,
+            )
+        except APIError as error:
+            if not _left_nothing(error):
+                return error
             self._state.not_submitted(part)
-            raise self._absent("its response is not a batch")
+            self._check_present(error)
+            self._name_line(part, error)
+            raise
+        if not _is_batch(batch):
+            return self._absent("its response is not a batch")
         self._state.submitted(part, batch["id"])
         self._watch.note(f"batch {part.id} was made of {part.count} requests")
+        return None
+
+    def _name_line(self, part: Part, error: APIError) -> None:
+        """Add to an error response which line of the input it is about, if it says which request."""
+        place = _PLACE.search(error.message)
+        number = next(islice(part.numbers, int(place[1]), None), None) if place else None
+        if place and number:
+            error.message += f" ({place[0].replace('[', '.')} is line {number} of {self._source.name})"
 
     def _find_unknown(self) -> None:
-        """Find out whether submissions that broke off made a batch."""
+        """Find out whether submissions that broke off made a batch, as far as that can be known now."""
         for part in self._state.waiting:
-            if part.id is None and not self._adopt(part):
-                self._state.not_submitted(part)
+            if part.id is None:
+                self._settle(part)
 
-    def _adopt(self, part: Part) -> bool:
-        """Whether a batch was found that must be this part's; if so, it is from now on."""
+    def _settle(self, part: Part) -> bool:
+        """Whether a part whose submission broke off may have a batch; if not, it is as if it had not been submitted.
+
+        Else it has the batch's id from now on, if that is known to be its own; if not, it stays open.
+        """
         for wait in SETTLING:
             if wait:
                 self._watch.note(f"no batch is part {part.number} yet, whose submission broke off: waiting {wait:g} s")
             time.sleep(wait)
-            found = [batch["id"] for batch in self._newer(part) if _total(batch) == part.count]
-            if len(found) > 1:
-                raise UsageError(
-                    f"batches {' and '.join(found)} may each be part {part.number}, whose submission broke off: "
-                    f"add {self._state.line_to_add(part, 'ID')}, with the ID of the one that is or null for none"
-                )
-            if found:
-                self._state.submitted(part, found[0], adopted=True)
-                self._watch.note(f"batch {part.id} is taken for part {part.number}, whose submission broke off")
+            if self._may_have_batch(part):
                 return True
+        self._state.not_submitted(part)
         return False
+
+    def _may_have_batch(self, part: Part) -> bool:
+        """Whether one of the server's batches is the part's, or may be; it is told once which may."""
+        may_be = []
+        for batch in self._newer(part):
+            batch_id = batch["id"]
+            if batch_id in self._foreign | self._state.ids or _total(batch) not in {None, part.count}:
+                continue
+            is_own = self._is_own(part, batch_id)
+            if is_own:
+                self._state.submitted(part, batch_id, adopted=True)
+                self._watch.note(f"batch {batch_id} is part {part.number}, whose submission broke off")
+                return True
+            if is_own is None:
+                may_be.append(batch_id)
+            else:
+                self._foreign.add(batch_id)
+        if may_be and part.number not in self._open:
+            self._open.add(part.number)
+            self._watch.note(
+                f"batch {' or '.join(may_be)} may be part {part.number}, whose submission broke off: its results will "
+                f"tell; to submit the part now, end this run and add {self._state.line_to_add(part, None)}"
+            )
+        return bool(may_be)
+
+    def _is_own(self, part: Part, batch_id: str) -> bool | None:
+        """Whether a batch is the part's, which the ids of its results show; None while there are none."""
+        if self._retrieved(batch_id)["processing_status"] != "ended":
+            return None
+        if not part.mark:
+            raise UsageError(
+                f"batch {batch_id} may be part {part.number}, whose submission broke off, and the ids are too long to "
+                f"show it: add {self._state.line_to_add(part, 'ID')}, with the ID of its batch or null for none"
+            )
+        return any(part.marks(record.get("custom_id")) for record in self._records(batch_id))
 
     def _newer(self, part: Part) -> Iterator[Mapping[str, Any]]:
         """The batches that were made after the part's intent was written."""
@@ -396,8 +510,15 @@ class Offload:
     def _listed(self, *, limit: int) -> Iterator[Mapping[str, Any]]:
         """The batches at the server, newest first."""
         try:
-            for batch in self._api.list(limit=limit, betas=self._betas):
-                yield _listed_batch(batch)
+            found = odd = False
+            for value in self._api.list(limit=limit, betas=self._betas):
+                if _is_batch(value):
+                    found = True
+                    yield value
+                else:
+                    odd = True
+            if odd and not found:
+                raise UnexpectedResponseError("what it lists are not batches")  # noqa: TRY301 - as what `list` raises
         except APIStatusError as error:
             self._check_present(error)
             raise
@@ -430,51 +551,73 @@ class Offload:
                 )
 
     def _collect(self) -> None:
-        ended: dict[int, Mapping[str, Any]] = {}
-        mine = self._state.waiting
-        wait, faults = FIRST_WAIT, 0
-        self._watch.counts(_counts(mine, ended))
-        while self._state.waiting:
+        wait = FIRST_WAIT
+        self._watch.counts(self._counts())
+        while parts := [part for part in self._state.waiting if part.faults <= MAX_FAULTS]:
             time.sleep(wait)
             wait = min(wait * _GROWTH, LONGEST_WAIT)
-            recorded = self._results.recorded
-            try:
-                for part in self._state.waiting:
-                    batch = self._batch(part)
-                    if batch["processing_status"] == "ended":
-                        self._fetch(part)
-                        ended[part.number] = batch["request_counts"]
-                faults = 0
-            except APIError as error:
-                faults = 1 if self._results.recorded > recorded else faults + 1
-                if not _may_pass(error) or faults > MAX_FAULTS:
-                    raise
-                self._watch.note(f"going on after: {error}")
-            self._watch.counts(_counts(mine, ended))
+            faults = dict.fromkeys(str(part.fault) for part in parts if not self._looked_at(part))
+            for fault in faults:
+                self._watch.note(f"going on after: {fault}")
+            self._watch.counts(self._counts())
+        for part in self._state.waiting:
+            raise self._explained(part)
 
-    def _batch(self, part: Part) -> Mapping[str, Any]:
+    def _looked_at(self, part: Part) -> bool:
+        """Whether a look at the part's batch came to something; if not, `part.fault` is why. Raises what is final."""
+        recorded = self._results.recorded
         try:
-            batch = self._api.retrieve(str(part.id), betas=self._betas)
-        except NotFoundError as error:
-            error.message += f"; add {self._state.line_to_add(part, None)} to submit the lines of batch {part.id} anew"
-            raise
+            self._look_at(part)
+        except APIError as error:
+            if not _may_pass(error):
+                raise
+            part.fault = error
+            part.faults = 1 if self._results.recorded > recorded else part.faults + 1
+            return False
+        part.faults = 0
+        return True
+
+    def _look_at(self, part: Part) -> None:
+        if part.id is None:
+            if not self._may_have_batch(part):
+                self._state.not_submitted(part)
+            return
+        batch = self._retrieved(part.id)
+        if batch["processing_status"] == "ended":
+            part.ended = True
+            self._fetch(part)
+            self._fetched[part.number] = _whole_counts(batch)
+
+    def _retrieved(self, batch_id: str) -> Mapping[str, Any]:
+        batch = self._api.retrieve(batch_id, betas=self._betas)
         if not _is_batch(batch):
-            raise ProtocolError(f"the response to a request for batch {part.id} is not a batch")
+            raise ProtocolError(f"the response to a request for batch {batch_id} is not a batch")
         return batch
 
+    def _explained(self, part: Part) -> APIError:
+        """The fault of a batch that was looked at in vain, with what a person can do. Its requests are paid for."""
+        error = part.fault
+        assert error is not None  # noqa: S101 - it was looked at
+        if isinstance(error, NotFoundError | UnexpectedResponseError | ProtocolError):
+            error.message += (
+                f"; batch {part.id} was made here and is paid for: look for it with the key and the workspace that it "
+                f"was made with; only if it is gone for good, add {self._state.line_to_add(part, None)} to ask, and "
+                "pay for, its lines again"
+            )
+        return error
+
     def _fetch(self, part: Part) -> None:
-        if part.adopted:  # look at every result first, because it may be another's batch
-            for _ in self._results_of(part):
-                pass
         block: dict[int, Result] = {}
         size = 0
+        foreign = 0
         try:
-            for line, outcome in self._results_of(part):
-                if line.number in block or self._results.done(line.number):
-                    continue
-                block[line.number] = got = result(line, outcome, self._judge)
-                self._statistics.add(outcome, got.status)
-                size += len(got.line)
+            for record in self._records(str(part.id)):
+                line = self._line(part, record.get("custom_id"))
+                if line is None:
+                    foreign += 1
+                elif not (line.number in block or self._results.done(line.number)):
+                    block[line.number] = got = self._ended(line, _outcome(part, record.get("result")))
+                    size += len(got.line)
                 if size >= _BLOCK:
                     self._keep(block)
                     size = 0
@@ -482,62 +625,77 @@ class Offload:
             self._keep(block)
             raise
         self._keep(block)
-        missing = sum(not self._results.done(number) for first, last in part.lines for number in range(first, last + 1))
+        missing = sum(not self._results.done(number) for number in part.numbers)
+        if missing and part.faults < MAX_FAULTS:
+            raise ProtocolError(f"batch {part.id} has no result for {missing} of its requests")
+        if foreign:
+            self._watch.note(f"left out of batch {part.id}: {foreign} results for ids that part {part.number} has not")
         if missing:
-            raise ProtocolError(
-                f"batch {part.id} has no result for {missing} of its requests: "
-                f"add {self._state.line_to_add(part, None)} to submit them anew"
-            )
+            self._give_up(part)
         self._state.fetched(part)
+
+    def _give_up(self, part: Part) -> None:
+        """Record that lines of a part have no result at the server, and will not have one."""
+        lines = (line for line in self._source.lines() if line.number in part and not self._results.done(line.number))
+        outcome = errored(ProtocolError(f"batch {part.id} has no result for it"))
+        self._results.write([self._ended(line, outcome) for line in lines])
+
+    def _ended(self, line: Line, outcome: Mapping[str, Any]) -> Result:
+        got, outcome = result(line, outcome, self._judge)
+        self._statistics.add(outcome, got.status)
+        return got
 
     def _keep(self, block: dict[int, Result]) -> None:
         self._results.write(list(block.values()))
         block.clear()
 
-    def _results_of(self, part: Part) -> Iterator[tuple[Line, dict[str, Any]]]:
-        with self._api.results(str(part.id), betas=self._betas) as results:
-            for record in results:
-                custom_id, outcome = record.get("custom_id"), record.get("result")
-                if not _is_outcome(outcome):
-                    raise ProtocolError(f"batch {part.id} has a malformed result for {custom_id!r}")
-                number = self._source.number(str(custom_id))
-                if number not in part:
-                    raise ProtocolError(self._foreign(part, custom_id))
-                yield Line(number, str(custom_id), {}), outcome
+    def _records(self, batch_id: str) -> Iterator[Mapping[str, Any]]:
+        """The results of a batch that has ended; what is not one is passed over."""
+        with self._api.results(batch_id, betas=self._betas) as results:
+            while True:
+                with contextlib.suppress(ProtocolError):
+                    yield from results
+                    return
 
-    def _foreign(self, part: Part, custom_id: Any) -> str:
-        text = f"batch {part.id} has a result for {custom_id!r}, which is not a line of part {part.number}"
-        if not part.adopted:
-            return text
-        cure = f"add {self._state.line_to_add(part, None)} to submit the part anew"
-        return f"{text}: it was taken for that part because the submission broke off, and is not; {cure}"
+    def _line(self, part: Part, custom_id: Any) -> Line | None:
+        """The line that a result's id stands for, without its request, or None if it is not one of the part's."""
+        own = custom_id.removesuffix(f"-{part.mark}") if part.marks(custom_id) else str(custom_id)
+        number = self._source.number(own)
+        return Line(number, own, {}, self._source.digest(number)) if number in part else None
+
+    def _counts(self) -> Counts:
+        """How it stands."""
+        waiting = self._state.waiting
+        requests = {"processing": sum(part.count for part in waiting)}
+        for counts in self._fetched.values():
+            for kind, count in counts.items():
+                requests[kind] = requests.get(kind, 0) + count
+        return Counts(len(waiting) + len(self._fetched), len(self._fetched), requests)
 
 
 def _is_batch(value: Any) -> bool:
     """Whether it has what is needed of a batch."""
-    return (
-        isinstance(value, dict)
-        and bool(value.get("id"))
-        and all(isinstance(value.get(key), str) for key in ("id", "processing_status"))
-        and isinstance(value.get("request_counts"), dict)
-    )
+    return bool(value.get("id")) and all(isinstance(value.get(key), str) for key in ("id", "processing_status"))
 
 
-def _is_outcome(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether it can be a result: it has a type, and a message if it succeeded."""
-    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-        return False
-    return value["type"] != "succeeded" or isinstance(value.get("message"), dict)
+def _outcome(part: Part, value: Any) -> Mapping[str, Any]:
+    """A result as it was sent, if it can be one: it has a type, and a message if it succeeded; else an error."""
+    outcome: dict[str, Any] = value if isinstance(value, dict) else {}
+    kind = outcome.get("type")
+    if isinstance(kind, str) and (kind != "succeeded" or isinstance(outcome.get("message"), dict)):
+        return outcome
+    return errored(ProtocolError(f"batch {part.id} has no proper result for it"))
 
 
-def _listed_batch(value: Any) -> Any:
-    if not _is_batch(value):
-        raise UnexpectedResponseError("its list holds something that is not a batch")
-    return value
+def _whole_counts(batch: Mapping[str, Any]) -> dict[str, int]:
+    """The request counts of a batch, as far as they are numbers."""
+    counts = batch.get("request_counts")
+    return {kind: count for kind, count in counts.items() if type(count) is int} if isinstance(counts, dict) else {}
 
 
-def _total(batch: Mapping[str, Any]) -> int:
-    return sum(count for count in batch["request_counts"].values() if isinstance(count, int))
+def _total(batch: Mapping[str, Any]) -> int | None:
+    """How many requests a batch has, or None if it does not say."""
+    return sum(_whole_counts(batch).values()) or None
 
 
 def _left_nothing(error: APIError) -> bool:
@@ -548,13 +706,6 @@ def _left_nothing(error: APIError) -> bool:
 
 
 def _may_pass(error: APIError) -> bool:
-    """Whether a later look may succeed."""
-    return isinstance(error, APIConnectionError | IncompleteStreamError) or error.exit_code == 5
-
-
-def _counts(parts: Sequence[Part], ended: Mapping[int, Mapping[str, Any]]) -> Counts:
-    requests: dict[str, int] = {"processing": 0}
-    for part in parts:
-        for kind, count in ended.get(part.number, {"processing": part.count}).items():
-            requests[kind] = requests.get(kind, 0) + count
-    return Counts(len(parts), len(ended), requests)
+    """Whether a later look at a batch that was made may succeed; the API may not know a new one at once."""
+    passing = APIConnectionError | StreamError | NotFoundError | UnexpectedResponseError
+    return isinstance(error, passing) or error.exit_code == 5

@@ -16,7 +16,15 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli.errors import HOPELESS, APIConnectionError, APIError, APIStatusError, APITimeoutError, StreamError
+from streamcli.errors import (
+    HOPELESS,
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    StreamcliError,
+    StreamError,
+)
 from streamcli.output.meter import Meter
 from streamcli.protocol.retry import MAX_RETRIES, MAX_WAIT, delay
 
@@ -101,6 +109,18 @@ class Pool:
             raise fault
 
     async def _ask_all(self, lines: Iterator[Line], done: Callable[[int], bool]) -> None:
+        try:
+            await self._begin_all(lines, done)
+        except StreamcliError:  # the input is not what it was; what was asked of it is paid for
+            await self._all_ended()
+            raise
+        await self._all_ended()
+
+    async def _all_ended(self) -> None:
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _begin_all(self, lines: Iterator[Line], done: Callable[[int], bool]) -> None:
         slots = asyncio.Semaphore(self._settings.jobs)
         place = skipped = 0
         for line in lines:
@@ -116,8 +136,6 @@ class Pool:
             task.add_done_callback(lambda _: slots.release())
             place += 1
             await self._outbox.room(place)
-        while self._running:
-            await asyncio.wait(self._running)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -127,11 +145,11 @@ class Pool:
 
     async def _ask(self, place: int, line: Line) -> None:
         outcome, error = await self._outcome(line)
-        ended = result(line, outcome, self._settings.judge, error=error)
+        ended, outcome = result(line, outcome, self._settings.judge, error=error)
         self._statistics.add(outcome, ended.status)
         self._outbox.put(place, ended)
 
-    async def _outcome(self, line: Line) -> tuple[dict[str, Any], APIError | None]:
+    async def _outcome(self, line: Line) -> tuple[Mapping[str, Any], APIError | None]:
         """The outcome of `line`, and the error that it was made from, if any."""
         attempt = 0
         while True:

@@ -1,7 +1,8 @@
 """The outcome of each request in, a file of results out that the next run can go on with.
 
 Contract: results are written as the Message Batches API has them, whether they come from there or from a loop in this
-process. At every moment the file holds whole results of this input and nothing else. One byte is kept of each line.
+process, each with a hash of the request that it answers. At every moment the file holds whole results of this input and
+nothing else. One byte is kept of each line.
 Source: streamcli(5), section "Result lines".
 """
 
@@ -14,9 +15,11 @@ from streamcli.errors import (
     APIError,
     InternalServerError,
     OutputError,
+    ProtocolError,
     SchemaError,
     StreamcliError,
     UsageError,
+    reason,
     status_error,
     type_of_status,
 )
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     Judge = Callable[[Mapping[str, Any]], int]
 
 _MODE = 0o666
+# JSON that is nested no deeper than this can be read.
+_SURELY_READ = 1000
 
 
 class Result(NamedTuple):
@@ -48,19 +53,33 @@ def accept(message: Mapping[str, Any]) -> int:  # noqa: ARG001 - a Judge is give
     return 0
 
 
-def result(line: Line, outcome: Mapping[str, Any], judge: Judge = accept, *, error: APIError | None = None) -> Result:
-    """The result of `line`; `outcome` is what the API calls the `result` of a request in a batch.
+def result(
+    line: Line, outcome: Mapping[str, Any], judge: Judge = accept, *, error: APIError | None = None
+) -> tuple[Result, Mapping[str, Any]]:
+    """The result of `line`, and the outcome in it; `outcome` is what the API calls the `result` of a request.
 
-    Its exit status is that of `error`, if the outcome was made from one, otherwise that of `outcome`.
+    One that could not be read again is replaced by an error that says so. The exit status is that of `error`, if the
+    outcome was made from one, otherwise that of the outcome.
     """
+    try:
+        text = dumps({"custom_id": line.custom_id, "result": outcome, "digest": line.digest})
+        if text.count(b"[") + text.count(b"{") > _SURELY_READ:
+            loads(text)
+    except ValueError as fault:
+        error = ProtocolError(f"the answer cannot be kept as JSON: {reason(fault)}")
+        return result(line, errored(error), judge, error=error)
     exit_status = status(outcome, judge) if error is None else _status_of(error)
-    return Result(line.number, dumps({"custom_id": line.custom_id, "result": outcome}) + b"\n", exit_status)
+    return Result(line.number, text + b"\n", exit_status), outcome
 
 
 def errored(error: StreamcliError) -> dict[str, Any]:
     """The outcome of a request that failed with `error`."""
     kind = getattr(error, "type", None) or type_of_status(getattr(error, "status_code", 0)) or f"streamcli.{error.code}"
-    outcome: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": error.message}}
+    said: dict[str, Any] = {"type": kind, "message": error.message}
+    details = getattr(error, "details", None)
+    if details:
+        said["details"] = details
+    outcome: dict[str, Any] = {"type": "error", "error": said}
     request_id = getattr(error, "request_id", None)
     if request_id:
         outcome["request_id"] = request_id
@@ -107,12 +126,24 @@ _JUDGED = (9, SchemaError.exit_code)
 _OTHER_OUTCOMES = {"expired": InternalServerError.exit_code, "canceled": InternalServerError.exit_code}
 
 
+class _Record(NamedTuple):
+    """A line of the file: its place there, the line of the input it answers, what it says, and the text."""
+
+    place: int
+    number: int
+    outcome: dict[str, Any]
+    digest: str
+    text: bytes
+
+
 class Results:
     """The output file at `path`, held until `close`, so that no other run writes it.
 
     With `resume` it may hold results of this input already: those that succeeded stay, and so do the others unless
     `retry_errors`. Raises UsageError, and leaves the file as it was, if it exists and `resume` is not given, if another
-    run writes it, or if a line is not a result or belongs to another input; OutputError if it cannot be written.
+    run writes it, if a line is not a result or belongs to another input, or if a result that would stay answers another
+    request; OutputError if it cannot be written. A result without a hash, as the Message Batches API sends it, counts
+    as the answer to the line with its id.
     """
 
     def __init__(self, path: str, source: Source, *, resume: bool, retry_errors: bool, judge: Judge = accept) -> None:
@@ -199,36 +230,47 @@ class Results:
 
     def _take_up(self, *, retry_errors: bool, judge: Judge) -> None:
         lines = 0
-        for number, outcome, _ in self._recorded():
+        for record in self._recorded():
             lines += 1
-            succeeded = outcome["type"] == "succeeded"
-            if succeeded or not (retry_errors or self.done(number)):
-                self._note(number, status(outcome, judge))
+            succeeded = record.outcome["type"] == "succeeded"
+            if succeeded or not (retry_errors or self.done(record.number)):
+                self._check_answered(record)
+                self._note(record.number, status(record.outcome, judge))
         if lines > self.recorded:
             self._journal.replace(self._kept(judge))
 
-    def _recorded(self) -> Iterator[tuple[int, dict[str, Any], bytes]]:
-        """Of each line in the file the number of the input's line, the outcome and the text."""
+    def _check_answered(self, record: _Record) -> None:
+        """Raise UsageError if what was asked under this id is not what the input asks."""
+        if record.digest and record.digest != self._source.digest(record.number):
+            raise UsageError(
+                f"{self.path}: line {record.place} answers another request than line {record.number} of "
+                f"{self._source.name}, which was edited since or asked with other options: remove it to ask again, or "
+                "write to another file"
+            )
+
+    def _recorded(self) -> Iterator[_Record]:
+        """Each line of the file."""
         for place, text in enumerate(self._journal.lines(), 1):
             if not text.strip():
                 continue
             found = _parsed(text)
             if found is None:
                 raise UsageError(f"{self.path}: line {place} is not a result")
-            custom_id, outcome = found
+            custom_id, outcome, digest = found
             number = self._source.number(custom_id)
             if not number:
                 why = f"{self._source.name} has no line {custom_id!r}, or it was asked with other options"
                 raise UsageError(f"{self.path}: line {place} belongs to another input: {why}")
-            yield number, outcome, text
+            yield _Record(place, number, outcome, digest, text)
 
     def _kept(self, judge: Judge) -> Iterator[bytes]:
         """For each line of the input the first result that has the status noted for it."""
         written = bytearray(len(self._outcomes))
-        for number, outcome, text in self._recorded():
-            if not written[number] and self._outcomes[number] == status(outcome, judge) + 1:
+        for record in self._recorded():
+            number = record.number
+            if not written[number] and self._outcomes[number] == status(record.outcome, judge) + 1:
                 written[number] = 1
-                yield text + b"\n"
+                yield record.text + b"\n"
 
     def _note(self, number: int, exit_status: int) -> None:
         self.recorded += not self._outcomes[number]
@@ -256,15 +298,15 @@ class Results:
 _HEAD = b'{"custom_id":'
 
 
-def _parsed(text: bytes) -> tuple[str, dict[str, Any]] | None:
-    """The id and the outcome of a result, or None for anything else."""
+def _parsed(text: bytes) -> tuple[str, dict[str, Any], str] | None:
+    """The id, the outcome and the hash of a result, which may be empty, or None for anything else."""
     try:
         value = loads(text)
     except ValueError:
         return None
     if not isinstance(value, dict):
         return None
-    custom_id, outcome = value.get("custom_id"), value.get("result")
+    custom_id, outcome, digest = value.get("custom_id"), value.get("result"), value.get("digest") or ""
     if not isinstance(custom_id, str) or not isinstance(outcome, dict) or not isinstance(outcome.get("type"), str):
         return None
-    return custom_id, outcome
+    return (custom_id, outcome, digest) if isinstance(digest, str) else None

@@ -1,7 +1,8 @@
 """A file of prompts and requests in, complete requests out, one at a time.
 
-Contract: everything that is wrong with the input is found before anything is sent. About thirty bytes are kept of each
-line, so that memory is bounded.
+Contract: everything that is wrong with the input is found before anything is sent. The lines that were checked are the
+lines that are handed out, all of them, or InputChangedError is raised. About forty bytes are kept of each line, so that
+memory is bounded.
 Source: streamcli(5), section "Request lines".
 """
 
@@ -11,7 +12,7 @@ import hashlib
 from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from streamcli.errors import UsageError
+from streamcli.errors import StreamcliError, UsageError, reason
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.userinput import BYTE_ORDER_MARK, decoded, json_value
 
@@ -22,12 +23,19 @@ if TYPE_CHECKING:
 _KEYS = frozenset({"custom_id", "prompt", "params"})
 
 
+class InputChangedError(StreamcliError):
+    """The input is not the one that was checked, and requests of it were sent already."""
+
+    code = "input_changed"
+
+
 class Line(NamedTuple):
-    """One request: the number of its line in the input, counted from 1, its id, and its body without `stream`."""
+    """One request: its line's number, counted from 1, its id, its body without `stream`, and a hash of that body."""
 
     number: int
     custom_id: str
     params: dict[str, Any]
+    digest: str
 
 
 class Source:
@@ -57,6 +65,8 @@ class Source:
         self._compose = compose
         self._as_prompts = as_prompts
         self._numbers = _Numbers()
+        # By the number of its line, the hash of each request.
+        self._digests = array("Q", [0])
 
     def check(self) -> int:
         """Read all of it once; returns how many requests there are.
@@ -69,25 +79,49 @@ class Source:
                 self._reject(line.number, f"has the custom_id {line.custom_id!r} of line {other}")
             self.count += 1
             self.last = line.number
+            self._digests.extend([0] * (line.number - len(self._digests)))
+            self._digests.append(int(line.digest, 16))
         return self.count
 
     def lines(self) -> Iterator[Line]:
-        """The requests that `check` saw, one at a time; only one such iteration may be in progress."""
-        for line in self._read():
-            if line.number > self.last:
-                return
-            yield line
+        """The requests that `check` saw, one at a time; only one such iteration may be in progress.
+
+        Raises InputChangedError at the first that is missing or is another one.
+        """
+        count = 0
+        try:
+            for line in self._read():
+                if line.number > self.last:
+                    break
+                if self.number(line.custom_id) != line.number or self.digest(line.number) != line.digest:
+                    raise self._changed(f"line {line.number} is not the one that was checked")
+                count += 1
+                yield line
+        except UsageError as fault:
+            raise self._changed(str(fault).removeprefix(f"{self.name}: ")) from None
+        if count < self.count:
+            raise self._changed(f"{self.count - count} of its {self.count} requests are missing")
 
     def number(self, custom_id: str) -> int:
         """The number of the line with that id, or 0."""
         return self._numbers.get(custom_id)
 
+    def digest(self, number: int) -> str:
+        """The hash of the request that line `number` is."""
+        return f"{self._digests[number]:016x}"
+
+    def _changed(self, how: str) -> InputChangedError:
+        return InputChangedError(f"{self.name} changed after it was checked: {how}")
+
     def _read(self) -> Iterator[Line]:
-        self._file.seek(0)
-        for number, raw in enumerate(self._file, 1):
-            text = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
-            if not text.isspace() and text:
-                yield self._line(number, text)
+        try:
+            self._file.seek(0)
+            for number, raw in enumerate(self._file, 1):
+                text = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
+                if not text.isspace() and text:
+                    yield self._line(number, text)
+        except OSError as fault:
+            raise UsageError(f"cannot read {self.name}: {reason(fault)}") from None
 
     def _line(self, number: int, text: bytes) -> Line:
         value = self._value(number, text)
@@ -96,7 +130,14 @@ class Source:
             self._reject(number, "has a custom_id that is not a string, or empty")
         params = {**self._defaults, **self._params(number, value)}
         params.pop("stream", None)
-        return Line(number, custom_id or _made_id(number, params), params)
+        digest = self._digest(number, params)
+        return Line(number, custom_id or f"line-{number}-{digest}", params, digest)
+
+    def _digest(self, number: int, params: dict[str, Any]) -> str:
+        try:
+            return hashlib.blake2b(dumps(params), digest_size=8).hexdigest()
+        except ValueError as fault:
+            self._reject(number, f"cannot be written as JSON: {fault}")
 
     def _value(self, number: int, text: bytes) -> dict[str, Any]:
         where = self._where(number)
@@ -137,10 +178,6 @@ class Source:
 
     def _reject(self, number: int, why: str) -> NoReturn:
         raise UsageError(f"{self._where(number)} {why}")
-
-
-def _made_id(number: int, params: dict[str, Any]) -> str:
-    return f"line-{number}-{hashlib.blake2b(dumps(params), digest_size=8).hexdigest()}"
 
 
 class _Numbers:

@@ -27,7 +27,7 @@ from streamcli.protocol.jsontext import dumps
 
 from . import io
 from .outputs import Outputs
-from .verdict import shortcoming
+from .verdict import cut_short, shortcoming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,13 +38,6 @@ if TYPE_CHECKING:
     from .args import Args
     from .question import Question
 
-# Stop reasons that leave the answer short, though it is complete (streamcli(7), section "Stop reasons").
-_WORTH_SAYING = {
-    "max_tokens": "the answer was cut at --max-tokens",
-    "refusal": "the model refused",
-    "pause_turn": "the model paused its turn, and --max-turns is reached",
-    "model_context_window_exceeded": "the context window is full",
-}
 _VERBOSE_FIELDS = ("request_id", "time_to_first_token", "duration")
 
 
@@ -163,7 +156,8 @@ class Answer:
         accumulator = self._stream.exchange.accumulator
         message: Mapping[str, Any] = accumulator.snapshot() or {}
         self._show_calls(message)
-        short = shortcoming(self._args, message, self._said + accumulator.text)
+        limit = question.loop.body.get("max_tokens")
+        short = shortcoming(self._args, message, self._said + accumulator.text, limit)
         self._report()
         if not short:
             self._remember(question)
@@ -171,8 +165,8 @@ class Answer:
         if short:
             self._diagnostics.fault(short)
             return short.exit_code
-        if accumulator.stop_reason in _WORTH_SAYING:
-            self._diagnostics.note(f"stop reason {accumulator.stop_reason}: {_WORTH_SAYING[accumulator.stop_reason]}")
+        if note := cut_short(message, limit):
+            self._diagnostics.note(note)
         return 0
 
     def _remember(self, question: Question) -> None:

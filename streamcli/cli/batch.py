@@ -88,7 +88,7 @@ def run(
             if not signals:
                 output.finish(ordered=not args.unordered)
         except BaseException as fault:
-            if isinstance(fault, OutputError):
+            if isinstance(fault, OutputError) or (isinstance(fault, StreamcliError) and not args.offload):
                 batch.say_stopped()
             with contextlib.suppress(OutputError, io.ReaderClosedPipe):  # why the run ended matters more
                 _close(statistics, screen, report)

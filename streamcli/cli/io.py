@@ -308,6 +308,8 @@ class Diagnostics:
         # A context in which what is drawn on stderr makes way for a line, and a call that draws it again in time.
         self.live: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         self.tick: Callable[[], None] = lambda: None
+        # What can be done about an error, once it is known what is asked.
+        self.advise: Callable[[StreamcliError], str] = lambda _: ""
 
     def note(self, text: str) -> None:
         """Something worth knowing that is not an error; nothing with --quiet."""
@@ -323,13 +325,17 @@ class Diagnostics:
 
         `status` is the exit status, if it is not the error's own.
         """
+        advice = self.advise(error)
         if not self._as_json:
-            self.error(str(error))
+            self.error(f"{error}; {advice}" if advice else str(error))
             return
         import json  # noqa: PLC0415 - errors are rare, start-ups are not
 
         # In ASCII, so that it stays JSON: control characters would be made visible, and file names need not be UTF-8.
-        self._say(json.dumps(error.evidence(status), separators=(",", ":")).encode())
+        evidence = error.evidence(status)
+        if advice:
+            evidence["message"] += f"; {advice}"
+        self._say(json.dumps(evidence, separators=(",", ":")).encode())
 
     def line(self, text: str) -> None:
         """One line without a prefix."""

@@ -70,12 +70,21 @@ def run(
 
 
 def _how_to_go_on(parts: Sequence[Part]) -> str:
-    known = sum(part.id is not None for part in parts)
+    ended = sum(part.ended for part in parts)
+    running = sum(part.id is not None and not part.ended for part in parts)
+    unknown = len(parts) - ended - running
+    goes = "goes" if running == 1 else "go"
+    stands = [
+        f"{_batches(running)} {goes} on at the server" if running else "",
+        f"{_batches(ended)} ended with results to fetch" if ended else "",
+        f"perhaps {_batches(unknown)} of a submission that broke off" if unknown else "",
+    ]
     how = "the same command with --resume fetches the results, with --cancel cancels"
-    what = "1 batch goes" if known == 1 else f"{known} batches go"
-    if known == len(parts):
-        return f"{what} on at the server: {how}"
-    return f"{what} on at the server, and perhaps one more: {how}" if known else f"perhaps a batch goes on there: {how}"
+    return f"{', '.join(filter(None, stands))}: {how}"
+
+
+def _batches(count: int) -> str:
+    return "1 batch" if count == 1 else f"{count} batches"
 
 
 class _Watch:

@@ -19,6 +19,7 @@ from streamcli.protocol.request import Endpoint
 from streamcli.protocol.secrets import secrets_of
 
 from . import clients, files, io, resolve
+from .advice import advice
 from .answer import Answer
 from .question import Question, put_together, replayed
 
@@ -80,6 +81,7 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
 
 def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
+    _advise(this, endpoint, question.loop.body.get("model"))
     request = endpoint.request("POST", "/v1/messages", question.loop.body, betas=args.beta)
     if args.dry_run or args.as_curl:
         from . import show  # noqa: PLC0415 - rarely asked for
@@ -128,6 +130,10 @@ def _loading(this: Run) -> Callable[[Client | AsyncClient], None]:
     return reach
 
 
+def _advise(this: Run, endpoint: Endpoint, model: Any = None) -> None:
+    this.diagnostics.advise = lambda error: advice(error, endpoint, model)
+
+
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
     args, diagnostics = this.args, this.diagnostics
     answer = Answer(args, diagnostics)
@@ -144,6 +150,7 @@ def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
 
 def _models(this: Run) -> int:
     args, endpoint = this.args, _endpoint(this)
+    _advise(this, endpoint)
     client = clients.client(args, endpoint, this.diagnostics)
     this.reach(client)
     models = list(client.models.list(betas=args.beta))
@@ -156,6 +163,7 @@ def _models(this: Run) -> int:
 
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
+    _advise(this, endpoint, question.loop.body.get("model"))
     counted = {name: value for name, value in question.loop.body.items() if name not in _UNCOUNTED}
     client = clients.client(args, endpoint, this.diagnostics)
     this.reach(client)
@@ -176,12 +184,14 @@ def _batch(this: Run) -> int:
     def message(prompt: str) -> dict[str, Any]:
         return compose(prompt) or {"role": "user", "content": prompt}
 
+    endpoint = _endpoint(this)
+    _advise(this, endpoint, defaults.get("model"))
     return batch.run(
         args,
         this.streams,
         this.diagnostics,
         this.standard_output,
-        endpoint=_endpoint(this),
+        endpoint=endpoint,
         defaults=defaults,
         compose=message,
         reach=this.reach,

@@ -14,6 +14,7 @@ from streamcli.network.async_body import AsyncPieces, error_body, whole_body
 from streamcli.network.async_transport import own_client
 from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
 from streamcli.network.request import for_httpx
+from streamcli.protocol.exchange import request_id_in
 from streamcli.protocol.records import Message, Record
 
 from .calls import (
@@ -111,7 +112,7 @@ class AsyncClient(ClientState):
         while True:
             try:
                 response = await self._send(exchange)
-                exchange.request_id = response.headers.get("request-id")
+                exchange.request_id = request_id_in(response.headers)
                 body = await whole_body(response)
                 return Record(exchange.json_object(response.status_code, response.headers, body))
             except APIError as error:
@@ -231,7 +232,8 @@ class AsyncBatches:
     async def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> AsyncBatchResults:
         """The results of a batch that has ended, in no order, read as they come. Raises APIError.
 
-        UsageError where there are none yet. Where their URL names another host, they are asked for at ours.
+        UsageError where there are none yet. Where their URL is not at our host, they are asked for where the
+        API has them.
         """
         url = results_url(await self.retrieve(message_batch_id, betas=betas), self._client.endpoint)
         headers = {"accept": "application/binary"}.items()
@@ -240,7 +242,10 @@ class AsyncBatches:
 
 
 class AsyncBatchResults(ResultsState):
-    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off."""
+    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off.
+
+    A line that is not a JSON object is a ProtocolError; the next call goes on behind it.
+    """
 
     def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
         super().__init__(exchange, pieces.response)
@@ -252,21 +257,21 @@ class AsyncBatchResults(ResultsState):
     async def __anext__(self) -> Record:
         self._check_open()
         try:
-            result = next(self._ready, None)
-            while result is None and not self._over:
+            line = next(self._ready, None)
+            while line is None and not self._over:
                 self._exchange.check_time()
                 came = await self._pieces.read()
                 self._receive(self._exchange.decoded(came), is_last=came is None)
-                result = next(self._ready, None)
+                line = next(self._ready, None)
         except APIError as error:
             self._told = True
             await self.close()
             raise self._exchange.explained(error) from error.__cause__
-        if result is None:
+        if line is None:
             self._told = True
             await self.close()
             raise StopAsyncIteration
-        return result
+        return self._result(line)
 
     async def __aenter__(self) -> Self:
         return self

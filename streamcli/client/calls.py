@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from streamcli.errors import APIError, APIStatusError, UnexpectedResponseError, UsageError
 from streamcli.protocol import coding
-from streamcli.protocol.exchange import Exchange
+from streamcli.protocol.exchange import Exchange, request_id_in
 from streamcli.protocol.request import SAMPLING_API_VERSION, Endpoint, version_for
 
 if TYPE_CHECKING:
@@ -89,15 +89,22 @@ def batch_headers(endpoint: Endpoint, requests: Iterable[Any]) -> dict[str, str]
 
 
 def results_url(batch: Mapping[str, Any], endpoint: Endpoint) -> str:
-    """Where the results of `batch` are. Raises UsageError where there are none."""
-    url = batch.get("results_url")
-    if not isinstance(url, str):
-        status = "archived" if batch.get("archived_at") else batch.get("processing_status")
-        raise UsageError(f"batch {batch.get('id')} has no results to read: it is {status}")
-    if urlsplit(url)[:2] not in {("", ""), urlsplit(endpoint.base_url)[:2]}:
-        # A gateway passes on what the API says of itself; the key goes nowhere but to the gateway.
-        return f"{batch_path(str(batch.get('id') or ''))}/results"
-    return url
+    """Where the results of `batch` are: where it says, if that is at the endpoint, else where the API has them.
+
+    A gateway passes on what the API says of itself; the key goes nowhere but to the gateway. Raises UsageError before
+    the batch has ended, UnexpectedResponseError where its results are gone.
+    """
+    url, base = batch.get("results_url"), urlsplit(endpoint.base_url)
+    if not url and batch.get("archived_at"):
+        raise UnexpectedResponseError(f"batch {batch.get('id')} has no results any more: it is archived")
+    if not url and batch.get("processing_status") != "ended":
+        raise UsageError(f"batch {batch.get('id')} has no results to read: it is {batch.get('processing_status')}")
+    place = url if isinstance(url, str) else ""
+    if place.startswith(f"{base.scheme}://{base.netloc}/"):
+        return place
+    if place.startswith("/") and not place.startswith("//"):
+        return place.removeprefix(base.path) if place.startswith(f"{base.path}/") else place
+    return f"{batch_path(str(batch.get('id') or ''))}/results"
 
 
 class Creation(Exchange):
@@ -118,7 +125,7 @@ class Download(Exchange):
 
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
         """Whether the response holds what was asked for."""
-        self.request_id = headers.get("request-id")
+        self.request_id = request_id_in(headers)
         coded = coding.named(headers.get("content-encoding", ""))
         if status != 200 or not coding.can_undo(coded):
             return False

@@ -15,6 +15,7 @@ from streamcli.network.body import Pieces, error_body, whole_body
 from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
 from streamcli.network.request import for_httpx
 from streamcli.network.transport import own_client
+from streamcli.protocol.exchange import request_id_in
 from streamcli.protocol.records import Message, Record
 
 from .calls import (
@@ -110,7 +111,7 @@ class Client(ClientState):
         while True:
             try:
                 response = self._send(exchange)
-                exchange.request_id = response.headers.get("request-id")
+                exchange.request_id = request_id_in(response.headers)
                 body = whole_body(response)
                 return Record(exchange.json_object(response.status_code, response.headers, body))
             except APIError as error:
@@ -230,7 +231,8 @@ class Batches:
     def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> BatchResults:
         """The results of a batch that has ended, in no order, read as they come. Raises APIError.
 
-        UsageError where there are none yet. Where their URL names another host, they are asked for at ours.
+        UsageError where there are none yet. Where their URL is not at our host, they are asked for where the
+        API has them.
         """
         url = results_url(self.retrieve(message_batch_id, betas=betas), self._client.endpoint)
         headers = {"accept": "application/binary"}.items()
@@ -239,7 +241,10 @@ class Batches:
 
 
 class BatchResults(ResultsState):
-    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off."""
+    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off.
+
+    A line that is not a JSON object is a ProtocolError; the next call goes on behind it.
+    """
 
     def __init__(self, exchange: Exchange, pieces: Pieces) -> None:
         super().__init__(exchange, pieces.response)
@@ -251,21 +256,21 @@ class BatchResults(ResultsState):
     def __next__(self) -> Record:
         self._check_open()
         try:
-            result = next(self._ready, None)
-            while result is None and not self._over:
+            line = next(self._ready, None)
+            while line is None and not self._over:
                 self._exchange.check_time()
                 came = self._pieces.read()
                 self._receive(self._exchange.decoded(came), is_last=came is None)
-                result = next(self._ready, None)
+                line = next(self._ready, None)
         except APIError as error:
             self._told = True
             self.close()
             raise self._exchange.explained(error) from error.__cause__
-        if result is None:
+        if line is None:
             self._told = True
             self.close()
             raise StopIteration
-        return result
+        return self._result(line)
 
     def __enter__(self) -> Self:
         return self

@@ -89,7 +89,7 @@ class ResultsState:
         # The last line as far as it came, joined only when it is whole, so that the time is linear in its length.
         self._parts: list[bytes] = []
         self._held = 0
-        self._ready: Iterator[Record] = iter(())
+        self._ready: Iterator[bytes] = iter(())
         self._over = False
         # Whether the end was told, or the error in its place.
         self._told = False
@@ -108,19 +108,19 @@ class ResultsState:
         *lines, rest = data.split(b"\n")
         if lines:
             lines[0] = b"".join([*self._parts, lines[0]])
-            self._ready = (_result(line) for line in lines if line.strip())
+            self._ready = filter(bytes.strip, lines)
             self._parts, self._held = [], 0
         self._parts.append(rest)
         self._held += len(rest)
         if self._held > MAX_BODY:
             raise ProtocolError(f"a line of the results is longer than {MAX_BODY >> 20} MiB")
 
-
-def _result(line: bytes) -> Record:
-    try:
-        value = loads_exact(line)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ProtocolError(f"a line of the results is not a JSON object: {line[:_EXCERPT]!r}")
-    return Record(value)
+    def _result(self, line: bytes) -> Record:
+        try:
+            value = loads_exact(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            fault = ProtocolError(f"a line of the results is not a JSON object: {line[:_EXCERPT]!r}")
+            raise self._exchange.explained(fault)
+        return Record(value)

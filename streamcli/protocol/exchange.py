@@ -71,6 +71,11 @@ class Received(NamedTuple):
 _new = tuple.__new__
 
 
+def request_id_in(headers: Mapping[str, str]) -> str | None:
+    """The server's id for a request, by the name that it gives it."""
+    return headers.get("request-id") or headers.get("x-request-id")
+
+
 class Exchange:
     """One request, its attempts, and the stream or body that comes back.
 
@@ -133,7 +138,7 @@ class Exchange:
 
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
         """Whether the response is an event stream by what it says of itself; if so, `receive` may begin."""
-        self.request_id = headers.get("request-id")
+        self.request_id = request_id_in(headers)
         coded = coding.named(headers.get("content-encoding", ""))
         readable = not coded if self._strict else coding.can_undo(coded)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -174,7 +179,7 @@ class Exchange:
 
     def json_object(self, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
         """The JSON object in a response that is not a stream. Raises the error that it is otherwise."""
-        self.request_id = headers.get("request-id")
+        self.request_id = request_id_in(headers)
         plain = _plain(body, headers)
         if len(plain) > MAX_BODY:
             raise UnexpectedResponseError(f"the response is longer than {MAX_BODY >> 20} MiB")
@@ -187,7 +192,7 @@ class Exchange:
         self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "an event stream"
     ) -> APIError:
         """The error that a response without a stream is; `body` is its first MAX_ERROR_BODY bytes at most."""
-        self.request_id = headers.get("request-id")
+        self.request_id = request_id_in(headers)
         body = hidden(_plain(body, headers), self._secrets)  # before anything of it is cut
         value = _json_or_text(body)
         is_error = isinstance(value, dict) and value.get("type") == "error"
@@ -203,6 +208,8 @@ class Exchange:
             error = status_error(None if status < 400 else status, reason, headers=headers, request_id=self.request_id)
             if status in _OF_GATEWAYS and not body.strip():
                 error.message = f"{_gateway(self.request.url, headers)} gave no reason"
+            if status == 404:
+                error.message += f"; asked {self.request.url}"
             error.retry_after = asked = retry_after(headers, time.time())
             if asked is not None and asked > MAX_WAIT:
                 error.message += f"; the server asks to wait {asked:.0f} s"

@@ -31,6 +31,8 @@ _SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# What people copy along with a base URL.
+_AFTER_BASE = re.compile(r"(/+v1(/+messages)?)?/*$")
 _LOOPBACK = re.compile(r"localhost|[a-z0-9.-]+\.localhost|127(\.\d{1,3}){3}|::1", re.IGNORECASE)
 
 
@@ -178,7 +180,7 @@ def credential(
 
 
 def checked_base_url(url: str, *, source: str, has_credential: bool, allow_http: bool) -> str:
-    """`url` without its final slash.
+    """`url` without its final slash; `/v1` and `/v1/messages`, which come after it, are left out too.
 
     Raises UsageError if it is not an http(s) URL, or if a key could be read on the way and `allow_http` is not given.
     """
@@ -195,7 +197,7 @@ def checked_base_url(url: str, *, source: str, has_credential: bool, allow_http:
         raise UsageError(f"{source} must not have a user, query or fragment")
     if has_credential and not allow_http and readable_on_the_way(url):
         raise UsageError(f"{source} is plain http to {host}: the key would be readable on the way; use https")
-    return url.rstrip("/")
+    return url.removesuffix(parts.path) + _AFTER_BASE.sub("", parts.path)
 
 
 def readable_on_the_way(url: str, proxy_url: str | None = None) -> bool:

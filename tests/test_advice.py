@@ -1,0 +1,37 @@
+"""streamcli.cli.advice: what helps is said, and nothing where that is not known."""
+
+import pytest
+
+from streamcli.cli.advice import advice
+from streamcli.errors import APIConnectionError, status_error
+from streamcli.protocol.request import DEFAULT_BASE_URL, DEFAULT_MODEL, Credential, Endpoint
+
+KEY, TOKEN = Credential("x-api-key", "k"), Credential("bearer", "k")
+OTHER = "https://box.test"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "endpoint", "model", "helps"),
+    [
+        (401, "Unauthorized", Endpoint(OTHER, KEY), DEFAULT_MODEL, "--auth bearer"),
+        (401, "invalid x-api-key", Endpoint(OTHER, KEY), DEFAULT_MODEL, None),
+        (401, "Unauthorized", Endpoint(OTHER, TOKEN), DEFAULT_MODEL, None),
+        (401, "Unauthorized", Endpoint("http://localhost", None), DEFAULT_MODEL, "ANTHROPIC_AUTH_TOKEN"),
+        (401, "Unauthorized", Endpoint(OTHER, None, None, (("authorization", "Basic x"),)), None, None),
+        (401, "Unauthorized", Endpoint(DEFAULT_BASE_URL, KEY), DEFAULT_MODEL, None),
+        (404, "not found", Endpoint(OTHER, KEY), DEFAULT_MODEL, "-m names another"),
+        (404, "not found", Endpoint(DEFAULT_BASE_URL, KEY), DEFAULT_MODEL, None),
+        (404, "not found", Endpoint(OTHER, KEY), "small", None),
+        (404, "not found", Endpoint(OTHER, KEY), None, None),
+        (400, f"no {DEFAULT_MODEL} here", Endpoint(OTHER, KEY), DEFAULT_MODEL, "--models lists"),
+        (400, "too long", Endpoint(OTHER, KEY), DEFAULT_MODEL, None),
+        (404, "not found", Endpoint(OTHER, KEY), ["no text"], None),
+    ],
+)
+def test_an_error_response_is_followed_by_what_helps(status, message, endpoint, model, helps):
+    said = advice(status_error(status, message), endpoint, model)
+    assert helps in said if helps else said == ""
+
+
+def test_what_is_no_response_has_no_advice():
+    assert advice(APIConnectionError("refused"), Endpoint(OTHER, KEY), DEFAULT_MODEL) == ""
