@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +34,7 @@ class AsyncWire(asyncio.BufferedProtocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
         self._transport: asyncio.Transport
         # What came and was not read yet is the first `_filled` bytes of the buffer.
         self._buffer = memoryview(bytearray(_FIRST_ROOM))
@@ -130,7 +132,12 @@ class AsyncWire(asyncio.BufferedProtocol):
         await asyncio.sleep(0)  # the transport closes its socket in the next turn of the loop
 
     def abort(self) -> None:
-        """Close at once, from anywhere: a finalizer, which cannot wait, and that after the loop's end too."""
+        """Close at once, from anywhere: a finalizer, which cannot wait, and that after the loop's end too.
+
+        A forked child leaves it alone: the connection is its parent's, and so is what the loop watches it with.
+        """
+        if os.getpid() != self._process:
+            return
         if self._loop.is_closed():
             if self._transport.get_extra_info("socket").fileno() >= 0:
                 self._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
@@ -166,6 +173,12 @@ class AsyncWire(asyncio.BufferedProtocol):
             return  # whoever waits next sets the timer again
         if self._loop.time() < self._due:
             self._watch()
+            return
+        # Where this process was stopped, only the time went by: the loop has to look at the socket first.
+        self._loop.call_soon(self._loop.call_soon, self._give_up, self._waiter)
+
+    def _give_up(self, overdue: asyncio.Future[None]) -> None:
+        if self._waiter is not overdue or overdue.done():
             return
         waiter, self._waiter = self._waiter, None  # not kept: the error will know the frames it passed
         waiter.set_exception(TimeoutError())

@@ -7,6 +7,7 @@ that took too long a TimeoutError; a name that cannot be one is a UnicodeError.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,22 @@ class Wire:
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
+        self._process = os.getpid()
 
     def read(self, timeout: float | None) -> bytes:
         """The next bytes, b"" at the end."""
         try:
             return self._stream.read(_READ_BYTES, timeout)
+        except httpcore.TimeoutException as fault:
+            return self._overdue(fault)
         except _CORE_FAULTS as fault:
+            raise _system_fault(fault) from fault
+
+    def _overdue(self, fault: Exception) -> bytes:
+        """What came while this process was stopped: only the time went by, and the socket was not looked at."""
+        try:
+            return self._stream.read(_READ_BYTES, 0)
+        except _CORE_FAULTS:
             raise _system_fault(fault) from fault
 
     def write(self, data: bytes, timeout: float | None) -> None:
@@ -57,9 +68,13 @@ class Wire:
         self.abort()
 
     def abort(self) -> None:
-        """Close at once, from any thread; one that waits in `read` wakes up."""
-        with contextlib.suppress(OSError):  # not connected any more
-            self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        """Close at once, from any thread; one that waits in `read` wakes up.
+
+        A forked child only lets go: the connection is its parent's.
+        """
+        if os.getpid() == self._process:
+            with contextlib.suppress(OSError):  # not connected any more
+                self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         self._stream.close()
 
     def info(self, name: str) -> Any:
