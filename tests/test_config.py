@@ -88,8 +88,31 @@ def test_what_fits_no_option_is_rejected_with_its_place(text, reason, file):
 
 def test_a_file_that_is_not_utf_8_is_rejected(file):
     file.write_bytes(b'model = "\xff"\n')
-    with pytest.raises(click.UsageError, match="not TOML"):
+    with pytest.raises(click.UsageError, match=r"is not UTF-8: byte 10 is 0xff$"):
         layers(file)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(file):
+    file.write_bytes(b'\xef\xbb\xbfmodel = "a"\r\nmax-tokens = 1\r\n')
+    assert layers(file).values == {"model": "a", "max_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [("modell = 1", "model"), ("max_tokens = 1", "max-tokens"), ("api-keyfile = 1", "api-key-file"), ("zzz = 1", None)],
+)
+def test_an_unknown_key_names_the_nearest(text, nearest, file):
+    file.write_text(text)
+    with pytest.raises(click.UsageError) as raised:
+        layers(file)
+    end = f"; did you mean {nearest}?" if nearest else "can be set there"
+    assert raised.value.message.endswith(end)
+
+
+def test_an_unknown_profile_names_the_nearest(file):
+    file.write_text("[profile.box]\n[profile.local]\n")
+    with pytest.raises(click.UsageError, match=r"has no table \[profile.locale\]; did you mean local\?$"):
+        layers(file, "locale")
 
 
 # A configuration that nobody named

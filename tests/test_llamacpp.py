@@ -10,7 +10,7 @@ import pytest
 import real_servers
 import scripted_model
 from faults_command import Running, streamcli
-from questions import QUESTIONS, TOOL, Outcome, ask, body, lines
+from questions import QUESTIONS, TOOL, UNPARSED_THINKING, Outcome, ask, body, lines, texts_of
 
 from streamcli import Client, ProtocolError
 
@@ -25,7 +25,6 @@ NOTES = {
     "a limit": "streamcli: stop reason max_tokens: the answer was cut at --max-tokens\n",
     "thinking that is cut": "streamcli: stop reason max_tokens: the answer was cut at --max-tokens\n",
 }
-AS_TEXT = "text: <think>\nhm so\n</think>\n\nThe answer"
 # Options of the server, and what it makes otherwise of the answers with them.
 OPTIONS = {
     "as it comes": ({}, {}),
@@ -33,16 +32,7 @@ OPTIONS = {
     "four slots, one cache": ({"n_parallel": 4, "kv_unified": True}, {}),
     "reasoning auto": ({"reasoning_format": "auto"}, {}),
     "reasoning deepseek-legacy": ({"reasoning_format": "deepseek-legacy"}, {}),
-    "reasoning none": (
-        {"reasoning_format": "none"},
-        {
-            "thinking": Outcome((AS_TEXT,), "end_turn"),
-            "thinking that is cut": Outcome(("text: <think>\nhm",), "max_tokens"),
-            "everything": Outcome(
-                ("text: <think>\nwell\n</think>\n\nLet me see.", 'get_weather {"city":"Rome"}'), "tool_use"
-            ),
-        },
-    ),
+    "reasoning none": ({"reasoning_format": "none"}, UNPARSED_THINKING),
 }
 
 
@@ -51,11 +41,6 @@ PROGRAM = """#!/bin/sh
 cat >"$0.input"
 echo ask:after-a-tool
 """
-
-
-def _texts(content):
-    """The text blocks of an outcome."""
-    return [line.removeprefix("text: ") for line in content if line.startswith("text: ")]
 
 
 def meant(name, differences=()):
@@ -144,7 +129,7 @@ class TestTheCommand:
         text = streamcli(*words, question.prompt)
         whole = streamcli(*words, "--message", "--events-to", events, question.prompt)
         assert text.status == whole.status == (question.meant.end if isinstance(question.meant.end, int) else 0)
-        assert text.out.decode() == "".join(_texts(question.meant.content))
+        assert text.out.decode() == "".join(texts_of(question.meant))
         if whole.status:
             assert text.error.startswith("error event server_error: got exception: ")
             return

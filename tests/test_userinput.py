@@ -3,7 +3,7 @@
 import pytest
 
 from streamcli.errors import UsageError
-from streamcli.protocol.userinput import decoded, json_value
+from streamcli.protocol.userinput import decoded, json_value, key_in, variable
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "after a byte order mark"])
@@ -38,3 +38,48 @@ def test_what_is_not_json_is_said_with_its_place(data, place):
         json_value(data, "f", hint="; or so")
     assert str(caught.value).startswith("f is not JSON: ")
     assert str(caught.value).endswith(place)
+
+
+KEPT = {
+    "sk-1": ("sk-1", ""),
+    " \r\n\tsk-1\r\n": ("sk-1", ""),
+    "\ufeffsk-1\n": ("sk-1", ""),
+    '"sk-1"': ("sk-1", ""),
+    "' sk-1 '": ("sk-1", ""),
+    "Bearer tok": ("tok", "bearer"),
+    '"bearer  tok"': ("tok", "bearer"),
+    "ANTHROPIC_API_KEY=sk-1": ("sk-1", ""),
+    'export ANTHROPIC_API_KEY="sk-1"\n': ("sk-1", ""),
+    "$env:ANTHROPIC_API_KEY = 'sk-1'": ("sk-1", ""),
+    "set OPENROUTER_API_KEY=sk-1\r\n": ("sk-1", ""),
+    "MY_KEY=Bearer tok": ("tok", "bearer"),
+    "ANTHROPIC_AUTH_TOKEN=tok": ("tok", "bearer"),
+    "# mine\nsk-1\n\n": ("sk-1", ""),
+    "A_TOKEN='sk-1' # mine": ("sk-1", ""),
+    "A_TOKEN=sk-1 # mine": ("sk-1", ""),
+    "sk-1\nsk-2": ("sk-1\nsk-2", ""),
+    "A_KEY=a\nANTHROPIC_AUTH_TOKEN=tok\nANTHROPIC_API_KEY=sk-1\nB=2": ("sk-1", ""),
+    "A_KEY=a\nB_KEY=b": ("A_KEY=a\nB_KEY=b", ""),
+    "abcd+/xyz==": ("abcd+/xyz==", ""),
+    "lm-studio": ("lm-studio", ""),
+    '""': ("", ""),
+    "'": ("'", ""),
+    "": ("", ""),
+    "Bearer ": ("Bearer", ""),
+}
+
+
+@pytest.mark.parametrize("text", KEPT)
+def test_a_key_is_found_in_what_people_keep_as_one(text):
+    assert key_in(text) == KEPT[text]
+
+
+@pytest.mark.parametrize("value", ["m", " m\r\n", '"m"', "'m' ", "\ufeffm"])
+def test_a_variable_is_its_value_without_what_surrounds_it(value):
+    assert variable({"A": value}, "A") == "m"
+    assert variable({"A": value}, "B") == ""
+
+
+@pytest.mark.parametrize("value", ['a"b', '"a" "b"', "it's"])
+def test_quotes_inside_a_variable_stay(value):
+    assert variable({"A": value}, "A") == value

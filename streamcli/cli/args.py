@@ -147,7 +147,16 @@ class Texts(click.types.StringParamType):
 
     def split_envvar_value(self, rv: str) -> list[str]:
         """The lines of a variable."""
-        return [line for line in rv.split("\n") if line]
+        return [line.removesuffix("\r") for line in rv.split("\n") if line.strip("\r")]
+
+
+class Option(click.Option):
+    """An option whose variable may end in what an editor or a file leaves there: white space around it is left out."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """The variable's value, None where it is unset or blank."""
+        value = super().resolve_envvar_value(ctx)
+        return value if self.multiple or value is None else value.strip() or None
 
 
 # A system call can wait some 24 days; 64 bits are the largest integers that every JSON parser takes.
@@ -158,11 +167,11 @@ _SOME = Number(int, least=1, most=2**31 - 1)
 def _option(*names: str, metavar: str | None = None, help: str, **settings: Any) -> click.Option:  # noqa: A002
     if settings.get("multiple"):
         settings["type"] = Texts()
-    return click.Option(names, metavar=metavar, help=help, **settings)
+    return Option(names, metavar=metavar, help=help, **settings)
 
 
 def _flag(*names: str, help: str, default: bool = False) -> click.Option:  # noqa: A002 - click's word
-    return click.Option(names, is_flag=True, default=default, help=help)
+    return Option(names, is_flag=True, default=default, help=help)
 
 
 def _configure(context: click.Context, param: click.Parameter, value: str | None) -> str | None:

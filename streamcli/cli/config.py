@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from streamcli.errors import reason
+from streamcli.errors import UsageError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 FILE = "config"
 # The places where an option may have been set; a later one wins over an earlier one.
@@ -53,7 +53,7 @@ def layers(
     if not isinstance(profiles, dict):
         raise click.UsageError(f"{place}: profile is not a table of profiles")
     if profile is not None and profile not in profiles:
-        raise click.UsageError(f"{place} has no table [profile.{profile}]")
+        raise click.UsageError(f"{place} has no table [profile.{profile}]{_nearest(profile, profiles)}")
     _add(found, table, place, place, options)
     if profile is not None:
         own = Layers({}, {})
@@ -89,14 +89,20 @@ def usual_path(environment: Mapping[str, str]) -> str | None:
 def _table(path: str, *, needed: bool) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            import tomllib  # noqa: PLC0415 - few have a configuration
-
-            return tomllib.load(file)
+            data = file.read()
     except OSError as fault:
         # In a home that may not be entered, as a container may have it, nobody can say that a file is there.
         if not needed and not os.path.lexists(path):
             return {}
         raise click.UsageError(f"cannot read the configuration {path}: {reason(fault)}") from None
+    import tomllib  # noqa: PLC0415 - few have a configuration
+
+    from streamcli.protocol.userinput import decoded  # noqa: PLC0415
+
+    try:
+        return tomllib.loads(decoded(data, f"the configuration {path}"))
+    except UsageError as fault:
+        raise click.UsageError(fault.message) from None
     except (ValueError, RecursionError) as fault:
         raise click.UsageError(f"the configuration {path} is not TOML: {reason(fault)}") from None
 
@@ -108,9 +114,16 @@ def _add(found: Layers, table: Any, where: str, origin: str, options: Sequence[c
     for key, value in table.items():
         option = known.get(key)
         if option is None or option.name is None or option.name in _NOT_HERE:
-            raise click.UsageError(f"{where}: {key} is not an option that can be set there")
+            raise click.UsageError(f"{where}: {key} is not an option that can be set there{_nearest(key, known)}")
         found.values[option.name] = _value(option, value, f"{where}: {key}")
         found.origins[option.name] = origin
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    import difflib  # noqa: PLC0415 - only for a mistake
+
+    close = [] if name in known else difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _value(option: click.Option, value: Any, what: str) -> Any:

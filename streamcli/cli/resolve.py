@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from streamcli.errors import UsageError
 from streamcli.protocol import request
 from streamcli.protocol.jsontext import loads_exact
-from streamcli.protocol.userinput import decoded, json_value
+from streamcli.protocol.userinput import decoded, json_value, key_in, variable
 
 from . import io
 
@@ -134,7 +134,7 @@ def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     found.pop("stream", None)
     found.update({field: _value(args, name) for name, field in _FIELDS.items() if _goes_over(args, name, found, field)})
     if not found.get("model"):
-        found["model"] = os.environ.get("ANTHROPIC_MODEL") or request.DEFAULT_MODEL
+        found["model"] = variable(os.environ, "ANTHROPIC_MODEL") or request.DEFAULT_MODEL
     found.setdefault("max_tokens", request.DEFAULT_MAX_TOKENS)
     system = _system(args)
     if system is not None and not ("system" in found and not _is_typed(args, "system", "system_file")):
@@ -152,8 +152,9 @@ def _goes_over(args: Args, name: str, found: Mapping[str, Any], field: str) -> b
 
 def _value(args: Args, name: str) -> Any:
     value = getattr(args, name)
-    if name == "model" and os.environ.get("ANTHROPIC_MODEL") and not args.near(name):
-        return os.environ["ANTHROPIC_MODEL"] if value else None
+    ambient = variable(os.environ, "ANTHROPIC_MODEL") if name == "model" and not args.near(name) else ""
+    if ambient:
+        return ambient if value else None
     return (list(value) or None) if isinstance(value, tuple) else value
 
 
@@ -302,7 +303,7 @@ def endpoint(args: Args, local_url: str | None = None) -> request.Endpoint:
 def _address(args: Args) -> tuple[str, str]:
     near = [(args.base_url, "--base-url")] if args.near("base_url") else []
     far = [] if near else [(args.base_url, "base-url in the configuration")]
-    known = [*near, (os.environ.get("ANTHROPIC_BASE_URL"), "ANTHROPIC_BASE_URL"), *far]
+    known = [*near, (variable(os.environ, "ANTHROPIC_BASE_URL"), "ANTHROPIC_BASE_URL"), *far]
     return next(((url, named) for url, named in known if url), (request.DEFAULT_BASE_URL, "the default base URL"))
 
 
@@ -323,8 +324,9 @@ def _explicit_key(args: Args, *, url_is_configured: bool) -> tuple[str | None, s
 
 
 def _key(raw: bytes, source: str) -> tuple[str, str]:
-    key = raw.decode("utf-8", "replace").strip()
-    if not key:
+    is_utf_16 = raw[:2] in {b"\xff\xfe", b"\xfe\xff"}  # as PowerShell writes files
+    key = raw.decode("utf-16" if is_utf_16 else "utf-8", "replace")
+    if not key_in(key)[0]:
         raise UsageError(f"{source} gave an empty key")
     return key, source
 

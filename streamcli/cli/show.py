@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from streamcli.output.terminal import one_line
 from streamcli.protocol import request as requests
+from streamcli.protocol import userinput
 from streamcli.protocol.jsontext import dumps, loads_exact
 from streamcli.protocol.secrets import is_secret, split_scheme, without_secrets
 
@@ -129,8 +130,9 @@ def _ambient(args: Args, environment: Mapping[str, str]) -> dict[str, tuple[Any,
     for name, (variable, default) in usual.items():
         if name == "base_url" and args.local is not None:
             continue
-        if environment.get(variable) and not args.near(name):
-            found[name] = environment[variable], variable
+        ambient = userinput.variable(environment, variable)
+        if ambient and not args.near(name):
+            found[name] = ambient, variable
         elif getattr(args, name) is None:
             found[name] = default, "default"
     return found

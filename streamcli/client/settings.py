@@ -23,6 +23,7 @@ from streamcli.protocol.request import (
     holds_credential,
 )
 from streamcli.protocol.retry import MAX_RETRIES
+from streamcli.protocol.userinput import variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -130,7 +131,7 @@ def endpoint_of(settings: Settings) -> Endpoint:
     scheme, source = ("bearer", "auth_token") if token and not key else ("", "api_key")
     secret = credential(os.environ, key=key or token, source=source, scheme=scheme)
     headers = (*custom_headers(os.environ), *(settings.get("default_headers") or {}).items())
-    given, ambient = settings.get("base_url"), os.environ.get("ANTHROPIC_BASE_URL")
+    given, ambient = settings.get("base_url"), variable(os.environ, "ANTHROPIC_BASE_URL")
     base_url = checked_base_url(
         given or ambient or DEFAULT_BASE_URL,
         source="base_url" if given else "ANTHROPIC_BASE_URL",

@@ -16,6 +16,7 @@ from streamcli.errors import UsageError
 from streamcli.version import __version__
 
 from .jsontext import dumps
+from .userinput import key_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -161,8 +162,8 @@ def credential(
     """The credential to send, or None.
 
     An explicit `key` wins, then ANTHROPIC_API_KEY as `x-api-key`, then ANTHROPIC_AUTH_TOKEN as a Bearer token; `scheme`
-    overrides how it goes out. White space around a key is removed, and an empty one does not count. Raises UsageError,
-    which does not show the key, for one that no header can carry.
+    overrides how it goes out. A key is read as people keep one (userinput.key_in), and an empty one does not count.
+    Raises UsageError, which does not show the key, for one that no header can carry.
     """
     candidates = [
         (key, source, "x-api-key"),
@@ -170,13 +171,22 @@ def credential(
         (environment.get("ANTHROPIC_AUTH_TOKEN"), "ANTHROPIC_AUTH_TOKEN", "bearer"),
     ]
     for raw, name, own_scheme in candidates:
-        secret = (raw or "").strip()
+        secret, said = key_in(raw or "")
         if not secret:
             continue
-        if not re.fullmatch(r"[\x20-\x7e]+", secret):
-            raise UsageError(f"the key from {name} holds a character that no header can carry")
-        return Credential(scheme or own_scheme, secret)
+        wrong = re.search(r"[^\x20-\x7e]", secret)
+        if wrong:
+            place = f"character {wrong.start() + 1} is {_what(wrong[0])}"
+            raise UsageError(f"the key from {name} holds a character that no header can carry: {place}")
+        return Credential(scheme or said or own_scheme, secret)
     return None
+
+
+def _what(character: str) -> str:
+    """What is wrong with a character, without showing it."""
+    return {"\n": "a line end", "\r": "a line end", "\0": "a NUL, as in UTF-16"}.get(
+        character, "a control character" if character.isascii() else "not ASCII"
+    )
 
 
 def checked_base_url(url: str, *, source: str, has_credential: bool, allow_http: bool) -> str:

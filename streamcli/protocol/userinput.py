@@ -6,13 +6,21 @@ UsageError is the only exception. No I/O.
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import UsageError, reason
 
 from .jsontext import loads_exact
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1""", re.DOTALL)
+# A line of a shell, of an .env file or of PowerShell that sets a key.
+_SETS_KEY = re.compile(r"(?:export\s+|set\s+|\$env:)?(\w*(?:KEY|TOKEN))\s*=\s*(.+?)(?:\s+#.*)?", re.IGNORECASE)
+_OURS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 
 
 def decoded(data: bytes, source: str) -> str:
@@ -33,3 +41,30 @@ def json_value(data: bytes, source: str, *, hint: str = "") -> Any:
         if b"\n" not in data.strip():  # `data` may be one line of a file, and not its first
             why = why.replace(": line 1 column", " at column")
         raise UsageError(f"{source} is not JSON: {why}{hint}") from None
+
+
+def variable(environment: Mapping[str, str], name: str) -> str:
+    """A variable's value without white space and quotes around it, which .env files leave; "" if it is unset."""
+    return _bare(environment.get(name, ""))
+
+
+def key_in(text: str) -> tuple[str, str]:
+    """The key in what people keep as one, "" if there is none, and "bearer" if that says so, else "".
+
+    It may stand in quotes, behind `Bearer`, or in a line `NAME=value`, among others if the name is one of ours.
+    """
+    text = _bare(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    found = [match for match in map(_SETS_KEY.fullmatch, lines) if match]
+    ours = [match for name in _OURS for match in found if match[1] == name]
+    line = next(iter(ours or (found if len(lines) == 1 else ())), None)
+    text = _bare(line[2] if line else lines[0] if len(lines) == 1 else text)
+    says_bearer = text[:7].lower() == "bearer "
+    is_token = says_bearer or (line is not None and line[1] == _OURS[1])
+    return _bare(text[7:]) if says_bearer else text, "bearer" if is_token else ""
+
+
+def _bare(text: str) -> str:
+    text = text.strip("\ufeff \t\r\n\v\f")
+    match = _QUOTED.fullmatch(text)
+    return match[2].strip() if match else text
