@@ -19,6 +19,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from typing import NamedTuple
 
@@ -1144,11 +1145,13 @@ def test_an_ignored_hangup_stays_ignored(server):
 
 
 @each(
-    cut_meanwhile=([], 8, "ended before message_stop"),
-    ended_meanwhile=([text_delta("lo") + block_stop() + message_delta() + MESSAGE_STOP], 0, ""),
-    silent_meanwhile=([HANG], 7, "within the idle timeout of 0.3 s"),
+    cut_meanwhile=([], 0, 8, "ended before message_stop"),
+    ended_meanwhile=([text_delta("lo") + block_stop() + message_delta() + MESSAGE_STOP], 0, 0, ""),
+    silent_meanwhile=([HANG], 0, 7, "within the idle timeout of 0.3 s"),
+    ended_long_ago=([text_delta("lo") + block_stop() + message_delta() + MESSAGE_STOP], 1.2, 0, ""),
+    silent_for_long=([HANG], 1.2, 7, "within the idle timeout of 0.3 s"),
 )
-def test_a_stopped_run_goes_on_as_if_nothing_but_time_had_passed(rest, status, words, /):
+def test_a_stopped_run_goes_on_as_if_nothing_but_time_had_passed(rest, pause, status, words, /):
     stopped, sent = threading.Event(), threading.Event()
 
     def answer(_):
@@ -1163,6 +1166,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_but_time_had_passed(rest, status, w
         running.until_stopped()
         stopped.set()
         assert rest == [HANG] or sent.wait(10)
+        time.sleep(pause)  # which is what is tested: the timeout passes while nobody reads
         running.signal(signal.SIGCONT)
         ended = running.end()
     assert ended.status == status

@@ -11,20 +11,13 @@ import real_servers
 import scripted_model
 from faults_command import Running, streamcli
 from questions import QUESTIONS, TOOL, UNPARSED_THINKING, Outcome, ask, body, lines, texts_of
+from server_table import LLAMACPP
 
 from streamcli import Client, ProtocolError
 
 pytestmark = [pytest.mark.local, pytest.mark.slow]
 
-# Its message_start waits for the first text that can be shown, and is lost where the first token is not a character.
-LATE = {"missing message_start": 1}
-DEVIATIONS = dict.fromkeys(
-    ["an emoji first", "a character in pieces", "half a character first", "half a character"], LATE
-)
-NOTES = {
-    "a limit": "streamcli: stop reason max_tokens: the answer was cut at --max-tokens\n",
-    "thinking that is cut": "streamcli: stop reason max_tokens: the answer was cut at --max-tokens\n",
-}
+DEVIATIONS = {name: outcome.deviations for name, outcome in LLAMACPP.items()}
 # Options of the server, and what it makes otherwise of the answers with them.
 OPTIONS = {
     "as it comes": ({}, {}),
@@ -34,8 +27,6 @@ OPTIONS = {
     "reasoning deepseek-legacy": ({"reasoning_format": "deepseek-legacy"}, {}),
     "reasoning none": ({"reasoning_format": "none"}, UNPARSED_THINKING),
 }
-
-
 PROGRAM = """#!/bin/sh
 [ "$1" = --describe ] && exec cat "$0.json"
 cat >"$0.input"
@@ -139,6 +130,14 @@ class TestTheCommand:
         kinds = [json.loads(line)["type"] for line in events.read_text().splitlines()]
         assert (kinds[0] == "message_start") == (name not in DEVIATIONS)
         assert kinds[-1] == "message_stop"
+
+    def test_names_the_deviations_where_it_is_asked_to_and_refuses_them_where_it_must(self, model):
+        words = ["--local", model, "-I", "ask:emoji"]
+        assert streamcli(*words).err == ""
+        assert "deviation: missing message_start: content_block_start came first (×1)\n" in streamcli(*words, "-v").err  # noqa: RUF001
+        strict = streamcli(*words, "--strict")
+        assert (strict.status, strict.out) == (8, b"")
+        assert strict.error.startswith("the stream is malformed: content_block_start came before message_start")
 
     def test_runs_the_tool_that_is_called_and_goes_on(self, model, tmp_path):
         program = tmp_path / "get_weather"

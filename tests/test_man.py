@@ -9,10 +9,11 @@ import tomllib
 
 import manual
 import pytest
+import server_table
 import starter
 from batches import BatchesServer
 from faults_command import ask, environment, streamcli
-from manual import PAGES, items, prose, rows, sections, texts, values
+from manual import PAGES, entries, items, prose, rows, sections, texts, values
 from server import (
     MESSAGE_STOP,
     block_start,
@@ -512,3 +513,11 @@ def test_the_pages_are_installed_and_shown():
     for number in PAGES:
         assert installed[f"share/man/man{number}"] == [f"man/streamcli.{number}"]
         assert f"./man/streamcli.{number}" in shown
+
+
+@pytest.mark.parametrize(("server", "kinds"), server_table.deviations().items())
+def test_a_server_that_is_run_has_its_version_there_and_the_kinds_it_deviates_in(server, kinds):
+    groups = ("Inference servers", "Gateways", "Test servers")
+    named = {tag: text for group in groups for tag, text in entries(7, group).items()}
+    [text] = [text for tag, text in named.items() if server.partition(", ")[0] in tag]
+    assert set(re.findall(r"^\.Dq (.*)$", text, re.MULTILINE)) == kinds

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import signal
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import faults_command
 import httpx
 import pytest
 import server as answers
-from faults_command import alone
+from faults_command import Running, alone
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +73,98 @@ def test_a_retry_is_on_the_tape_and_plays_again(server, tmp_path):
     assert b"retrying" in live.stderr
 
 
+ERROR = answers.event("error", error={"type": "overloaded_error", "message": "busy"})
+QUICK = answers.event("error", error={"type": "rate_limit_error", "message": "slower"})
+# What each attempt brings; the last line of a stream that fails is an error event.
+CALLS = {
+    "an error event after text": [answers.head() + answers.opening("par") + ERROR],
+    "an error event before text": [answers.head() + answers.opening() + ERROR],
+    "one of a type nobody knows": [answers.head() + answers.event("error", error={"type": "x", "message": "y"})],
+    "a cut after text, then an answer": [answers.head() + answers.opening("par"), WHOLE],
+    "error events, then an answer": [*[answers.head() + answers.opening("par") + QUICK] * 2, WHOLE],
+    "a refusal, an error event, a refusal": [
+        answers.error_response(529, "overloaded_error", retry_after_ms="1"),
+        answers.head() + answers.message_start() + ERROR,
+        answers.error_response(529, "overloaded_error", retry_after_ms="1"),
+    ],
+    "a final refusal": [answers.error_response(404, "not_found_error", "no such model")],
+}
+FORMS = [[], ["--events"], ["--message"], ["-x"]]
+
+
+@pytest.mark.parametrize("recorded_as", [[], ["--message"]], ids=["text", "message"])
+@pytest.mark.parametrize("call", CALLS)
+def test_whatever_format_it_is_played_in_it_ends_with_the_status_of_the_call(server, tmp_path, call, recorded_as):
+    server.responses = CALLS[call]
+    tape = tmp_path / "tape"
+    retries = ["--retries", str(len(CALLS[call]) - 1)]
+    live = streamcli("--base-url", server.url, *retries, "--record", str(tape), *recorded_as, "hi")
+    assert len(server.requests) == len(tape.read_text().split('{"request"')) - 1
+    for form in FORMS:
+        again = streamcli("--replay", str(tape), *form)
+        status = 11 if form == ["-x"] and live.returncode == 0 else live.returncode
+        assert again.returncode == status, form
+        if form == recorded_as:
+            assert (again.stdout, without_waits(again.stderr)) == (live.stdout, without_waits(live.stderr))
+
+
+def without_waits(text):
+    return re.sub(rb"in \d+\.\d s", b"", text)
+
+
+def test_an_attempt_that_the_tape_repeats_is_played_without_a_word_of_it():
+    attempt = [{"request": {"body": "{}"}}, ANSWER, {"t": 0, "end": "closed"}]
+    player = Player([json.dumps(line).encode() for line in [*attempt, *attempt, {"exit_code": 5}]])
+    assert (player.repeats, player.exit_code, player.following()) == (False, 5, [])
+    with httpx.Client(transport=player) as client:
+        for repeats in (True, False):
+            with client.stream("GET", "http://localhost/"):
+                assert player.repeats is repeats
+    assert player.following() is None
+
+
+def test_a_tape_without_a_status_ends_as_its_text_would(tmp_path):
+    for text, status in (("", 5), ("par", 8)):
+        data = (answers.opening(*[text] * bool(text)) + ERROR).decode()
+        lines = [{"request": {}}, {**ANSWER, "headers": {"content-type": "text/event-stream"}}, {"t": 0, "data": data}]
+        (tmp_path / "tape").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"t": 0, "end": "closed"}]))
+        for form in ([], ["--message"], ["--events"]):
+            assert streamcli("--replay", str(tmp_path / "tape"), *form).returncode == status
+
+
+def test_a_token_of_another_server_is_not_on_the_tape(server, tmp_path):
+    server.responses = [WHOLE]
+    servers = [{"type": "url", "name": "n", "url": "https://h", "authorization_token": 'se"cret-word'}]
+    said = 'a \\ "authorization_token": "is a key"'
+    words = ["--set", f"mcp_servers={json.dumps(servers)}", "--record", str(tmp_path / "tape"), said]
+    assert streamcli("--base-url", server.url, *words).returncode == 0
+    sent = json.loads(server.request().body)
+    assert sent["mcp_servers"] == servers
+    body = json.loads(json.loads((tmp_path / "tape").read_text().splitlines()[0])["request"]["body"])
+    assert body["mcp_servers"][0].pop("authorization_token") == "***"
+    assert sent["mcp_servers"][0].pop("authorization_token")
+    assert body == sent
+
+
+def test_a_signal_before_the_head_ends_the_attempt_on_the_tape(server, tmp_path):
+    server.responses = [(answers.HANG,)]
+    tape = tmp_path / "tape"
+    with Running("-I", "--base-url", server.url, "--record", str(tape), "hi") as running:
+        server.request()
+        running.signal(signal.SIGTERM)
+        assert running.end().status == -signal.SIGTERM
+    assert json.loads(tape.read_text().splitlines()[-1])["end"] == "closed"
+
+
+def test_a_replayed_error_speaks_of_the_server_that_was_asked(server, tmp_path):
+    server.responses = [answers.error_response(401, message="who?")]
+    tape = tmp_path / "tape"
+    for scheme in ("x-api-key", "bearer"):
+        words = ["--auth", scheme, "--record", str(tape), "hi"]
+        live = streamcli("--base-url", server.url, *words, ANTHROPIC_API_KEY=KEY)
+        assert streamcli("--replay", str(tape)).stderr == live.stderr
+
+
 def test_a_tape_has_the_request_each_read_and_the_end(server, tmp_path):
     server.responses = [WHOLE]
     tape = tmp_path / "tape"
@@ -120,7 +214,7 @@ def test_what_is_no_tape_is_said_before_anything_else(lines):
 
 def test_a_line_that_is_no_json_is_named():
     with pytest.raises(UsageError, match="line 2 of the tape"):
-        list(Player([b'{"request":{}}', b"{torn"])._reads())
+        Player([b'{"request":{}}', b"{torn"])
 
 
 def test_a_tape_that_was_torn_off_is_an_incomplete_stream():

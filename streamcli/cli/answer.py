@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections import deque
 from typing import TYPE_CHECKING
 
 from streamcli.errors import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from streamcli.client.client import Client, MessageStream
+    from streamcli.network.tape import Player
 
     from .args import Args
     from .question import Question
@@ -83,8 +85,8 @@ class Answer:
                 pass
             return self._complete(question)
         except StreamcliError as error:
-            status = self._status(error)
-            self._fail(error)
+            status = self._status(error, question.player)
+            self._fail(error, status)
             self._diagnostics.fault(error, status)
             return status
         except io.Signalled as end:
@@ -105,7 +107,7 @@ class Answer:
         if self._args.output_format == "sse" and self._stream.exchange.came_whole:
             what = "the response is a whole message and not an event stream, which --sse would show"
             raise self._stream.exchange.explained(UnexpectedResponseError(what))
-        self._pump(self._stream)
+        self._pump(self._stream, question.player)
         accumulator = self._stream.exchange.accumulator
         message: Mapping[str, Any] = accumulator.snapshot() or {}
         calls = question.loop.answered(message)
@@ -124,13 +126,17 @@ class Answer:
         self._outputs.results([{**result, "name": names.get(result["tool_use_id"])} for result in results])
         return False
 
-    def _pump(self, stream: MessageStream) -> None:
+    def _pump(self, stream: MessageStream, player: Player | None) -> None:
         before = self._outputs.written
         while True:
             self._outputs.begin(stream.exchange)
             try:
                 for data in stream.reads():
-                    self._outputs.pass_on(data, stream.exchange.receive(data))
+                    events = stream.exchange.receive(data)
+                    if player and player.repeats:
+                        deque(events, 0)  # of an attempt that failed nothing counts, in whatever format it is played
+                    else:
+                        self._outputs.pass_on(data, events)
             except APIError as error:
                 if self._outputs.written > before:
                     raise
@@ -175,24 +181,33 @@ class Answer:
         if not question.conversation.append([*question.asked, *question.loop.added]):
             self._diagnostics.note(f"the answer is empty: {self._args.conversation} stays as it was")
 
-    def _fail(self, error: StreamcliError) -> None:
+    def _fail(self, error: StreamcliError, status: int | None = None) -> None:
         self._meter.stop()
         self._outputs.fail(error)
         with contextlib.suppress(OutputError, io.ReaderClosedPipe):
             self._report()
-        self._close(succeeded=False)
+        self._close(succeeded=False, status=status)
 
-    def _close(self, *, succeeded: bool) -> None:
+    def _close(self, *, succeeded: bool, status: int | None = None) -> None:
         if self._stream:
-            self._stream.close()  # the tape's last line is written by this
+            self._stream.close()  # this ends the attempt on the tape
+        if status is not None:
+            with contextlib.suppress(OutputError, io.ReaderClosedPipe):
+                self.record(dumps({"exit_code": status}) + b"\n")
         self._outputs.close(succeeded=succeeded)
 
-    def _status(self, error: StreamcliError) -> int:
-        if isinstance(error, APIStatusError) and error.in_stream:
-            if self._outputs.written:
-                return StreamError.exit_code
-            return error.exit_code if error.status_code != 200 else InternalServerError.exit_code
-        return error.exit_code
+    def _status(self, error: StreamcliError, player: Player | None) -> int:
+        """The exit status of an error: an error event after output is not one before.
+
+        A tape tells which it was, in whatever format it is played: by the status, else as if it were text.
+        """
+        if not (isinstance(error, APIStatusError) and error.in_stream):
+            return error.exit_code
+        if player and player.exit_code is not None:
+            return player.exit_code
+        if _has_text(error.partial) if player else self._outputs.written:
+            return StreamError.exit_code
+        return error.exit_code if error.status_code != 200 else InternalServerError.exit_code
 
     def _report(self) -> None:
         if self._stream is None:
@@ -210,3 +225,7 @@ class Answer:
                     self._diagnostics.note(f"{name}: {value}")
             for line in exchange.deviation_lines():
                 self._diagnostics.note(line)
+
+
+def _has_text(message: Any) -> bool:
+    return any(block.get("text") for block in (message or {}).get("content", ()))

@@ -6,6 +6,7 @@ sent. There is nothing to close: a connection ends with its response.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import httpx
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from streamcli.client.async_client import AsyncClient
     from streamcli.client.settings import Settings
+    from streamcli.errors import APIError
     from streamcli.protocol.request import Endpoint
 
     from . import io
@@ -39,11 +41,17 @@ def client(
 ) -> Client:
     """The client for one request after the other; it says when it retries.
 
-    `player` answers instead of the network; `record` is given each line of a tape of what goes over it.
+    `player` answers instead of the network, and its tape says how often; `record` is given each line of a tape of what
+    goes over the network.
     """
 
     def recorded(transport: httpx.BaseTransport) -> httpx.BaseTransport:
         return Recorder(transport, record) if record else transport
+
+    def said(error: APIError, wait: float) -> None:
+        if player and not player.repeats:
+            raise error
+        diagnostics.note(f"retrying in {wait:.1f} s after: {error}")
 
     if player:
         http = httpx.Client(transport=player, trust_env=False)
@@ -51,9 +59,9 @@ def client(
         http = own_client(proxy=_proxy(args, endpoint), ca_file=args.ca_file, around=recorded)
     settings: Settings = {
         **_settings(args, endpoint),
-        "max_retries": args.retries,
+        "max_retries": sys.maxsize if player else args.retries,
         "keep_text": keep_text,
-        "on_retry": lambda error, wait: diagnostics.note(f"retrying in {wait:.1f} s after: {error}"),
+        "on_retry": said,
     }
     return Client(http_client=http, **settings)
 

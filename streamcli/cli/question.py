@@ -5,12 +5,14 @@ Contract: standard input is read, programs describe themselves and the conversat
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.errors import UsageError
 from streamcli.network.tape import Player, TapeTurns
+from streamcli.protocol.request import Credential, Endpoint, checked_base_url, is_loopback
 from streamcli.turns.tool_loop import ToolLoop
 
 from . import io, resolve
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     RunTools = Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]
 
 
+_SCHEMES = {"x-api-key": "x-api-key", "authorization": "bearer"}
+
+
 class Question(NamedTuple):
     """What is asked, and what follows from the answer: the loop of turns, who runs tools, the file that remembers."""
 
@@ -40,11 +45,29 @@ class Question(NamedTuple):
         """Whether something is made of the answer's text besides its output."""
         return self.conversation is not None or self.run_tools is not None
 
+    @property
+    def player(self) -> Player | None:
+        """What answers instead of a server."""
+        return self.loop.player if isinstance(self.loop, TapeTurns) else None
 
-def replayed(path: str, *, speed: float) -> Question:
-    """The question of a tape. Raises UsageError for a file that is not one."""
+
+def replayed(path: str, *, speed: float) -> tuple[Endpoint, Question]:
+    """The question of a tape, and where it was asked. Raises UsageError for a file that is not one."""
     loop = TapeTurns(Player(io.read_file(path, "the tape").splitlines(), speed=speed))
-    return Question(loop, run_tools=loop.results)
+    return _place(loop.player.request), Question(loop, run_tools=loop.results)
+
+
+def _place(request: Mapping[str, Any]) -> Endpoint:
+    """Where a request on a tape went, as far as messages speak of it; the key is not on the tape."""
+    headers = request.get("headers")
+    names = headers.keys() if isinstance(headers, dict) else ()
+    scheme = next((scheme for name, scheme in _SCHEMES.items() if name in names), None)
+    credential = Credential(scheme, "***") if scheme else None
+    with contextlib.suppress(UsageError):
+        url = checked_base_url(str(request.get("url")), source="the tape", has_credential=False, allow_http=True)
+        if credential or is_loopback(url):
+            return Endpoint(url, credential)
+    return Endpoint("http://localhost", None)
 
 
 def put_together(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics, stack: ExitStack) -> Question:

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.errors import UnexpectedResponseError
 from streamcli.network import local
-from streamcli.network.tape import TapeTurns
 from streamcli.output.terminal import one_line
 from streamcli.protocol.jsontext import dumps
-from streamcli.protocol.request import Endpoint
 from streamcli.protocol.secrets import secrets_of
 
 from . import clients, files, io, resolve
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
 
     from streamcli.client.async_client import AsyncClient
     from streamcli.client.client import Client
+    from streamcli.protocol.request import Endpoint
 
     from .args import Args
 
@@ -107,7 +106,7 @@ def _asked(this: Run) -> tuple[Endpoint, Question]:
     """
     args = this.args
     if args.replay:
-        return Endpoint("http://localhost", None), replayed(args.replay, speed=args.replay_speed)
+        return replayed(args.replay, speed=args.replay_speed)
     return _endpoint(this), put_together(args, this.streams, this.diagnostics, this.stack)
 
 
@@ -142,7 +141,7 @@ def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
         endpoint,
         diagnostics,
         keep_text=question.needs_text or bool(args.schema or args.extract) or args.output_format in _KEEP_TEXT,
-        player=question.loop.player if isinstance(question.loop, TapeTurns) else None,
+        player=question.player,
         record=answer.record if args.record else None,
     )
     return answer.deliver(client, question, this.standard_output, reach=this.reach)

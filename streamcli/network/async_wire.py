@@ -180,6 +180,12 @@ class AsyncWire(asyncio.BufferedProtocol):
         if self._loop.time() < self._due:
             self._watch()
             return
+        # Where this process was stopped, only the time went by: the loop has to look at the socket first.
+        self._loop.call_soon(self._loop.call_soon, self._give_up, self._waiter)
+
+    def _give_up(self, overdue: asyncio.Future[None]) -> None:
+        if self._waiter is not overdue or overdue.done():
+            return
         waiter, self._waiter = self._waiter, None  # not kept: the error will know the frames it passed
         waiter.set_exception(TimeoutError())
 

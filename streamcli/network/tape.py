@@ -5,14 +5,16 @@ again without network, key or TLS. Secrets never reach the tape; the request's b
 
 A tape is, for each attempt: {"request": {...}}, then {"t", "status", "headers"}, then a {"t", "data"} for each read
 ("data64" where it is not UTF-8), then {"t", "end"}: "whole", "closed" where the reader had enough, or the error. `t`
-is in seconds since the request.
+is in seconds since the request. A run that failed ends it with {"exit_code"}, which says what no attempt tells alone.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 import time
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
@@ -33,7 +35,12 @@ _TYPES: dict[str, Any] = {
     "data": str,
     "data64": bytes,
     "request": dict,
+    "exit_code": int,
 }
+# Of the request on a tape, what messages speak of.
+_TOLD = ("model", "max_tokens")
+# In a request, what another server takes for a key. Inside a string its quotes would be escaped.
+_TOKEN = re.compile(r'("authorization_token"\s*:\s*)"(?:[^"\\]|\\.)*"')
 
 
 class Recorder(httpx.BaseTransport):
@@ -45,7 +52,7 @@ class Recorder(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request`; its response is written down as it is read."""
-        body = request.read().decode("utf-8", "replace")
+        body = _TOKEN.sub(r'\1"***"', request.read().decode("utf-8", "replace"))
         headers = without_secrets(request.headers.items())
         line = {"method": request.method, "url": str(request.url), "headers": headers, "body": body}
         self._write(dumps({"request": line}) + b"\n")
@@ -54,6 +61,9 @@ class Recorder(httpx.BaseTransport):
             response = self._inner.handle_request(request)
         except errors.APIError as error:
             lines.end(_described(error))
+            raise
+        except BaseException:  # a signal
+            lines.end("closed")
             raise
         lines.add(status=response.status_code, headers=without_secrets(response.headers.items()))
         response.stream = _Recorded(response.stream, lines)  # type: ignore[arg-type]  # a synchronous transport's
@@ -111,44 +121,67 @@ def _described(error: errors.APIError) -> dict[str, Any]:
     return {"error": type(error).__name__, "message": error.message, "retryable": getattr(error, "retryable", None)}
 
 
+class _Attempt(NamedTuple):
+    """A request as it was sent, and the lines of what came of it."""
+
+    request: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+
 class Player(httpx.BaseTransport):
     """Answers each request with the tape's next attempt, whatever it asks.
 
-    `lines` are the tape's; `speed` 1 keeps the time between reads, 2 halves it, 0 leaves it out. Raises UsageError for
-    what is not a tape.
+    `lines` are the tape's; `speed` 1 keeps the time between reads, 2 halves it, 0 leaves it out. `request` is the first
+    one as it was sent, `exit_code` the status of the run, if the tape has it. Raises UsageError for what is not a tape.
     """
 
     def __init__(self, lines: Iterable[bytes], *, speed: float = 0) -> None:
-        self._lines = _parsed(lines)
+        self.exit_code: int | None = None
+        self._left = deque[_Attempt]()
+        for line in _parsed(lines):
+            if "request" in line:
+                self._left.append(_Attempt(line["request"], []))
+            elif not self._left:
+                break
+            elif "exit_code" in line:
+                self.exit_code = line["exit_code"]
+            else:
+                self._left[-1].lines.append(line)
+        if not self._left:
+            raise errors.UsageError("the tape does not begin with a request")
+        self.request = self._left[0].request
+        self._current = _Attempt({}, [])
         self._speed = speed
         self._start = 0.0
-        if "request" not in next(self._lines, {}):
-            raise errors.UsageError("the tape does not begin with a request")
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:  # noqa: ARG002 - the tape decides
         """The next response of the tape, or the error that took its place."""
         self._start = time.monotonic()
-        head = next(self._lines, {})
-        if "request" in head:
-            head = next(self._lines, {})
+        self._current = self._left.popleft() if self._left else _Attempt({}, [])
+        head, *reads = self._current.lines or [{}]
         self._wait(head)
         if "status" not in head:
             raise _error(head.get("end"), errors.APIConnectionError, "the tape holds no further response")
-        return Response(head["status"], headers=_headers(head), stream=_Played(self._reads()))
+        return Response(head["status"], headers=_headers(head), stream=_Played(self._reads(reads)))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the tape goes on with the same request: what it is playing failed, and nothing of it counts."""
+        following = self._left[0].request if self._left else {}
+        return bool(self._left) and all(following.get(key) == self._current.request.get(key) for key in ("url", "body"))
 
     def following(self) -> list[dict[str, Any]] | None:
         """Of the request that the tape goes on with, the blocks of its last message; None where the tape ends."""
-        request = next((line["request"] for line in self._lines if "request" in line), None)
-        if request is None:
+        if not self._left:
             return None
         try:
-            content = loads(str(request.get("body")).encode())["messages"][-1]["content"]
-        except (ValueError, LookupError, TypeError):
+            content = body_of(self._left[0].request)["messages"][-1]["content"]
+        except (LookupError, TypeError):
             return []
         return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
 
-    def _reads(self) -> Iterator[bytes]:
-        for line in self._lines:
+    def _reads(self, lines: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+        for line in lines:
             self._wait(line)
             if "data" in line:
                 yield line["data"].encode()
@@ -169,7 +202,8 @@ class TapeTurns:
     """Stands in for a ToolLoop where a tape is replayed: what follows an answer there, and the results sent with it."""
 
     def __init__(self, player: Player) -> None:
-        self.body: dict[str, Any] = {"messages": []}
+        asked = body_of(player.request)
+        self.body: dict[str, Any] = {"messages": [], **{key: asked[key] for key in _TOLD if key in asked}}
         self.added: list[dict[str, Any]] = []
         self.player = player
         self._results: list[dict[str, Any]] = []
@@ -189,6 +223,15 @@ class TapeTurns:
 
     def add(self, results: Iterable[Mapping[str, Any]]) -> None:
         """Nothing is to be sent."""
+
+
+def body_of(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request on a tape; none where its body is not a JSON object."""
+    try:
+        fields = loads(str(request.get("body")).encode())
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _headers(head: dict[str, Any]) -> dict[str, str]:

@@ -45,7 +45,16 @@ class Wire:
             return early
         try:
             return self._stream.read(_READ_BYTES, timeout)
+        except httpcore.TimeoutException as fault:
+            return self._overdue(fault)
         except _CORE_FAULTS as fault:
+            raise _system_fault(fault) from fault
+
+    def _overdue(self, fault: Exception) -> bytes:
+        """What came while this process was stopped: only the time went by, and the socket was not looked at."""
+        try:
+            return self._stream.read(_READ_BYTES, 0)
+        except _CORE_FAULTS:
             raise _system_fault(fault) from fault
 
     def write(self, data: bytes, timeout: float | None) -> None:

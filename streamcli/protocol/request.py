@@ -220,6 +220,15 @@ def is_loopback(url: str) -> bool:
     return bool(_LOOPBACK.fullmatch(urlsplit(url).hostname or ""))
 
 
+def is_anthropic_s(url: str) -> bool:
+    """Whether the URL's host is Anthropic's own, and not that of another server or of a gateway."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return f".{host.removesuffix('.')}".endswith(".anthropic.com")
+
+
 def parsed_header(line: str, *, source: str) -> tuple[str, str]:
     """The name and the value of `Name: value`. Raises UsageError, not showing the value, if it cannot be sent."""
     name, colon, value = line.partition(":")
