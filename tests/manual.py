@@ -26,6 +26,12 @@ def terms(number, title):
     return re.findall(r"^\.It (?!Li |Fl |Ev )(\S.*)$", sections(number)[title], re.MULTILINE)
 
 
+def entries(number, title):
+    """The tags of a section's list, each with the source below it."""
+    _, *parts = re.split(r"^\.It (.*)$", sections(number)[title], flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
 def bare_items(number, title):
     """The entries of a section's lists without tags: the word that begins each."""
     return re.findall(r"^\.It\n\.Li (\S+)", sections(number)[title], re.MULTILINE)

@@ -6,9 +6,11 @@ template writes last (others write a line end); an answer is a sequence of piece
 the server puts together where they are part of a character. It ends with the end of the turn, so no piece can be in two
 answers.
 
-The file is GGUF, version 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), of a few megabytes.
+Written as GGUF, version 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), it is a few megabytes; as a
+folder for Transformers it has the same tensors under other names.
 """
 
+import json
 import struct
 from array import array
 from itertools import chain, pairwise
@@ -63,15 +65,34 @@ _FEED_FORWARD = 64
 
 def write(path, answers=ANSWERS, *, endless=ENDLESS, template=TEMPLATE, context=4096):
     """Write the model with these `answers`, by their questions; those of `endless` begin again and again."""
+    kinds, follows = _vocabulary(answers, endless)
+    path.write_bytes(_gguf(_metadata(kinds, template, context), _tensors(list(kinds), follows)))
+    return path
+
+
+def write_folder(folder, answers=ANSWERS, *, endless=ENDLESS, template=TEMPLATE, context=4096):
+    """Write the model into a folder, as Transformers reads it."""
+    kinds, follows = _vocabulary(answers, endless)
+    files = _configuration(kinds, context) | {"tokenizer.json": _tokenizer(kinds)}
+    files["tokenizer_config.json"] = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TURN, "unk_token": "<unk>",
+        "clean_up_tokenization_spaces": False, "chat_template": template,
+    }  # fmt: skip
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    (folder / "model.safetensors").write_bytes(_safetensors(_tensors(list(kinds), follows)))
+    return folder
+
+
+def _vocabulary(answers, endless):
+    """The kind of each token, and which of them follows which."""
     said = {question: [token for piece in answer for token in _tokens(piece)] for question, answer in answers.items()}
     pieces = list(chain.from_iterable(said.values()))
     assert len(pieces) == len(set(pieces)), "a piece is in the answers twice"
-    kinds = dict.fromkeys(pieces, _PIECE) | dict.fromkeys(answers, _QUESTION) | _KINDS
     follows = {}
     for question, answer in said.items():
         follows |= pairwise([question, *answer, answer[0] if question in endless else END_OF_TURN])
-    path.write_bytes(_gguf(_metadata(kinds, template, context), _tensors(list(kinds), follows)))
-    return path
+    return dict.fromkeys(pieces, _PIECE) | dict.fromkeys(answers, _QUESTION) | _KINDS, follows
 
 
 def _tokens(piece):
@@ -137,7 +158,7 @@ def _tensors(tokens, follows):
     }
 
 
-# The format
+# GGUF
 
 
 def _gguf(metadata, tensors):
@@ -184,3 +205,71 @@ def _no():
 
 def _list(kind, length, data):
     return struct.pack("<IIQ", 9, kind, length) + data
+
+
+# Transformers
+
+_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    **{f"attn_{short}": f"self_attn.{short}_proj" for short in "qkv"},
+    "attn_output": "self_attn.o_proj",
+    **{f"ffn_{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")},
+}
+
+
+def _configuration(kinds, context):
+    width, ids = _width(len(kinds)), list(kinds)
+    turn = {"bos_token_id": ids.index("<s>"), "eos_token_id": ids.index(END_OF_TURN)}
+    model = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": width,
+        "intermediate_size": _FEED_FORWARD,
+        "num_hidden_layers": 1,
+        "num_attention_heads": width // _HEAD_WIDTH,
+        "num_key_value_heads": width // _HEAD_WIDTH,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": context,
+        "vocab_size": len(kinds),
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        **turn,
+    }
+    return {"config.json": model, "generation_config.json": turn}
+
+
+def _tokenizer(kinds):
+    """A vocabulary in which nothing is merged: prompts are bytes and questions."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    ids = {token: number for number, token in enumerate(kinds)}
+    whole = [token for token, kind in kinds.items() if kind == _QUESTION or token in _CONTROL]
+    space = {"pattern": {"String": "▁"}, "content": " "}
+    decoders = [{"type": "Replace", **space}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": ids[token], "content": token, "special": token in _CONTROL, **flags} for token in whole
+        ],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True, "vocab": ids, "merges": []},
+    }
+
+
+def _safetensors(tensors):
+    head, data = {}, b""
+    for name, (width, height, rows) in tensors.items():
+        own = name.removesuffix(".weight").removeprefix("blk.0.")
+        values = _floats(width, height, rows)
+        head[f"{'model.layers.0.' * name.startswith('blk')}{_NAMES[own]}.weight"] = {
+            "dtype": "F32",
+            "shape": [width] if height == 1 else [height, width],
+            "data_offsets": [len(data), len(data) + len(values)],
+        }
+        data += values
+    text = json.dumps(head).encode()
+    return struct.pack("<Q", len(text)) + text + data

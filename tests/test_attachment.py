@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from streamcli.errors import UsageError
-from streamcli.turns.attachment import by_reference, of_bytes
+from streamcli.turns.attachment import by_reference, of_bytes, readable
 
 IMAGES = {
     "image/png": b"\x89PNG\r\n\x1a\nrest",
@@ -90,3 +90,30 @@ def test_anything_else_names_a_file(word):
 def test_a_url_whose_suffix_says_nothing_is_rejected(word):
     with pytest.raises(UsageError, match=r"does not end in \.png"):
         by_reference(word)
+
+
+class TestReadable:
+    def test_text_is_a_text_block_that_begins_with_its_name(self):
+        block = of_bytes(b"The word is plum.\n", "a file", "note.txt")
+        wanted = {"type": "text", "text": "note.txt:\n\nThe word is plum.\n"}
+        assert readable(block, "note.txt", by_llamacpp=False) == wanted
+        assert readable(block, "note.txt", by_llamacpp=True) == wanted
+        assert readable(of_bytes(b"plum", "standard input"), "standard input", by_llamacpp=True)["text"] == "plum"
+
+    def test_an_image_stays_what_it_is(self):
+        block = of_bytes(IMAGES["image/png"], "a file")
+        assert readable(block, "a.png", by_llamacpp=True) is block
+
+    @pytest.mark.parametrize(
+        ("block", "kind"),
+        [
+            (of_bytes(b"%PDF-1.4", "a file", "a.pdf"), "a PDF"),
+            (by_reference("https://example.com/a.pdf"), "a URL"),
+            (by_reference("https://example.com/a.png"), "a URL"),
+            (by_reference("file_123"), "a file id"),
+        ],
+    )
+    def test_what_llama_cpp_would_skip_is_rejected_and_said(self, block, kind):
+        assert readable(block, "WORD", by_llamacpp=False) is block
+        with pytest.raises(UsageError, match=rf"--local reads no attachment that is {kind}: attach WORD as"):
+            readable(block, "WORD", by_llamacpp=True)

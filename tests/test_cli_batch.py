@@ -4,21 +4,28 @@ Slow is what a terminal is shown a few times a second, which has to be seen for 
 start, under limits of open files and of file sizes.
 """
 
+import asyncio
 import collections
 import importlib.util
 import json
 import os
 import random
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from faults_command import COMMAND, Running, Terminal, environment, shell, small_pipe, streamcli, until, until_full
 from server import HANG, PATIENCE, Server, error_response, ok, text_events
+
+from streamcli.cli import batch
+from streamcli.cli.args import parse
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is done here to the command is done with Linux")
 
@@ -224,9 +231,97 @@ def test_the_gravest_line_gives_the_status_and_one_line_says_how_many_failed(ser
 
 
 def test_a_wait_that_nobody_waits_is_said(server, file):
-    server.responses = [error_response(429, "rate_limit_error", retry_after="3600")]
-    ended = run(server, file(*named("a")))
-    assert (ended.status, ended.error) == (5, "1 of 1 lines failed: 1 rate_limit_error; the server asks to wait 3600 s")
+    refused = error_response(429, "rate_limit_error", retry_after="3600")
+    server.responses = [lambda request: refused if prompt(request) == "b" else echo(request)]
+    ended = run(server, file(*named("a", "b")))
+    assert (ended.status, ended.error) == (5, "1 of 2 lines failed: 1 rate_limit_error; the server asks to wait 3600 s")
+
+
+@pytest.mark.parametrize(
+    ("response", "status", "said"),
+    [
+        (error_response(401, "authentication_error"), 4, "status 401 authentication_error: line {}: no"),
+        (error_response(403, "permission_error"), 4, "status 403 permission_error: line {}: no"),
+        (
+            error_response(429, "rate_limit_error", retry_after="3600"),
+            5,
+            "status 429 rate_limit_error: line {}: no; the server asks to wait 3600 s",
+        ),
+    ],
+)
+def test_what_every_line_would_meet_ends_the_run_at_once(server, file, out, response, status, said):
+    server.responses = [response]
+    path = file(*named(*map(str, range(100))))
+    ended = run(server, path, "-o", out, "-j", 2)
+    assert ended.status == status
+    assert len(server.requests) == 2
+    stopped, error = ended.err.splitlines()
+    assert stopped == "streamcli: stopped after 0 of 100: run again with --resume"
+    assert re.sub(r"line \d", "line {}", error).startswith(f"streamcli: error: {said} (request_id req_1)")
+    assert not out.exists()
+    server.responses = [echo]
+    assert run(server, path, "-o", out, "--resume").status == 0
+
+
+IMPATIENT = "from streamcli.batch import pool; pool._LONG_SILENCE = 0.02; from streamcli.cli.main import main; main()"
+
+
+def test_a_batch_that_is_refused_again_and_again_says_so(server, file):
+    refused = error_response(429, "rate_limit_error", "too many", retry_after_ms="30")
+    server.responses = [*[refused] * 4, echo]
+    ended = run(server, file(*named("a")), command=[sys.executable, "-c", IMPATIENT])
+    assert (ended.status, results(ended.out)) == (0, ["A"])
+    assert ended.err == (
+        "streamcli: nobody is answered: line 1: status 429 rate_limit_error: too many (request_id req_1); "
+        "trying for up to 300 s\n"
+    )
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return not probe.connect_ex(("127.0.0.1", port))
+
+
+def limited_by_nginx(folder, upstream, limit):
+    """nginx in front of a server, with its own `limit_req`; it may say 503, which is its default, or 429."""
+    if not shutil.which("nginx"):
+        pytest.skip("nginx is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    (folder / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {folder}/pid; error_log /dev/null; events {{}}\n"
+        "http { access_log off;"
+        + "".join(f" {kind}_temp_path {folder}/{kind};" for kind in kinds)
+        + f" limit_req_zone $server_name zone=z:1m rate={limit}\n"
+        f" server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {upstream}; proxy_buffering off; }} }} }}\n"
+    )
+    return [shutil.which("nginx"), "-e", os.devnull, "-p", str(folder), "-c", str(folder / "nginx.conf")], port
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "20r/s; limit_req zone=z;",
+        "20r/s; limit_req zone=z; limit_req_status 429;",
+        "4r/s; limit_req zone=z burst=3 nodelay;",
+    ],
+    ids=["503", "429", "bursts"],
+)
+def test_a_limit_of_nginx_gets_every_line_through(server, file, tmp_path, limit):
+    command, port = limited_by_nginx(tmp_path, server.url, limit)
+    names = [str(number) for number in range(30)]
+    server.responses = [lambda request: (0.2, echo(request))]
+    with subprocess.Popen(command) as nginx:
+        try:
+            until(lambda: listens(port))
+            with Running("--base-url", f"http://127.0.0.1:{port}", "--batch", file(*named(*names))) as running:
+                ended = running.end(within=90)
+        finally:
+            nginx.terminate()
+    assert (ended.status, ended.err, results(ended.out)) == (0, "", names)
+    assert len(server.requests) == 30
 
 
 def test_a_script_is_told_of_failures_in_json(server, file):
@@ -273,8 +368,8 @@ def test_a_complete_message_that_was_not_wanted_is_not_asked_for_again(server, f
 
 
 def test_retries_are_only_spoken_of_where_that_is_asked_for(server, file):
-    busy = error_response(503, "api_error", retry_after_ms="1")
-    for option, said in ((), ""), (("-v",), "line 1: another attempt in 0.0 s after: status 503 api_error: no"):
+    busy = error_response(500, "api_error", retry_after_ms="1")
+    for option, said in ((), ""), (("-v",), "line 1: another attempt in 0.0 s after: status 500 api_error: no"):
         server.responses = [*[busy] * (server.connections + 1), echo]
         ended = run(server, file(*named("a")), *option)
         assert ended.status == 0
@@ -290,6 +385,22 @@ def test_the_statistics_are_to_be_had_as_json(server, file, tmp_path):
     assert report["faults"] == {"invalid_request_error": 1}
     assert report["usage"] == {"input_tokens": 6, "output_tokens": 14}
     assert set(report["time_to_first_token"]) == {"p50", "p90", "p99"}
+
+
+@pytest.mark.parametrize(("words", "wanted"), [([], 9), (["--local"], 4), (["--local", "x.gguf"], 4)])
+def test_a_model_of_this_machine_is_asked_as_many_lines_at_a_time_as_it_has_places_for(monkeypatch, words, wanted):
+    class AskedError(Exception):
+        pass
+
+    def pool(client, write, statistics, settings):
+        raise AskedError(settings.jobs)
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(batch, "Pool", pool)
+    monkeypatch.setitem(sys.modules, "sniffio", None)
+    args = parse([*words, "--batch", "-", "-j", "9"])
+    with pytest.raises(AskedError, match=str(wanted)):
+        asyncio.run(batch._Batch(args, None, SimpleNamespace(write=None), None, None, None).ask(None))
 
 
 # Going on

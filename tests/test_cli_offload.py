@@ -121,7 +121,8 @@ def test_a_server_without_batches_is_named(source, output, state):
         ended = streamcli("--base-url", server.url, "--batch", str(source), "-o", str(output), "--offload")
     assert ended.status == 3
     assert ended.error == (
-        f"{server.url} has no Message Batches API (status 404 not_found_error: File Not Found (request_id req_1)): "
+        f"{server.url} has no Message Batches API (status 404 not_found_error: File Not Found; asked "
+        f"{server.url}/v1/messages/batches?limit=1 (request_id req_1)): "
         "leave out --offload to ask line by line"
     )
     assert not output.exists()

@@ -4,11 +4,15 @@ Slow are the cuts, for each is a whole stream, and the silences, for they pass.
 """
 
 import asyncio
+import contextlib
 import copy
 import gc
+import gzip
 import json
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -24,6 +28,7 @@ from server import (
     HANG,
     LAST_CHUNK,
     MESSAGE_STOP,
+    PATIENCE,
     RESET,
     UNREAD,
     Server,
@@ -779,6 +784,16 @@ class TestTheRestOfTheAPI:
         driver.mocked(handler).messages.count_tokens(**ASK)
         assert patience == [600, 3, 7, 90]
 
+    @pytest.mark.parametrize("coded", [False, True])
+    def test_a_whole_response_has_a_longest_length(self, driver, server, monkeypatch, coded):
+        for module in ("network.async_body", "network.body", "protocol.exchange"):
+            monkeypatch.setattr(f"streamcli.{module}.MAX_BODY", 100_000)
+        body = json.dumps({"type": "message", "text": "x" * 200_000}).encode()
+        coding = {"content_encoding": "gzip"} if coded else {}
+        server.responses = [head(type="application/json", **coding) + (gzip.compress(body) if coded else body)]
+        error = caught(lambda: driver.client(server).messages.create(**ASK), UnexpectedResponseError)
+        assert "the response is longer than " in str(error)
+
     def test_count_tokens(self, driver, server):
         server.responses = [json_response({"input_tokens": 12})]
         assert driver.client(server).messages.count_tokens(model="m", messages=[]).input_tokens == 12
@@ -810,6 +825,27 @@ class TestTheRestOfTheAPI:
         for call in (client.messages.create, client.messages.count_tokens):
             error = caught(lambda call=call: call(**ASK), cls)
             assert error.request_id == "req_1"
+
+
+ODD_TIMEOUTS = [float("nan"), float("inf"), -1, 1e12, "5", (), [], httpx.Timeout(5, read=float("nan"))]
+
+
+class TestWhatCannotBeMeant:
+    @pytest.mark.parametrize("timeout", ODD_TIMEOUTS, ids=repr)
+    def test_a_timeout_that_is_no_time_is_a_usage_error(self, driver, server, timeout):
+        caught(lambda: driver.client(server, timeout=timeout), UsageError)
+        client = driver.client(server)
+        caught(lambda: client.messages.create(**ASK, timeout=timeout), UsageError)
+        if not isinstance(timeout, httpx.Timeout):
+            caught(lambda: driver.client(server, total_timeout=timeout), UsageError)
+        assert server.connections == 0
+
+    @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+    @pytest.mark.parametrize("place", [lambda x: x, lambda x: [None, (x,)], lambda x: {"a": [{"b": x}]}])
+    def test_a_number_that_json_does_not_have_is_a_usage_error(self, driver, server, number, place):
+        error = caught(lambda: driver.client(server).messages.create(**ASK, temperature=place(number)), UsageError)
+        assert "infinite or NaN" in str(error)
+        assert server.connections == 0
 
 
 class TestWhatIsAsked:
@@ -935,6 +971,37 @@ class TestClosing:
         assert not http_client.is_closed
 
 
+FORKS = """
+import os, sys
+from streamcli import Client
+
+with Client(base_url=sys.argv[1]).messages.stream(model="m", max_tokens=1, messages=[]) as stream:
+    next(stream)
+    if not os.fork():
+        END
+        sys.exit()
+    os.wait()
+    print("the child has ended", flush=True)
+    print(stream.get_final_text())
+"""
+FORKS_ASYNC = """
+import asyncio, os, sys
+from streamcli import AsyncClient
+
+async def main():
+    async with AsyncClient(base_url=sys.argv[1]).messages.stream(model="m", max_tokens=1, messages=[]) as stream:
+        await anext(stream)
+        if not os.fork():
+            END
+            sys.exit()
+        os.wait()
+        print("the child has ended", flush=True)
+        print(await stream.get_final_text())
+
+asyncio.run(main())
+"""
+
+
 class TestDropped:
     def test_a_stream_nobody_holds_is_closed(self, server):
         server.responses = [(head(), opening("a"), HANG)]
@@ -998,6 +1065,42 @@ class TestDropped:
         assert server.hung_up()
         with pytest.warns(ResourceWarning, match="unclosed"):  # asyncio's own, and right
             gc.collect()
+
+    def test_a_stream_that_outlives_its_loop_and_its_peer_is_dropped_in_silence(self, monkeypatch):
+        def serve():
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.sendall(head() + opening("a"))
+            return connection
+
+        async def leave(url):
+            serving = asyncio.create_task(asyncio.to_thread(serve))
+            stream = await AsyncClient(api_key="k", base_url=url).messages.stream(**ASK).__aenter__()
+            await anext(aiter(stream.text_stream))
+            return stream, await serving
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            stream, connection = asyncio.run(leave(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # to reset
+        connection.close()
+        faults = []
+        monkeypatch.setattr(sys, "excepthook", lambda *fault: faults.append(fault))
+        del stream
+        assert faults == []
+        with pytest.warns(ResourceWarning, match="unclosed"):  # asyncio's own, and right
+            gc.collect()
+
+    @pytest.mark.parametrize("end", ["sys.exit()", "stream.close()"])
+    @pytest.mark.parametrize("program", [FORKS, FORKS_ASYNC], ids=["sync", "async"])
+    def test_a_forked_child_does_not_cut_the_stream_of_its_parent(self, server, program, end):
+        more = threading.Event()
+        server.responses = [(head(), opening("a"), more, b"".join(text_events("a")[3:]))]
+        end = f"await {end}" if program is FORKS_ASYNC and "close" in end else end
+        command = [sys.executable, "-c", program.replace("END", end), server.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "the child has ended\n"
+            more.set()
+            assert process.stdout.read() == "a\n"
 
     def test_nothing_keeps_a_finished_stream_alive(self, driver, server):
         server.responses = said("a")
@@ -1119,6 +1222,31 @@ class TestTogether:
                 assert await asyncio.to_thread(server.hung_up)
 
         asyncio.run(main())
+
+    def test_a_task_cancelled_at_any_moment_leaves_no_connection(self):
+        async def main(url):
+            client = AsyncClient(base_url=url, max_retries=0)
+            for turns in range(20):
+                for _ in range(3):
+                    task = asyncio.create_task(client.messages.stream(**ASK).__aenter__())
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                    await asyncio.wait([task])
+            await asyncio.to_thread(all_hung_up)
+
+        def all_hung_up():
+            listener.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.settimeout(PATIENCE)
+                        while connection.recv(65536):
+                            pass
+
+        with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+            asyncio.run(main(f"http://127.0.0.1:{listener.getsockname()[1]}"))
 
     def test_a_limit_of_asyncio_s_own_can_be_put_around_a_stream(self, server):
         server.responses = [(head(), opening("a"), HANG)]
@@ -1262,6 +1390,14 @@ class TestWhatIsHandedOut:
                 passed += data
                 list(stream.exchange.receive(data))
         assert passed == text_stream("a", "b")
+
+    def test_reads_of_a_closed_stream_say_so(self, driver, server):
+        server.responses = [(head(), opening("a"), HANG)]
+        with driver.client(server).messages.stream(**ASK) as stream:
+            reads = iter(stream.reads())
+            list(stream.exchange.receive(next(reads)))
+        for again in (reads, iter(stream.reads())):
+            assert caught(lambda again=again: next(again), IncompleteStreamError).partial.content[0].text == "a"
 
 
 PIECES = st.sampled_from(

@@ -155,6 +155,19 @@ class TestRetrieveListCancel:
         server.responses = [json_response(page)]
         assert len(list(driver.client(server).messages.batches.list())) == 2
 
+    @pytest.mark.parametrize("way", [{}, {"before_id": "c"}])
+    def test_a_server_whose_pages_go_round_is_asked_for_each_once(self, driver, server, way):
+        pages = [{"data": [{"id": x}], "has_more": True, "first_id": x, "last_id": x} for x in "abc"]
+        server.responses = [json_response(page) for page in pages * 2]
+        listed = [batch.id for batch in driver.client(server).messages.batches.list(**way)]
+        assert listed == ([*"abca"] if not way else [*"abc"])
+
+    @pytest.mark.parametrize("place", [1, ["a"], {"a": 1}, True])
+    def test_a_page_that_ends_nowhere_is_an_error(self, driver, server, place):
+        server.responses = [json_response({"data": [], "has_more": True, "last_id": place})]
+        with pytest.raises(UnexpectedResponseError, match="last_id is not a string"):
+            list(driver.client(server).messages.batches.list())
+
     def test_no_batches_at_all(self, batches):
         assert list(batches.list()) == []
 
@@ -196,6 +209,20 @@ class TestResults:
         with pytest.raises(IncompleteStreamError, match="broke off"):
             next(results)
         assert list(results) == []
+
+    def test_that_were_closed_early_are_not_taken_for_whole(self, batches, api):
+        results = batches.results(ended(batches, api, "a", "b"))
+        next(iter(results))
+        results.close()
+        with pytest.raises(IncompleteStreamError, match="the results were closed before their end"):
+            next(results)
+
+    def test_of_which_a_line_does_not_end_are_not_kept(self, batches, api, monkeypatch):
+        monkeypatch.setattr("streamcli.client.stream_state.MAX_BODY", 1000)
+        batch_id = ended(batches, api, "a")
+        api.pieces = lambda _: [b"x" * 600, b"x" * 600]
+        with pytest.raises(ProtocolError, match="a line of the results is longer than"):
+            list(batches.results(batch_id))
 
     def test_before_the_end_there_are_none(self, batches, api):
         batch = batches.create(requests=requests("a"))
@@ -263,7 +290,6 @@ class TestResults:
         batch_id = ended(batches, api, "a", "b")
         with batches.results(batch_id) as results:
             next(iter(results))
-        assert list(results) == []
         left = batches.results(batch_id)
         response = weakref.ref(getattr(left, "_it", left)._pieces.response)
         del left, results

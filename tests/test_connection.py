@@ -195,6 +195,21 @@ class TestALongRequest:
         with pytest.raises(ContentTooLargeError, match="too large"):
             driver.client(server).messages.stream(**self.LONG).__enter__()
 
+    @pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 102 Processing\r\n\r\n"])
+    @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+    def test_that_is_rejected_on_a_connection_that_stays_open_is_rejected_at_once(
+        self, driver, tls, ca_file, interim, secure
+    ):
+        stays_open = threading.Event()
+        body = b'{"type":"error","error":{"type":"request_too_large","message":"too large"}}'
+        response = (UNREAD, interim + head(413, type="application/json", length=len(body)) + body, stays_open)
+        with Server(response, tls=tls if secure else None) as server:
+            client = driver.routed(server, ca_file=ca_file if secure else None)
+            start = time.monotonic()
+            with pytest.raises(ContentTooLargeError, match="too large"):
+                client.messages.stream(**self.LONG, timeout=60).__enter__()
+            assert time.monotonic() - start < 30
+
     def test_of_which_the_server_takes_little_at_a_time_is_not_cut_off(self, driver, server):
         server.pause = 0.05  # all of it takes longer than the idle timeout, no part of it does
         server.responses = [ok(*text_events("a"))]

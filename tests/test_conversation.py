@@ -476,6 +476,8 @@ print(json.dumps(counts))
 TALKER = f"""{TURNS}
 path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 waits = []
+print("ready", flush=True)
+sys.stdin.readline()  # until the other one is ready too
 for number in range(count):
     with Conversation(path, busy=lambda: waits.append(number)) as talk:
         seen = sum(map(is_prompt, talk.messages))
@@ -494,8 +496,14 @@ class TestRealProcesses:
     def test_two_on_one_file_take_turns_and_lose_nothing(self, path):
         count, names = 30, ["one", "two"]
         words = [[sys.executable, "-c", TALKER, path, name, str(count)] for name in names]
-        processes = [subprocess.Popen(line, stdout=subprocess.PIPE) for line in words]
-        waits = [int(process.communicate()[0]) for process in processes]
+        processes = [subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for line in words]
+        assert [process.stdout.readline() for process in processes] == [b"ready\n"] * 2
+        for process in processes:
+            process.stdin.close()
+        waits = [int(process.stdout.read()) for process in processes]
+        for process in processes:
+            process.stdout.close()
+            process.wait()
         assert [process.returncode for process in processes] == [0, 0]
         assert sum(waits) > 0
         messages = messages_in(path)

@@ -779,7 +779,7 @@ def test_an_answer_without_content_is_no_success(answer, status, /):
     an_error=(json_response({"type": "error", "error": {"type": "not_found_error", "message": "no x"}}), 3, "no x"),
     a_key_error=(json_response({"type": "error", "error": {"type": "authentication_error", "message": "x"}}), 4, "x"),
     json=(json_response({"answer": "hi"}), 3, "not an event stream but application/json"),
-    html=(head(type="text/html", length=13) + b"<h1>Login\n</h", 3, "but text/html: <h1>Login </h"),
+    html=(head(type="text/html", length=13) + b"<h1>Login\n</h", 3, "but text/html: Login"),
     no_type=(head(type=None, length=2) + b"hi", 3, "of no content type"),
 )
 def test_an_answer_that_is_no_event_stream_is_named_and_shown(answer, status, words, /):
@@ -805,7 +805,8 @@ def test_a_refusal_says_kind_message_and_request_id_and_is_final(code, kind, sta
     with Server(error_response(code, kind, "that is why")) as server:
         ended = streamcli("--base-url", server.url, "hello")
     assert (ended.status, ended.out) == (status, b"")
-    assert ended.error == f"status {code} {kind}: that is why (request_id req_1)"
+    assert ended.error.startswith(f"status {code} {kind}: that is why")
+    assert "(request_id req_1)" in ended.error
     assert server.connections == 1
 
 
@@ -834,7 +835,7 @@ def test_retries_n_is_n_further_attempts():
 
 
 @each(
-    html=(head(400, type="text/html", length=16) + b"<b>Bad\nGate</b>\n", "<b>Bad Gate</b>"),
+    html=(head(400, type="text/html", length=16) + b"<b>Bad\nGate</b>\n", "Bad Gate"),
     empty=(head(400, length=0), "the server gave no reason"),
     binary=(head(400, type="application/octet-stream", length=4) + b"\x00\x01\xff\xfe", "^@^A\ufffd\ufffd"),
     huge=(head(400, type="text/plain") + b"w" * 50_000_000, "wwwwwwww"),
@@ -1724,7 +1725,7 @@ ROWS = {
     48: ["test_an_address_that_refuses_is_passed_over_for_the_next"],
     49: [
         "test_a_useless_proxy_variable_is_status_2_and_named",
-        "test_any_no_proxy_is_harmless",
+        "test_no_proxy_of_the_environment_is_asked_for_loopback",
         "test_a_dead_or_refusing_proxy_is_status_6_and_called_the_proxy",
     ],
     50: ["test_a_useless_tls_variable_is_status_2_and_named"],

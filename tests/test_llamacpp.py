@@ -10,22 +10,14 @@ import pytest
 import real_servers
 import scripted_model
 from faults_command import Running, streamcli
-from questions import QUESTIONS, TOOL, Outcome, ask, body, lines
+from questions import QUESTIONS, TOOL, UNPARSED_THINKING, Outcome, ask, body, lines, texts_of
+from server_table import LLAMACPP
 
 from streamcli import Client, ProtocolError
 
 pytestmark = [pytest.mark.local, pytest.mark.slow]
 
-# Its message_start waits for the first text that can be shown, and is lost where the first token is not a character.
-LATE = {"missing message_start": 1}
-DEVIATIONS = dict.fromkeys(
-    ["an emoji first", "a character in pieces", "half a character first", "half a character"], LATE
-)
-NOTES = {
-    "a limit": "streamcli: stop reason max_tokens: the answer was cut at --max-tokens\n",
-    "thinking that is cut": "streamcli: stop reason max_tokens: the answer was cut at --max-tokens\n",
-}
-AS_TEXT = "text: <think>\nhm so\n</think>\n\nThe answer"
+DEVIATIONS = {name: outcome.deviations for name, outcome in LLAMACPP.items()}
 # Options of the server, and what it makes otherwise of the answers with them.
 OPTIONS = {
     "as it comes": ({}, {}),
@@ -33,29 +25,13 @@ OPTIONS = {
     "four slots, one cache": ({"n_parallel": 4, "kv_unified": True}, {}),
     "reasoning auto": ({"reasoning_format": "auto"}, {}),
     "reasoning deepseek-legacy": ({"reasoning_format": "deepseek-legacy"}, {}),
-    "reasoning none": (
-        {"reasoning_format": "none"},
-        {
-            "thinking": Outcome((AS_TEXT,), "end_turn"),
-            "thinking that is cut": Outcome(("text: <think>\nhm",), "max_tokens"),
-            "everything": Outcome(
-                ("text: <think>\nwell\n</think>\n\nLet me see.", 'get_weather {"city":"Rome"}'), "tool_use"
-            ),
-        },
-    ),
+    "reasoning none": ({"reasoning_format": "none"}, UNPARSED_THINKING),
 }
-
-
 PROGRAM = """#!/bin/sh
 [ "$1" = --describe ] && exec cat "$0.json"
 cat >"$0.input"
 echo ask:after-a-tool
 """
-
-
-def _texts(content):
-    """The text blocks of an outcome."""
-    return [line.removeprefix("text: ") for line in content if line.startswith("text: ")]
 
 
 def meant(name, differences=()):
@@ -144,7 +120,7 @@ class TestTheCommand:
         text = streamcli(*words, question.prompt)
         whole = streamcli(*words, "--message", "--events-to", events, question.prompt)
         assert text.status == whole.status == (question.meant.end if isinstance(question.meant.end, int) else 0)
-        assert text.out.decode() == "".join(_texts(question.meant.content))
+        assert text.out.decode() == "".join(texts_of(question.meant))
         if whole.status:
             assert text.error.startswith("error event server_error: got exception: ")
             return
@@ -154,6 +130,14 @@ class TestTheCommand:
         kinds = [json.loads(line)["type"] for line in events.read_text().splitlines()]
         assert (kinds[0] == "message_start") == (name not in DEVIATIONS)
         assert kinds[-1] == "message_stop"
+
+    def test_names_the_deviations_where_it_is_asked_to_and_refuses_them_where_it_must(self, model):
+        words = ["--local", model, "-I", "ask:emoji"]
+        assert streamcli(*words).err == ""
+        assert "deviation: missing message_start: content_block_start came first (×1)\n" in streamcli(*words, "-v").err  # noqa: RUF001
+        strict = streamcli(*words, "--strict")
+        assert (strict.status, strict.out) == (8, b"")
+        assert strict.error.startswith("the stream is malformed: content_block_start came before message_start")
 
     def test_runs_the_tool_that_is_called_and_goes_on(self, model, tmp_path):
         program = tmp_path / "get_weather"

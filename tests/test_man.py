@@ -9,10 +9,11 @@ import tomllib
 
 import manual
 import pytest
+import server_table
 import starter
 from batches import BatchesServer
 from faults_command import ask, environment, streamcli
-from manual import PAGES, items, prose, rows, sections, texts, values
+from manual import PAGES, entries, items, prose, rows, sections, texts, values
 from server import (
     MESSAGE_STOP,
     block_start,
@@ -28,7 +29,7 @@ from server import (
 )
 
 from streamcli import errors
-from streamcli.batch import limiter, offload, results
+from streamcli.batch import limiter, offload, pool, results
 from streamcli.batch.statistics import Statistics
 from streamcli.cli import answer, batch, config, run, verdict
 from streamcli.cli.args import OPTIONS, Number, command
@@ -446,7 +447,14 @@ def test_the_waits_between_attempts_are_those_of_the_page():
     assert waits[5] == then
     assert f"{first}, then {then:g} seconds" in prose(7, "Waiting")
     assert f"more than {retry.MAX_WAIT:g} seconds gets no further attempt" in prose(7, "Waiting")
-    assert f"at most {limiter.MAX_HOLD:g} seconds" in prose(7, "Throttling")
+    said = prose(7, "Throttling")
+    assert f"at most {limiter.MAX_HOLD:g} seconds" in said
+    assert f"After {limiter.PATIENCE:g} seconds without an answer" in said
+    assert f"{limiter.PATIENCE:g} seconds in which nobody is answered" in prose(1, "Many prompts")
+    assert f"After {pool._LONG_SILENCE:g} seconds a note" in said
+    for statuses_, link, end in (pool._THROTTLED, "or", ","), (pool._NOT_ALLOWED, "", " or one of the two"):
+        *most, last = map(str, sorted(statuses_))
+        assert f"{', '.join(most)}{f' {link} ' if link else ', '}{last}{end}" in said
 
 
 def test_timeouts_and_proxies_are_those_of_the_page():
@@ -505,3 +513,11 @@ def test_the_pages_are_installed_and_shown():
     for number in PAGES:
         assert installed[f"share/man/man{number}"] == [f"man/streamcli.{number}"]
         assert f"./man/streamcli.{number}" in shown
+
+
+@pytest.mark.parametrize(("server", "kinds"), server_table.deviations().items())
+def test_a_server_that_is_run_has_its_version_there_and_the_kinds_it_deviates_in(server, kinds):
+    groups = ("Inference servers", "Gateways", "Test servers")
+    named = {tag: text for group in groups for tag, text in entries(7, group).items()}
+    [text] = [text for tag, text in named.items() if server.partition(", ")[0] in tag]
+    assert set(re.findall(r"^\.Dq (.*)$", text, re.MULTILINE)) == kinds

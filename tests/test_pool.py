@@ -4,21 +4,50 @@ Slow is what waits for real time to pass: silences, slow readers, and servers th
 """
 
 import asyncio
+import contextlib
 import io
 import json
+import socket
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
+import httpx
 import pytest
-from server import HANG, PATIENCE, RESET, error_response, head, message_start, ok, opening, text_events
+from faults_command import full_backlog
+from hypothesis import given
+from hypothesis import strategies as st
+from odd import oddities
+from server import (
+    HANG,
+    PATIENCE,
+    RESET,
+    Server,
+    error_response,
+    head,
+    json_response,
+    message_start,
+    ok,
+    opening,
+    read_request,
+    text_events,
+)
 
 from streamcli import AsyncClient
-from streamcli.batch import pool
+from streamcli.batch import limiter, pool
 from streamcli.batch.pool import Pool, Settings
 from streamcli.batch.source import Source
 from streamcli.batch.statistics import Statistics
-from streamcli.errors import OutputError, UsageError
+from streamcli.errors import (
+    APIStatusError,
+    APITimeoutError,
+    OutputError,
+    OverloadedError,
+    RateLimitError,
+    UsageError,
+)
+from streamcli.protocol.jsontext import loads
 
 SOON = {"retry_after_ms": "5"}
 
@@ -89,13 +118,15 @@ class Run:
     @property
     def said(self):
         """Of each result the text, or the type of its error."""
-        outcomes = [json.loads(result.line)["result"] for result in self.results]
-        return [
-            outcome["message"]["content"][0]["text"]
-            if outcome["type"] == "succeeded"
-            else outcome["error"]["error"]["type"]
-            for outcome in outcomes
-        ]
+        outcomes = [loads(result.line)["result"] for result in self.results]
+        return [_said(outcome) for outcome in outcomes]
+
+
+def _said(outcome):
+    if outcome["type"] != "succeeded":
+        return outcome["error"]["error"]["type"]
+    with contextlib.suppress(TypeError, LookupError):
+        return outcome["message"]["content"][0]["text"]
 
 
 def run(server, prompts, **options):
@@ -204,10 +235,10 @@ def test_a_slow_reader_makes_no_silence_in_the_streams(server):
 
 
 def test_a_line_that_fails_never_stops_the_others(server):
-    server.responses = [answering({"b": error_response(400), "c": error_response(401, "authentication_error")})]
+    server.responses = [answering({"b": error_response(400), "c": error_response(413, "request_too_large")})]
     ran = run(server, "abcd")
-    assert ran.said == ["a", "invalid_request_error", "authentication_error", "d"]
-    assert [result.status for result in ran.results] == [0, 3, 4, 0]
+    assert ran.said == ["a", "invalid_request_error", "request_too_large", "d"]
+    assert [result.status for result in ran.results] == [0, 3, 3, 0]
     assert len(server.requests) == 4
     assert json.loads(ran.results[1].line)["result"]["error"] == {
         "type": "error",
@@ -228,8 +259,8 @@ def test_a_line_that_fails_never_stops_the_others(server):
     ids=["unknown type", "no type", "no JSON", "unknown event", "a page"],
 )
 def test_a_line_s_status_is_that_of_its_error_whatever_type_the_server_gives(server, answer, status):
-    server.responses = [answer]
-    assert [result.status for result in run(server, "a", retries=0).results] == [status]
+    server.responses = [answering({"b": answer})]
+    assert [result.status for result in run(server, "ab", jobs=1, retries=0).results] == [0, status]
 
 
 FAULTS = {
@@ -239,7 +270,7 @@ FAULTS = {
     "silent": (head(), message_start(), HANG),
     "empty": head(204, length=0),
     "gone": (RESET,),
-    "busy": error_response(503, "api_error", **SOON),
+    "broken": error_response(502, "api_error", **SOON),
     "timed out": error_response(408, "timeout_error", **SOON),
     "error event": ok(opening("par"), b'event: error\ndata: {"type":"error","error":{"type":"api_error"}}\n\n'),
 }
@@ -293,10 +324,10 @@ def test_the_total_limit_is_final(server):
 
 
 def test_a_retry_is_said_with_its_line(server):
-    server.responses = [answering({"b": [error_response(503, "api_error", retry_after_ms="10"), echo(_Asked("b"))]})]
+    server.responses = [answering({"b": [error_response(500, "api_error", retry_after_ms="10"), echo(_Asked("b"))]})]
     told = []
     run(server, "ab", on_retry=lambda line, error, wait: told.append((line.number, error.status_code, wait)))
-    assert told == [(2, 503, 0.01)]
+    assert told == [(2, 500, 0.01)]
 
 
 def test_a_stop_reason_that_is_not_wanted_gives_the_line_its_status(server):
@@ -304,6 +335,29 @@ def test_a_stop_reason_that_is_not_wanted_gives_the_line_its_status(server):
     ran = run(server, "ab", judge=lambda message: 9 * (message["stop_reason"] == "max_tokens"))
     assert ran.said == ["a", "b"]
     assert [result.status for result in ran.results] == [0, 9]
+
+
+@given(data=st.data())
+def test_whatever_json_an_answer_holds_it_is_an_answer_or_an_error_of_its_line_and_of_no_other(data):
+    parts = text_events("b")
+    place = data.draw(st.integers(0, len(parts) - 1))
+    name, _, told = parts[place].partition(b"\ndata: ")
+    parts[place] = name + b"\ndata: " + data.draw(oddities(json.loads(told))) + b"\n\n"
+    with Server(answering({"b": ok(*parts)})) as server:
+        ran = run(server, "abc", retries=0)
+    assert [ran.said[0], ran.said[2]] == ["a", "c"]
+    assert len(ran.results) == 3
+
+
+@given(data=st.data(), status=st.sampled_from([400, 429, 500]))
+def test_so_it_is_with_an_error_response(data, status):
+    error = {"type": "error", "error": {"type": "rate_limit_error", "message": "no", "details": {"error_code": "x"}}}
+    body = data.draw(oddities(error))
+    refused = head(status, type="application/json", length=len(body), x_should_retry="false") + body
+    with Server(answering({"b": refused})) as server:
+        ran = run(server, "abc", retries=0)
+    assert [ran.said[0], ran.said[2]] == ["a", "c"]
+    assert ran.results[1].status in {3, 4, 5}
 
 
 # A server without room
@@ -349,13 +403,214 @@ def test_a_server_with_little_room_serves_many_jobs_without_one_failure(server, 
     assert room.throttled < len(prompts)
 
 
-def test_a_server_that_throttles_for_ever_is_given_up(server):
-    server.responses = [error_response(529, "overloaded_error", **SOON)]
-    ran = run(server, "abcd", retries=1)
-    assert ran.said == ["overloaded_error"] * 4
-    assert {result.status for result in ran.results} == {5}
-    # In the rounds of four, of two and of one as many as ran; then each is throttled alone, once more than --retries.
-    assert 4 + 2 + 1 <= len(server.requests) <= 4 + 2 + 4 * 2
+class Limit:
+    """Admits a request whenever `admits(now)` says so, and answers the others with an error response."""
+
+    def __init__(self, admits, response):
+        self._admits = admits
+        self._response = response
+        self._lock = threading.Lock()
+
+    def __call__(self, request):
+        with self._lock:
+            return echo(request) if self._admits(time.monotonic()) else self._response
+
+
+def leaky(every):
+    """One request in each so many seconds, as nginx's limit_req."""
+    last = -every
+
+    def admits(now):
+        nonlocal last
+        if now - last < every:
+            return False
+        last = now
+        return True
+
+    return admits
+
+
+def windowed(count, seconds):
+    """So many requests in each window of so many seconds, as LiteLLM's rpm."""
+    begin, seen = -seconds, 0
+
+    def admits(now):
+        nonlocal begin, seen
+        if now - begin >= seconds:
+            begin, seen = now, 0
+        seen += 1
+        return seen <= count
+
+    return admits
+
+
+PAGE = head(503, type="text/html", length=6) + b"<html>"
+
+
+@pytest.mark.parametrize(
+    "response", [error_response(429, "rate_limit_error"), error_response(529, "overloaded_error"), PAGE]
+)
+@pytest.mark.parametrize("admits", [lambda: leaky(0.05), lambda: windowed(4, 0.4)], ids=["leaky", "windowed"])
+def test_no_line_is_lost_to_a_limit_as_long_as_others_are_answered(server, monkeypatch, admits, response):
+    monkeypatch.setattr(limiter, "_FIRST_HOLD", 0.02)
+    monkeypatch.setattr(limiter, "_LONGEST_UNASKED_HOLD", 0.1)
+    server.responses = [Limit(admits(), response)]
+    prompts = [str(number) for number in range(40)]
+    assert run(server, prompts, jobs=8).said == prompts
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """A limiter that loses patience after a fifth of a second, and holds nothing for longer than some milliseconds."""
+    monkeypatch.setattr(pool, "PATIENCE", 0.2)
+    monkeypatch.setattr(limiter, "_FIRST_HOLD", 0.01)
+    monkeypatch.setattr(limiter, "_LONGEST_UNASKED_HOLD", 0.05)
+
+
+def test_a_server_that_answers_nobody_ends_the_run(server, hasty):
+    server.responses = [error_response(529, "overloaded_error")]
+    ran = Run(server, map(str, range(99)), jobs=4)
+    with pytest.raises(OverloadedError, match=r"line \d: no; nobody has been answered for 0.2 s"):
+        ran.to_its_end()
+    assert ran.results == []
+    assert 4 < len(server.requests) < 99
+
+
+def test_so_does_one_that_stops_answering_after_as_many_lines_as_may_run_are_given_up(server, hasty):
+    server.responses = [lambda request: echo(request) if prompt(request) in "ab" else error_response(429)]
+    ran = Run(server, "abcdefghi", jobs=3)
+    with pytest.raises(RateLimitError, match="line 6: no; nobody has been answered"):
+        ran.to_its_end()
+    assert ran.said == ["a", "b", *["invalid_request_error"] * 3]
+
+
+def test_a_line_that_alone_is_refused_for_ever_is_given_up_when_the_others_are_done(server, hasty):
+    server.responses = [answering({"b": error_response(429, "rate_limit_error", "too large for the limit")})]
+    prompts = list("abcdefghijklmnopqrstuvwxyz")
+    ran = run(server, prompts, jobs=2)
+    assert ran.said == ["a", "rate_limit_error", *prompts[2:]]
+    assert ran.results[1].status == 5
+
+
+def test_that_nobody_is_answered_is_told_once(server, hasty, monkeypatch):
+    monkeypatch.setattr(pool, "_LONG_SILENCE", 0.05)
+    monkeypatch.setattr(pool, "PATIENCE", PATIENCE)
+    told = []
+
+    def tell(line, error, patience):
+        told.append((error.status_code, patience))
+
+    server.responses = [lambda request: echo(request) if len(server.requests) > 20 else error_response(429)]
+    assert run(server, "abcd", jobs=2, on_silence=tell).said == list("abcd")
+    assert told == [(429, PATIENCE)]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        error_response(401, "authentication_error"),
+        error_response(402, "billing_error"),
+        error_response(403, "permission_error"),
+        head(403, type="text/html", length=6) + b"<html>",
+        json_response({"error": {"message": "no", "details": {"error_code": "enforced_spend_limit_reached"}}}, 429),
+    ],
+    ids=["401", "402", "403", "a page", "a spending limit"],
+)
+class TestACredentialThatIsNotAccepted:
+    def test_ends_the_run_at_once(self, server, response):
+        server.responses = [response]
+        ran = Run(server, map(str, range(50)), jobs=3)
+        with pytest.raises(APIStatusError, match=r"line [123]: "):
+            ran.to_its_end()
+        assert ran.results == []
+        assert len(server.requests) == 3
+
+    def test_is_the_error_of_a_line_where_others_are_answered(self, server, response):
+        server.responses = [lambda request: response if prompt(request) in "adf" else (0.1, echo(request))]
+        ran = run(server, "abcdef", jobs=3)
+        assert "".join(" x"[result.status > 0] for result in ran.results) == "x  x x"
+
+    def test_but_not_of_more_in_a_row_than_may_run(self, server, response):
+        server.responses = [lambda request: echo(request) if prompt(request) == "a" else response]
+        ran = Run(server, "abcdefghi", jobs=2)
+        with pytest.raises(APIStatusError, match=r"line [34]: "):
+            ran.to_its_end()
+        assert "".join(" x"[result.status > 0] for result in ran.results) == " xx"
+        assert len(server.requests) <= 5
+
+
+@pytest.mark.parametrize("has_head", [False, True])
+def test_a_server_with_few_places_gets_every_line_though_those_that_wait_hear_nothing(
+    server, hasty, monkeypatch, has_head
+):
+    monkeypatch.setattr(pool, "PATIENCE", 5)
+    places = threading.Semaphore(1)  # who hung up meanwhile is answered too
+
+    def answer(request):
+        if has_head:
+            yield head(chunked=True)
+        with places:
+            yield 0.1
+        yield echo(request).partition(b"\r\n\r\n")[2] if has_head else echo(request)
+
+    server.responses = [answer]
+    prompts = list("abcdefgh")
+    ran = run(server, prompts, jobs=8, retries=0, idle=0.25)
+    assert ran.said == prompts
+    assert ran.statistics.retries > 0
+
+
+def test_one_that_lets_nobody_in_while_it_answers_does_too(server, hasty, monkeypatch):
+    monkeypatch.setattr(pool, "PATIENCE", 5)
+    limits = httpx.Timeout(None, connect=0.1)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        request = read_request(connection)
+                        time.sleep(0.05)
+                        connection.sendall(echo(request))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        slow = SimpleNamespace(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        try:
+            assert run(slow, "abcdefgh", jobs=8, retries=0, idle=limits).said == list("abcdefgh")
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(PATIENCE)
+
+
+def test_a_server_that_never_says_a_byte_is_given_up(server, hasty):
+    server.responses = [[HANG]]
+    ran = Run(server, "abc", jobs=2, idle=0.05)
+    with pytest.raises(APITimeoutError, match=r"line \d: nothing came .*; nobody has been answered for 0.2 s"):
+        ran.to_its_end()
+
+
+def test_a_host_that_cannot_be_reached_is_no_server_without_room(hasty, at_once):
+    with full_backlog() as port:
+        gone = SimpleNamespace(url=f"http://127.0.0.1:{port}")
+        ran = run(gone, "a", retries=1, idle=httpx.Timeout(None, connect=0.05))
+    assert ran.said == ["streamcli.timeout_error"]
+    assert len(at_once) == 2
+
+
+def test_a_wait_of_some_minutes_is_waited_for(server, monkeypatch):
+    held = []
+    throttled = limiter.Limiter.throttled
+
+    def noted(self, permit, now, *, wait, chance):
+        held.append(wait)
+        return throttled(self, permit, now, wait=0.01, chance=chance)
+
+    monkeypatch.setattr(limiter.Limiter, "throttled", noted)
+    server.responses = [error_response(429, "rate_limit_error", retry_after="299"), echo]
+    assert run(server, "a").said == ["a"]
+    assert held == [299]
 
 
 def test_a_throttled_response_holds_back_every_request_for_as_long_as_the_server_asks(server):
@@ -382,7 +637,7 @@ def test_an_error_event_that_says_overloaded_does_so_too(server):
     assert ran.statistics.overloaded == 1
 
 
-def test_a_wait_beyond_a_minute_is_the_line_s_result_and_said(server):
+def test_a_wait_beyond_all_patience_is_the_line_s_result_and_said(server):
     server.responses = [answering({"b": error_response(429, "rate_limit_error", "too many", retry_after="3600")})]
     ran = run(server, "abc", jobs=1)
     assert ran.said == ["a", "rate_limit_error", "c"]

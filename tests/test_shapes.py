@@ -84,12 +84,13 @@ def test_a_dry_run_with_everything_on_is_what_was_asked_field_by_field(folder):
     assert [(block["type"], block.get("source", {}).get("type")) for block in blocks] == [
         ("image", "base64"),
         ("document", "base64"),
-        ("document", "text"),
+        ("text", None),
         ("image", "url"),
         ("document", "file"),
         ("text", None),
     ]
-    assert [block.get("title") for block in blocks[:3]] == [None, "paper.pdf", "notes.txt"]
+    assert blocks[1]["title"] == "paper.pdf"
+    assert blocks[2]["text"].startswith("notes.txt:\n\n")
     assert blocks[-1]["text"] == "From the pipe.\n\nSome notes.\n\nThe question."
 
 

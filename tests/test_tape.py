@@ -56,7 +56,9 @@ def test_a_tape_replays_to_the_same_output_and_status(server, tmp_path, fault, f
     live = streamcli("--base-url", server.url, "--record", str(tape), *patience, *form, "hi", ANTHROPIC_API_KEY=KEY)
     again = streamcli("--replay", str(tape), *form)
     assert (again.stdout, again.returncode) == (live.stdout, live.returncode)
-    assert again.stderr == live.stderr
+    # What to do about an error response depends on where it came from, which a tape does not tell.
+    said = again.stderr.replace(b"http://localhost/", f"{server.url}/".encode())
+    assert live.stderr.startswith(said.rstrip(b"\n"))
     assert KEY.encode() not in tape.read_bytes()
 
 

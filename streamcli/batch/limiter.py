@@ -1,9 +1,11 @@
-"""Responses in, out how many requests may run at once and when the next one may start.
+"""Responses in, out how many requests may run at once, when the next one may start, and when to give up.
 
-Contract: there is one limiter for all requests to one server. A throttled response (429 rate limited, 529 overloaded)
-holds back every new request and halves the number that may run, once for all requests that started before it came.
-Each success raises that number a little, so that a whole round of successes raises it by one, up to where it began.
-Time and chance are parameters. No I/O.
+Contract: there is one limiter for all requests to one server. A throttled request (429 rate limited, 503 unavailable,
+529 overloaded, or no byte within a timeout) holds back every new one and halves the number that may run, once for all
+requests that started before it came. Each success raises that number a little, so that a whole round of successes
+raises it by one, up to where it began; as long as it is lower, starts are spread over the time that an answer takes,
+because a limit may be one of requests a second. Nobody is given up for being throttled while the server answers
+anybody. Time and chance are parameters. No I/O.
 Source: streamcli(7), section "Throttling".
 """
 
@@ -11,35 +13,54 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The longest hold in seconds, whatever a server asks for or a wrong clock suggests.
+# How many seconds a server may answer nobody, or ask to wait, before a request is given up. The usual limits are by the
+# minute; what is limited by the hour or the day, the next run can ask.
+PATIENCE = 300.0
+# The longest hold in seconds for the sake of a time of day, which a wrong clock may put anywhere.
 MAX_HOLD = 60.0
 _FIRST_HOLD, _LONGEST_UNASKED_HOLD = 0.5, 8.0
+# Over which part of that time starts are spread: some answers are quicker than others. How much the last one weighs.
+_SPREAD, _WEIGHT = 0.8, 0.2
 
 _PREFIX, _REMAINING, _RESET = "anthropic-ratelimit-", "-remaining", "-reset"
 
 
-class Permit(NamedTuple):
-    """The permission to send one request: which round it belongs to, and whether it runs alone."""
+class Permit:
+    """The permission to send one request: which round it belongs to, when it started, whether its answer has begun."""
 
-    round: int
-    alone: bool
+    __slots__ = ("begun", "round", "started")
+
+    def __init__(self, round_: int, started: float) -> None:
+        self.round = round_
+        self.started = started
+        self.begun = False
 
 
 class Limiter:
-    """At most `most` requests at once, fewer while the server throttles. Times are seconds on one clock, `now`."""
+    """At most `most` requests at once, fewer while the server throttles. Times are seconds on one clock, `now`.
 
-    def __init__(self, most: int) -> None:
+    After `patience` seconds without an answer to anybody a throttled request is given up.
+    """
+
+    def __init__(self, most: int, *, patience: float = PATIENCE) -> None:
+        self.patience = patience
         self._most = most
         self._allowed = float(most)
         self._running = 0
+        self._answering = 0
+        # When the server last answered somebody, or was first asked.
+        self._answered: float | None = None
         self._round = 0
         self._throttled_rounds = 0
         self._held_until = -math.inf
+        # How long an answer takes, and when the next request may start by that.
+        self._duration = 0.0
+        self._next_start = -math.inf
 
     @property
     def allowed(self) -> int:
@@ -48,27 +69,45 @@ class Limiter:
 
     def held(self, now: float) -> float:
         """The seconds until any request may start."""
-        return max(0.0, self._held_until - now)
+        return max(0.0, self._held_until - now, self._next_start - now)
+
+    def silence(self, now: float) -> float:
+        """The seconds for which the server has answered nobody."""
+        return 0.0 if self._answering or self._answered is None else now - self._answered
 
     def start(self, now: float) -> Permit | None:
-        """The permit of one request, to be given back to one of the methods below, or None: not now."""
-        if now < self._held_until or self._running >= self.allowed:
+        """The permit of one request, to be given back to one of the last three methods below, or None: not now."""
+        if self.held(now) or self._running >= self.allowed:
             return None
         self._running += 1
-        return Permit(self._round, alone=self.allowed == 1)
+        if self._answered is None:
+            self._answered = now
+        if self.allowed < self._most:
+            self._next_start = now + _SPREAD * self._duration / self.allowed
+        return Permit(self._round, now)
 
-    def ended(self, permit: Permit) -> None:  # noqa: ARG002 - every permit is given back the same way
+    def begun(self, permit: Permit) -> None:
+        """The request's answer has begun."""
+        self._answering += not permit.begun
+        permit.begun = True
+
+    def ended(self, permit: Permit, now: float) -> None:
         """The request ended in a way that says nothing about how many may run."""
-        self._running -= 1
+        if permit.begun:
+            self._answered = now
+        self._give_back(permit)
 
-    def succeeded(self, permit: Permit) -> None:
+    def succeeded(self, permit: Permit, now: float) -> None:
         """The request has its whole answer."""
-        self.ended(permit)
+        self._give_back(permit)
+        took = now - permit.started
+        self._duration += _WEIGHT * (took - self._duration) if self._duration else took
+        self._answered = now
         self._throttled_rounds = 0
         self._allowed = min(self._most, self._allowed + 1 / self._allowed)
 
     def throttled(self, permit: Permit, now: float, *, wait: float | None, chance: float) -> bool:
-        """The request was throttled; returns whether that counts as a failed attempt, because it ran alone.
+        """The request was throttled; returns whether it is to be given up, because nobody is answered any more.
 
         `wait` is what the server asks for, in seconds. If it is None, the hold doubles with each throttled round, from
         half a second to 8 seconds, less up to a quarter by `chance` in [0, 1).
@@ -78,15 +117,11 @@ class Limiter:
             self._allowed = max(1.0, min(self.allowed, self._running) // 2)
             unasked = min(_FIRST_HOLD * 2.0 ** min(self._throttled_rounds, 10), _LONGEST_UNASKED_HOLD)
             self._throttled_rounds += 1
-            self.hold(now, unasked * (1 - chance / 4) if wait is None else wait)
+            self._hold(now, unasked * (1 - chance / 4) if wait is None else wait)
         elif wait is not None:
-            self.hold(now, wait)
-        self.ended(permit)
-        return permit.alone
-
-    def hold(self, now: float, seconds: float) -> None:
-        """Let nothing start for `seconds`, MAX_HOLD at most."""
-        self._held_until = max(self._held_until, now + min(seconds, MAX_HOLD))
+            self._hold(now, wait)
+        self._give_back(permit)
+        return self.silence(now) > self.patience
 
     def note_limits(self, headers: Mapping[str, str], now: float, wall: float) -> None:
         """Let nothing start before a limit is renewed of which, by a response's headers, nothing remains.
@@ -96,7 +131,14 @@ class Limiter:
         for name, value in headers.items():
             if value == "0" and name.startswith(_PREFIX) and name.endswith(_REMAINING):
                 reset = headers.get(name.removesuffix(_REMAINING) + _RESET, "")
-                self.hold(now, _unix_time(reset) - wall)
+                self._hold(now, min(_unix_time(reset) - wall, MAX_HOLD))
+
+    def _give_back(self, permit: Permit) -> None:
+        self._running -= 1
+        self._answering -= permit.begun
+
+    def _hold(self, now: float, seconds: float) -> None:
+        self._held_until = max(self._held_until, now + min(seconds, self.patience))
 
 
 def _unix_time(text: str) -> float:

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.errors import (
-    HOPELESS,
     APIConnectionError,
     APIError,
     APIStatusError,
@@ -26,9 +25,9 @@ from streamcli.errors import (
     StreamError,
 )
 from streamcli.output.meter import Meter
-from streamcli.protocol.retry import MAX_RETRIES, MAX_WAIT, delay
+from streamcli.protocol.retry import MAX_RETRIES, delay
 
-from .limiter import Limiter, Permit
+from .limiter import PATIENCE, Limiter, Permit
 from .results import Result, accept, errored, result
 from .source import Line
 from .statistics import Statistics
@@ -46,15 +45,22 @@ _WINDOW = 4
 _LAST_WRITE = 2.0
 # How many lines that are done already are skipped before the event loop gets its turn.
 _STRIDE = 256
-_THROTTLED = frozenset({429, 529})
+# Statuses that mean load, of which 503 is what nginx says, and those that mean the credential or what it may spend.
+_THROTTLED = frozenset({429, 503, 529})
+_NOT_ALLOWED = frozenset({401, 402, 403})
+# After how many seconds without an answer to anybody that is said; limits by the minute are as usual as they are short.
+_LONG_SILENCE = 60.0
+# How much earlier than it should a timer may fire.
+_TICK = 0.01
 
 
 class Settings(NamedTuple):
     """How the lines are asked.
 
-    `jobs` run at once, each with up to `retries` further attempts, not counting those that are throttled while others
-    run. `ordered` writes the results in the lines' order. `judge` judges every complete message. `on_retry` is given
-    the line, the error and the seconds to wait before the next attempt.
+    `jobs` run at once, each with up to `retries` further attempts, not counting those that are throttled. `ordered`
+    writes the results in the lines' order. `judge` judges every complete message. `on_retry` is given the line, the
+    error and the seconds to wait before the next attempt; `on_silence` the same line and error, once, when nobody has
+    been answered for some seconds, and for how many that may go on.
     """
 
     jobs: int
@@ -63,6 +69,7 @@ class Settings(NamedTuple):
     betas: Sequence[str] = ()
     judge: Judge = accept
     on_retry: Callable[[Line, APIError, float], None] = lambda *_: None
+    on_silence: Callable[[Line, APIError, float], None] = lambda *_: None
 
 
 class Pool:
@@ -78,7 +85,15 @@ class Pool:
         self._client = client
         self._statistics = statistics
         self._settings = settings
-        self._gate = _Gate(Limiter(settings.jobs))
+        # A request that the idle timeout ended may take as long as another one may be silent.
+        patience = max(PATIENCE, (settings.retries + 1) * (client.timeout.read or 0))
+        self._gate = _Gate(Limiter(settings.jobs, patience=patience))
+        # Errors that every line would meet: whether there was an answer at all, the lines that wait to know that, and
+        # how many came in a row since.
+        self._answered = asyncio.Event()
+        self._suspects: list[tuple[Line, APIError]] = []
+        self._common_in_row = 0
+        self._silence_told = False
         self._outbox = _Outbox(write, settings)
         self._running: set[asyncio.Task[None]] = set()
         # Done as soon as the run has to end early: by `stop`, or by a fault of ours.
@@ -92,7 +107,9 @@ class Pool:
     async def run(self, lines: Iterator[Line], done: Callable[[int], bool] = lambda _: False) -> None:
         """Ask all `lines` except those whose number is `done`, until all are written or `stop` is called.
 
-        Raises whatever drawing a line or writing a result raises.
+        Raises whatever drawing a line or writing a result raises, and an error that every line would meet: the
+        credential is not accepted, or nobody is answered any more. Once others were answered, it is the error of the
+        lines that meet it, until more meet it in a row than may run at once.
         """
         asking = asyncio.create_task(self._ask_all(lines, done))
         writing = asyncio.create_task(self._outbox.deliver())
@@ -139,30 +156,60 @@ class Pool:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self._check_suspects()
         fault = None if task.cancelled() else task.exception()
         if fault and not self._ending.done():
             self._ending.set_exception(fault)
 
+    def _check_suspects(self) -> None:
+        """End the run if all lines in progress met an error that every line would meet, and none was answered yet."""
+        if self._suspects and len(self._suspects) >= len(self._running) and not self._answered.is_set():
+            line, error = self._suspects[0]
+            if not self._ending.done():
+                self._ending.set_exception(_named(line, error))
+
+    async def _check_answered(self, line: Line, error: APIError) -> None:
+        """Return when others are answered, so that the error is that of this line. Raises it if they are no more."""
+        if not self._answered.is_set():
+            self._suspects.append((line, error))
+            self._check_suspects()
+            await self._answered.wait()
+        self._common_in_row += 1
+        if self._common_in_row > self._settings.jobs:
+            raise _named(line, error)
+
     async def _ask(self, place: int, line: Line) -> None:
-        outcome, error = await self._outcome(line)
+        outcome, error, is_common = await self._outcome(line)
+        if error and is_common:
+            await self._check_answered(line, error)
+        elif error is None or isinstance(error, APIStatusError):
+            self._answered.set()
+            self._common_in_row = 0
         ended, outcome = result(line, outcome, self._settings.judge, error=error)
         self._statistics.add(outcome, ended.status)
         self._outbox.put(place, ended)
 
-    async def _outcome(self, line: Line) -> tuple[Mapping[str, Any], APIError | None]:
-        """The outcome of `line`, and the error that it was made from, if any."""
+    async def _outcome(self, line: Line) -> _Outcome:
         attempt = 0
         while True:
             permit = await self._gate.enter()
             meter = Meter()
             try:
-                return {"type": "succeeded", "message": await self._message(line, permit, meter)}, None
+                return _Outcome({"type": "succeeded", "message": await self._message(line, permit, meter)})
             except APIError as error:
                 meter.stop()
-                another = self._another(error, permit, attempt, meter)
+                if isinstance(error, APIStatusError):
+                    self._gate.note_limits(error.headers)
+                is_throttled = self._is_throttled(error, permit, meter)
+                if is_throttled:
+                    another = self._after_throttling(error, permit, attempt)
+                else:
+                    another = self._another(error, permit, attempt, meter)
                 if another is None:
-                    return errored(error), error
+                    is_common = _is_not_allowed(error) or (is_throttled and not _is_final(error))
+                    return _Outcome(errored(error), error, is_common)
                 self._settings.on_retry(line, error, another.wait)
+                self._tell_silence(line, error)
             self._statistics.retries += 1
             attempt = another.attempt
             await asyncio.sleep(another.wait)
@@ -173,6 +220,7 @@ class Pool:
             self._gate.note_limits(stream.response.headers)
             exchange = stream.exchange
             async for data in stream.reads():
+                self._gate.begun(permit)
                 for received in exchange.receive(data):
                     if meter.first_token is None:
                         meter.seen(received)
@@ -182,39 +230,71 @@ class Pool:
         self._statistics.deviations.update(exchange.deviations)
         return exchange.accumulator.snapshot() or {}
 
+    def _is_throttled(self, error: APIError, permit: Permit, meter: Meter) -> bool:
+        """Whether an attempt ended because the server has no room for it; a silent one keeps requests waiting."""
+        if isinstance(error, APIStatusError):
+            return error.status_code in _THROTTLED and not error.is_hopeless
+        if not isinstance(error, APITimeoutError) or permit.begun or self._is_late(meter):
+            return False
+        return not error.retryable or self._statistics.succeeded > 0  # one that accepts nobody may be the wrong one
+
+    def _is_late(self, meter: Meter) -> bool:
+        """Whether the total timeout has passed."""
+        total = self._client.total_timeout
+        return total is not None and meter.end is not None and meter.end >= total - _TICK
+
     def _another(self, error: APIError, permit: Permit, attempt: int, meter: Meter) -> _Attempt | None:
         """The attempt to make after one that ended with `error`, or None."""
-        if isinstance(error, APIStatusError):
-            self._gate.note_limits(error.headers)
-            if error.status_code in _THROTTLED:
-                return self._after_throttling(error, permit, attempt)
         self._gate.ended(permit)
-        total = self._client.total_timeout
-        in_time = total is None or meter.end is None or meter.end < total
         # Nothing of the answer was passed on, so a broken stream can be retried like a broken connection.
-        broke = isinstance(error, StreamError) or (isinstance(error, APITimeoutError) and in_time)
-        wait = self._delay(APIConnectionError(error.message) if broke else error, attempt, self._settings.retries)
+        was_silent = isinstance(error, APITimeoutError) and permit.begun and not self._is_late(meter)
+        broke = isinstance(error, StreamError) or was_silent
+        again = APIConnectionError(error.message) if broke else error
+        chance, now = random.random(), time.time()  # noqa: S311 - it spreads waits
+        wait = delay(again, attempt, max_retries=self._settings.retries, chance=chance, now=now)
         return None if wait is None else _Attempt(attempt + 1, wait)
 
-    def _after_throttling(self, error: APIStatusError, permit: Permit, attempt: int) -> _Attempt | None:
-        """The attempt that follows a throttled one, when the gate opens; it counts as a retry if this one ran alone."""
-        self._statistics.rate_limited += error.status_code == 429
-        self._statistics.overloaded += error.status_code == 529
-        asked = error.retry_after
-        too_long = asked is not None and asked > MAX_WAIT
+    def _after_throttling(self, error: APIError, permit: Permit, attempt: int) -> _Attempt | None:
+        """The attempt to make after a throttled one, when the gate opens, or None."""
+        asked = None
+        if isinstance(error, APIStatusError):
+            self._statistics.rate_limited += error.status_code == 429
+            self._statistics.overloaded += error.status_code != 429
+            asked = error.retry_after
+        too_long = asked is not None and asked > self._gate.patience
         if too_long:
             self._statistics.longest_wait = max(self._statistics.longest_wait, asked or 0)
-        if str(error.details.get("error_code")) in HOPELESS:  # which does not mean that the server is loaded
-            self._gate.ended(permit)
+        if self._gate.throttled(permit, None if too_long else asked):
+            error.message += f"; nobody has been answered for {self._gate.patience:g} s"
             return None
-        may_pass = self._delay(error, 0, 1) is not None
-        counts = self._gate.throttled(permit, None if too_long else asked)
-        if not may_pass or (counts and attempt >= self._settings.retries):
-            return None
-        return _Attempt(attempt + counts, 0)
+        return None if too_long or _is_final(error) else _Attempt(attempt, 0)
 
-    def _delay(self, error: APIError, attempt: int, most: int) -> float | None:
-        return delay(error, attempt, max_retries=most, chance=random.random(), now=time.time())  # noqa: S311 - it spreads waits
+    def _tell_silence(self, line: Line, error: APIError) -> None:
+        if not self._silence_told and self._gate.silence > _LONG_SILENCE:
+            self._silence_told = True
+            self._settings.on_silence(line, error, self._gate.patience)
+
+
+class _Outcome(NamedTuple):
+    """The outcome of a line, the error that it was made from, and whether every other line would meet that too."""
+
+    outcome: Mapping[str, Any]
+    error: APIError | None = None
+    is_common: bool = False
+
+
+def _named(line: Line, error: APIError) -> APIError:
+    error.message = f"line {line.number}: {error.message}"
+    return error
+
+
+def _is_final(error: APIError) -> bool:
+    """Whether the server says that the same request will not be answered later either."""
+    return isinstance(error, APIStatusError) and not error.retryable
+
+
+def _is_not_allowed(error: APIError) -> bool:
+    return isinstance(error, APIStatusError) and (error.status_code in _NOT_ALLOWED or error.is_hopeless)
 
 
 class _Attempt(NamedTuple):
@@ -240,18 +320,31 @@ class _Gate:
         self._admit()
         return await turn
 
+    @property
+    def patience(self) -> float:
+        """The seconds for which nobody may be answered before a request is given up."""
+        return self._limiter.patience
+
+    @property
+    def silence(self) -> float:
+        """The seconds for which nobody has been answered."""
+        return self._limiter.silence(self._loop.time())
+
+    def begun(self, permit: Permit) -> None:
+        self._limiter.begun(permit)
+
     def succeeded(self, permit: Permit) -> None:
-        self._limiter.succeeded(permit)
+        self._limiter.succeeded(permit, self._loop.time())
         self._admit()
 
     def ended(self, permit: Permit) -> None:
-        self._limiter.ended(permit)
+        self._limiter.ended(permit, self._loop.time())
         self._admit()
 
     def throttled(self, permit: Permit, wait: float | None) -> bool:
-        counts = self._limiter.throttled(permit, self._loop.time(), wait=wait, chance=random.random())  # noqa: S311
+        given_up = self._limiter.throttled(permit, self._loop.time(), wait=wait, chance=random.random())  # noqa: S311
         self._admit()
-        return counts
+        return given_up
 
     def note_limits(self, headers: Mapping[str, str]) -> None:
         self._limiter.note_limits(headers, self._loop.time(), time.time())
@@ -269,7 +362,7 @@ class _Gate:
         if permit is not None:
             turn = self._waiting.popleft()
             if turn.done():  # the run was stopped
-                self._limiter.ended(permit)
+                self._limiter.ended(permit, now)
             else:
                 turn.set_result(permit)
         if permit is not None or self._limiter.held(now):

@@ -27,6 +27,7 @@ from streamcli.batch.source import Line, Source
 from streamcli.batch.statistics import Statistics
 from streamcli.client.client import Client
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
+from streamcli.network import local
 from streamcli.output.terminal import Visible
 from streamcli.protocol.jsontext import dumps
 from streamcli.turns.signals import ENDING
@@ -219,20 +220,22 @@ class _Batch(NamedTuple):
     async def ask(self, client: AsyncClient) -> list[int]:
         """Ask the lines that are not done; returns the signals that ended that early."""
         args, output = self.args, self.output
-        jobs = _allowed_jobs(args.jobs)
-        if jobs < args.jobs:
-            self.diagnostics.note(f"only {jobs} at a time: the limit of open files (ulimit -n) allows no more")
+        wanted = args.jobs if args.local is None else local.places(args.jobs)
+        allowed = _allowed_jobs(wanted)
+        if allowed < wanted:
+            self.diagnostics.note(f"only {allowed} at a time: the limit of open files (ulimit -n) allows no more")
         # httpcore tries to import it six times a request; if it is not installed, that is a third of a request's work.
         if importlib.util.find_spec("sniffio") is None:
             sys.modules["sniffio"] = None  # type: ignore[assignment]
         gc.freeze()  # not to search what exists by now for garbage, again and again, saves a tenth
         settings = Settings(
-            jobs=jobs,
+            jobs=allowed,
             retries=args.retries,
             ordered=not args.unordered,
             betas=args.beta,
             judge=judge(args),
             on_retry=self._say_retry if args.verbose else lambda *_: None,
+            on_silence=self._say_silence,
         )
         is_shown = isinstance(output, _Stream) and output.on_terminal
         write = self.screen.making_way(output.write) if is_shown else output.write
@@ -244,6 +247,9 @@ class _Batch(NamedTuple):
     def _say_retry(self, line: Line, error: APIError, wait: float) -> None:
         when = f"in {wait:.1f} s" if wait else "when the server has room"
         self.diagnostics.note(f"line {line.number}: another attempt {when} after: {error}")
+
+    def _say_silence(self, line: Line, error: APIError, patience: float) -> None:
+        self.diagnostics.note(f"nobody is answered: line {line.number}: {error}; trying for up to {patience:g} s")
 
     def say_stopped(self) -> None:
         """Say how far the run came, and how to go on."""

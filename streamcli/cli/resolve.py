@@ -47,7 +47,7 @@ def composer(args: Args) -> Callable[[str], Message | None]:
     words = " ".join(word for word in args.prompt if word != "-")
     _check_encodable(words, "the prompt")
     files = [decoded(io.read_file(path, "the prompt file"), path) for path in args.file if path != "-"]
-    blocks = [_block(word) for word in args.attach]
+    blocks = [_block(args, word) for word in args.attach]
 
     def message(text: str) -> Message | None:
         present = [part for part in (text, *files, words) if part]
@@ -60,14 +60,19 @@ def composer(args: Args) -> Callable[[str], Message | None]:
     return message
 
 
-def _block(word: str) -> dict[str, Any]:
+def _block(args: Args, word: str) -> dict[str, Any]:
     from streamcli.turns import attachment  # noqa: PLC0415 - rarely asked for
 
     if word == "-":
-        return attachment.of_bytes(io.read_stdin(), "standard input")
-    _check_encodable(word, f"--attach {word!a}")
-    found = attachment.by_reference(word)
-    return found or attachment.of_bytes(io.read_file(word, "the attachment"), word, os.path.basename(word))
+        block = attachment.of_bytes(io.read_stdin(), "standard input")
+    else:
+        _check_encodable(word, f"--attach {word!a}")
+        found = attachment.by_reference(word)
+        block = found or attachment.of_bytes(io.read_file(word, "the attachment"), word, os.path.basename(word))
+    is_local = args.local is not None
+    if request.is_anthropic_s(_address(args)[0]) and not is_local:
+        return block
+    return attachment.readable(block, "standard input" if word == "-" else word, by_llamacpp=is_local)
 
 
 def _check_stdin(args: Args) -> list[str]:

@@ -120,7 +120,7 @@ def _endpoint(this: Run) -> Endpoint:
 
 def _loading(this: Run) -> Callable[[Client | AsyncClient], None]:
     """As `Run.reach`, for the model of --local, which begins to load now."""
-    parallel = min(this.args.jobs, os.cpu_count() or 1) if this.args.batch else 1
+    parallel = local.places(this.args.jobs) if this.args.batch else 1
     url = this.stack.enter_context(local.serving(str(this.args.local), os.environ, parallel=parallel))
 
     def reach(client: Client | AsyncClient) -> None:

@@ -62,7 +62,7 @@ def shortcoming(args: Args, message: Mapping[str, Any], text: str, max_tokens: A
     if isinstance(stop_reason, str) and stop_reason in args.fail_on:
         return StopReasonError(f"stop reason {stop_reason} is one of --fail-on")
     if stop_reason == "tool_use":
-        cut = [block.get("name") for block in _blocks(message) if block.get("type") == "tool_use" and _is_cut(block)]
+        cut = [_text(block, "name") for block in _blocks(message) if block.get("type") == "tool_use" and _is_cut(block)]
         return ToolError(f"the model calls {cut[0]} with an input that is not whole JSON") if cut else None
     short = cut_short(message, max_tokens)
     because = f"; {short}" if short else ""
@@ -80,7 +80,7 @@ def judge(args: Args) -> Callable[[Mapping[str, Any]], int]:
     """The exit status that one complete message of many stands for."""
 
     def judged(message: Mapping[str, Any]) -> int:
-        text = "".join(str(block.get("text")) for block in _blocks(message) if block.get("type") == "text")
+        text = "".join(_text(block, "text") for block in _blocks(message) if block.get("type") == "text")
         short = shortcoming(args, message, text)
         return short.exit_code if short else 0
 
@@ -88,7 +88,13 @@ def judge(args: Args) -> Callable[[Mapping[str, Any]], int]:
 
 
 def _blocks(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [block for block in message.get("content") or () if isinstance(block, dict)]
+    content = message.get("content")
+    return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+
+
+def _text(block: Mapping[str, Any], key: str) -> str:
+    text = block.get(key)
+    return text if isinstance(text, str) else ""
 
 
 def _is_cut(call: Mapping[str, Any]) -> bool:

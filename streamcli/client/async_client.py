@@ -33,7 +33,7 @@ from .calls import (
     results_url,
 )
 from .settings import ClientState, Settings
-from .stream_state import ResultsState, StreamState, events_of
+from .stream_state import ResultsState, StreamState, closed_early, events_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -255,6 +255,7 @@ class AsyncBatchResults(ResultsState):
         return self
 
     async def __anext__(self) -> Record:
+        self._check_open()
         try:
             line = next(self._ready, None)
             while line is None and not self._over:
@@ -263,9 +264,11 @@ class AsyncBatchResults(ResultsState):
                 self._receive(self._exchange.decoded(came), is_last=came is None)
                 line = next(self._ready, None)
         except APIError as error:
+            self._told = True
             await self.close()
             raise self._exchange.explained(error) from error.__cause__
         if line is None:
+            self._told = True
             await self.close()
             raise StopAsyncIteration
         return self._result(line)
@@ -278,6 +281,7 @@ class AsyncBatchResults(ResultsState):
 
     async def close(self) -> None:
         """Drop the connection; what was not read is lost."""
+        self._closed = True
         self._over, self._ready = True, iter(())
         await self._pieces.aclose()
 
@@ -296,12 +300,13 @@ class AsyncModels:
 async def _listed(
     client: AsyncClient, path: str, limit: int, cursor: dict[str, str | None] | None, betas: Sequence[str]
 ) -> AsyncIterator[Record]:
+    known: set[str] = set()
     while cursor is not None:
         exchange = client._exchange("GET", page_path(path, limit, cursor), betas=betas)
         page = await client._fetch(exchange)
         for item in page_items(page):
             yield item
-        cursor = next_page(page, cursor)
+        cursor = next_page(page, cursor, known)
 
 
 class AsyncMessageStreamManager:
@@ -406,7 +411,7 @@ class AsyncMessageStream(StreamState):
 
     async def close(self) -> None:
         """Drop the connection; what was not read is lost."""
-        self._closed = True
+        self._closed = self._reads.closed = True
         await self._reads.aclose()
 
 
@@ -434,12 +439,16 @@ class _AsyncReads:
         self._exchange = exchange
         self._pieces = pieces
         self._looked_at = exchange.looked_at
+        # By whoever reads it, who must not take what came for the whole.
+        self.closed = False
         self._over = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
+        if self.closed and not self._exchange.complete:
+            raise closed_early(self._exchange)
         try:
             while not (self._over or self._exchange.complete):
                 if self._looked_at:

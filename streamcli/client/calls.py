@@ -48,11 +48,20 @@ def page_items(page: Mapping[str, Any]) -> list[Any]:
     return items
 
 
-def next_page(page: Mapping[str, Any], cursor: Mapping[str, str | None]) -> dict[str, str | None] | None:
-    """Where the page after `page` begins, or None; one that begins where this one did would go on for ever."""
+def next_page(
+    page: Mapping[str, Any], cursor: Mapping[str, str | None], known: set[str]
+) -> dict[str, str | None] | None:
+    """Where the page after `page` begins, or None. A list that comes back to a place among `known` would never end.
+
+    The place that is asked for, and the one that comes next, are put among `known`. UnexpectedResponseError for a place
+    that is not a string.
+    """
     way, place = ("before_id", "first_id") if cursor.get("before_id") else ("after_id", "last_id")
-    end = page.get(place)
-    return {way: end} if page.get("has_more") and end and end != cursor.get(way) else None
+    known.add(cursor.get(way) or "")
+    end = page.get(place) if page.get("has_more") else None
+    if not isinstance(end, str | None):
+        raise UnexpectedResponseError(f"the response is not a page: its {place} is not a string")
+    return {way: end} if end and end not in known else None
 
 
 def batch_path(message_batch_id: str) -> str:

@@ -34,7 +34,7 @@ from .calls import (
     results_url,
 )
 from .settings import ClientState, Settings
-from .stream_state import ResultsState, StreamState, events_of
+from .stream_state import ResultsState, StreamState, closed_early, events_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -254,6 +254,7 @@ class BatchResults(ResultsState):
         return self
 
     def __next__(self) -> Record:
+        self._check_open()
         try:
             line = next(self._ready, None)
             while line is None and not self._over:
@@ -262,9 +263,11 @@ class BatchResults(ResultsState):
                 self._receive(self._exchange.decoded(came), is_last=came is None)
                 line = next(self._ready, None)
         except APIError as error:
+            self._told = True
             self.close()
             raise self._exchange.explained(error) from error.__cause__
         if line is None:
+            self._told = True
             self.close()
             raise StopIteration
         return self._result(line)
@@ -277,6 +280,7 @@ class BatchResults(ResultsState):
 
     def close(self) -> None:
         """Drop the connection; what was not read is lost."""
+        self._closed = True
         self._over, self._ready = True, iter(())
         self._pieces.close()
 
@@ -295,12 +299,13 @@ class Models:
 def _listed(
     client: Client, path: str, limit: int, cursor: dict[str, str | None] | None, betas: Sequence[str]
 ) -> Iterator[Record]:
+    known: set[str] = set()
     while cursor is not None:
         exchange = client._exchange("GET", page_path(path, limit, cursor), betas=betas)
         page = client._fetch(exchange)
         for item in page_items(page):
             yield item
-        cursor = next_page(page, cursor)
+        cursor = next_page(page, cursor, known)
 
 
 class MessageStreamManager:
@@ -405,7 +410,7 @@ class MessageStream(StreamState):
 
     def close(self) -> None:
         """Drop the connection; what was not read is lost."""
-        self._closed = True
+        self._closed = self._reads.closed = True
         self._reads.close()
 
 
@@ -433,12 +438,16 @@ class _Reads:
         self._exchange = exchange
         self._pieces = pieces
         self._looked_at = exchange.looked_at
+        # By whoever reads it, who must not take what came for the whole.
+        self.closed = False
         self._over = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
+        if self.closed and not self._exchange.complete:
+            raise closed_early(self._exchange)
         try:
             while not (self._over or self._exchange.complete):
                 if self._looked_at:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import httpx
 
+from streamcli.errors import UsageError
 from streamcli.network.proxy import proxy_for
 from streamcli.network.timeouts import TIMEOUT, WHOLE_TIMEOUT
 from streamcli.protocol.exchange import Exchange
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from streamcli.network.proxy import Proxy
 
     Timeout = float | httpx.Timeout | None
+
+
+# As much as the options of the command take; the system's own timers end at 2^31 milliseconds.
+_MOST_SECONDS = 1_000_000
 
 
 class Settings(TypedDict, total=False):
@@ -64,10 +69,10 @@ class ClientState:
 
     def __init__(self, settings: Settings) -> None:
         self.endpoint = settings.get("endpoint") or endpoint_of(settings)
-        given = httpx.Timeout(settings["timeout"]) if "timeout" in settings else None
+        given = checked_timeout(settings["timeout"]) if "timeout" in settings else None
         self.timeout = given or TIMEOUT
         self.whole_timeout = given or WHOLE_TIMEOUT
-        self.total_timeout = settings.get("total_timeout")
+        self.total_timeout = _seconds(settings.get("total_timeout"), "total_timeout")
         self.max_retries = settings.get("max_retries", MAX_RETRIES)
         self.on_retry = settings.get("on_retry")
         self.keep_text = settings.get("keep_text", True)
@@ -89,7 +94,7 @@ class ClientState:
     ) -> Exchange:
         return kind(
             self.endpoint.request(method, path, body, **options),
-            timeout=self.timeout if timeout is None else httpx.Timeout(timeout),
+            timeout=self.timeout if timeout is None else checked_timeout(timeout),
             max_retries=self.max_retries,
             total=self.total_timeout,
             keep_text=self.keep_text,
@@ -101,6 +106,23 @@ class ClientState:
         if self.on_retry:
             self.on_retry(error, wait)
         return wait
+
+
+def checked_timeout(timeout: Timeout) -> httpx.Timeout:
+    """`timeout` as httpx has it. Raises UsageError unless each of its parts is None or a number of seconds."""
+    try:
+        made = httpx.Timeout(timeout)
+    except (TypeError, ValueError, IndexError) as fault:
+        raise UsageError(f"timeout is not a number of seconds: {fault}") from None
+    for value in made.as_dict().values():
+        _seconds(value, "timeout")
+    return made
+
+
+def _seconds(value: Any, name: str) -> float | None:
+    if value is None or (isinstance(value, int | float) and 0 <= value <= _MOST_SECONDS):  # which NaN is not
+        return value
+    raise UsageError(f"{name} needs a number of seconds from 0 to {_MOST_SECONDS}, or None for no timeout")
 
 
 def endpoint_of(settings: Settings) -> Endpoint:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamcli.errors import IncompleteStreamError, ProtocolError
 from streamcli.network.response import drop
+from streamcli.protocol.exchange import MAX_BODY
 from streamcli.protocol.jsontext import loads_exact
 from streamcli.protocol.message import parsed
 from streamcli.protocol.records import Event, Message, Record, events
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from streamcli.errors import APIError
     from streamcli.protocol.exchange import Exchange
 
 _EXCERPT = 80
@@ -41,7 +43,7 @@ class StreamState:
 
     def _check_open(self) -> None:
         if self._closed and not self.exchange.complete:
-            raise self.exchange.explained(IncompleteStreamError("the stream was closed before message_stop"))
+            raise closed_early(self.exchange)
 
     @property
     def request_id(self) -> str | None:
@@ -65,6 +67,11 @@ class StreamState:
         return snapshot
 
 
+def closed_early(exchange: Exchange) -> APIError:
+    """The error of reading on in a stream that was closed."""
+    return exchange.explained(IncompleteStreamError("the stream was closed before message_stop"))
+
+
 def events_of(exchange: Exchange, data: bytes) -> Iterator[Event]:
     """The events that `data` completes, each followed by those derived from it. Raises APIError in its turn."""
     for raw, event, is_nothing in exchange.receive(data):
@@ -81,9 +88,17 @@ class ResultsState:
         self._exchange = exchange
         # The last line as far as it came, joined only when it is whole, so that the time is linear in its length.
         self._parts: list[bytes] = []
+        self._held = 0
         self._ready: Iterator[bytes] = iter(())
         self._over = False
+        # Whether the end was told, or the error in its place.
+        self._told = False
+        self._closed = False
         weakref.finalize(self, drop, response).atexit = False
+
+    def _check_open(self) -> None:
+        if self._closed and not self._told:
+            raise self._exchange.explained(IncompleteStreamError("the results were closed before their end"))
 
     def _receive(self, data: bytes, *, is_last: bool) -> None:
         """Take the next piece of the body; the end of the last one is that of the last line too."""
@@ -94,8 +109,11 @@ class ResultsState:
         if lines:
             lines[0] = b"".join([*self._parts, lines[0]])
             self._ready = filter(bytes.strip, lines)
-            self._parts = []
+            self._parts, self._held = [], 0
         self._parts.append(rest)
+        self._held += len(rest)
+        if self._held > MAX_BODY:
+            raise ProtocolError(f"a line of the results is longer than {MAX_BODY >> 20} MiB")
 
     def _result(self, line: bytes) -> Record:
         try:

@@ -100,6 +100,7 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, deadline: Deadline, peer_prefix: str = "") -> None:
         self._deadline = deadline
         self._prefix = peer_prefix
+        self._wire: AsyncWire | None = None
 
     async def connect_tcp(
         self,
@@ -112,11 +113,17 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
         """Connect to the first address of `host` that accepts, each within `timeout` seconds, as the lookup is."""
         peer = Peer(self._prefix, host, port, self._deadline)
         try:
-            return AsyncConnection(await self._connected(host, port, timeout), peer)
+            self._wire = await self._connected(host, port, timeout)
         except TimeoutError:
             raise peer.late("connect", timeout) from None
         except (OSError, UnicodeError) as fault:
             raise peer.unreachable(fault) from None
+        return AsyncConnection(self._wire, peer)
+
+    def abort(self) -> None:
+        """Close what was opened, at once."""
+        if self._wire:
+            self._wire.abort()
 
     async def _connected(self, host: str, port: int, timeout: float | None) -> AsyncWire:
         *others, last = await addresses(host, port, self._deadline.within(timeout))

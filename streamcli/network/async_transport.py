@@ -39,8 +39,12 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 
         backend = AsyncBackend(*self._route.backend_options(request))
         pool = httpcore.AsyncConnectionPool(network_backend=backend, **self._route.pool_options(request))
-        with httpcore_errors_as_ours(*self._route.names(request)):
-            core = await pool.handle_async_request(self._route.request(request))
+        try:
+            with httpcore_errors_as_ours(*self._route.names(request)):
+                core = await pool.handle_async_request(self._route.request(request))
+        except BaseException:
+            backend.abort()  # cancelled at the wrong moment, httpcore forgets the connection
+            raise
         rejection = self._route.rejection(request, core)
         if rejection:
             await core.aclose()

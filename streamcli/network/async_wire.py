@@ -16,6 +16,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
+from .framing import is_rejection
 from .lookup import look_up
 
 if TYPE_CHECKING:
@@ -108,15 +109,23 @@ class AsyncWire(asyncio.BufferedProtocol):
         return data
 
     async def write(self, data: bytes, timeout: float | None) -> None:
-        """Send `data`; TimeoutError where none of it went out for `timeout` seconds."""
+        """Send `data`; TimeoutError where none of it went out for `timeout` seconds.
+
+        ConnectionAbortedError where the peer has responded that it will not have it.
+        """
         view = memoryview(data)
         for start in range(0, len(data), READ_BYTES):
             if not self._ended:
                 self._transport.write(view[start : start + READ_BYTES])
-            while self._full and not self._ended:
+            while self._full and not (self._ended or self._is_rejected()):
                 await self._change(timeout)
             if self._ended:
                 raise self._fault or ConnectionResetError("the connection was closed")
+            if self._is_rejected():
+                raise ConnectionAbortedError("the request was rejected before it was read")
+
+    def _is_rejected(self) -> bool:
+        return self._filled > 0 and is_rejection(bytes(self._buffer[: self._filled]))
 
     async def start_tls(self, context: ssl.SSLContext, hostname: str | None, timeout: float | None) -> None:
         """Go on inside TLS."""
@@ -132,14 +141,11 @@ class AsyncWire(asyncio.BufferedProtocol):
         await asyncio.sleep(0)  # the transport closes its socket in the next turn of the loop
 
     def abort(self) -> None:
-        """Close at once, from anywhere: a finalizer, which cannot wait, and that after the loop's end too.
-
-        A forked child leaves it alone: the connection is its parent's, and so is what the loop watches it with.
-        """
-        if os.getpid() != self._process:
-            return
+        """Close at once, from anywhere: a finalizer, which cannot wait, and that after the loop's end too."""
+        if self._process != os.getpid():
+            return  # in a forked child the connection and the loop's selector are still the parent's
         if self._loop.is_closed():
-            if self._transport.get_extra_info("socket").fileno() >= 0:
+            with contextlib.suppress(OSError):  # closed, or the peer has gone
                 self._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         else:
             self._transport.abort()
@@ -215,8 +221,8 @@ async def connect(address: Address, timeout: float | None) -> AsyncWire:
         connection.setblocking(False)
         async with asyncio.timeout(timeout):
             await loop.sock_connect(connection, place)
+        _, wire = await loop.create_connection(AsyncWire, sock=connection)
     except BaseException:
         connection.close()
         raise
-    _, wire = await loop.create_connection(AsyncWire, sock=connection)
     return wire

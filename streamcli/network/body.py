@@ -10,8 +10,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, cast
 
-from streamcli.errors import APIError
-from streamcli.protocol.exchange import MAX_ERROR_BODY
+from streamcli.errors import APIError, UnexpectedResponseError
+from streamcli.protocol.exchange import MAX_BODY, MAX_ERROR_BODY
 
 from .library_errors import HTTPX_ERRORS, from_httpx
 from .response import hasten
@@ -51,14 +51,16 @@ class Pieces:
 
 
 def whole_body(response: httpx.Response) -> bytes:
-    """All of a response's body; of an error response's, what `error_body` says."""
+    """All of a response's body; of an error response's, what `error_body` says. Raises APIError, also over MAX_BODY."""
     if response.status_code != 200:
         return error_body(Pieces(response))
-    parts = []
+    body = bytearray()
     with contextlib.closing(Pieces(response)) as pieces:
         while (data := pieces.read()) is not None:
-            parts.append(data)
-    return b"".join(parts)
+            body += data
+            if len(body) > MAX_BODY:
+                raise UnexpectedResponseError(f"the response is longer than {MAX_BODY >> 20} MiB")
+    return bytes(body)
 
 
 def error_body(pieces: Pieces, body: bytes = b"") -> bytes:

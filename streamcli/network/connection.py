@@ -101,6 +101,7 @@ class Backend(httpcore.NetworkBackend):
     def __init__(self, deadline: Deadline, peer_prefix: str = "") -> None:
         self._deadline = deadline
         self._prefix = peer_prefix
+        self._wire: Wire | None = None
 
     def connect_tcp(
         self,
@@ -113,11 +114,17 @@ class Backend(httpcore.NetworkBackend):
         """Connect to the first address of `host` that accepts, each within `timeout` seconds, as the lookup is."""
         peer = Peer(self._prefix, host, port, self._deadline)
         try:
-            return Connection(self._connected(host, port, timeout), peer)
+            self._wire = self._connected(host, port, timeout)
         except TimeoutError:
             raise peer.late("connect", timeout) from None
         except (OSError, UnicodeError) as fault:
             raise peer.unreachable(fault) from None
+        return Connection(self._wire, peer)
+
+    def abort(self) -> None:
+        """Close what was opened, at once."""
+        if self._wire:
+            self._wire.abort()
 
     def _connected(self, host: str, port: int, timeout: float | None) -> Wire:
         *others, last = addresses(host, port, self._deadline.within(timeout))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# The status line of a response that is an error, perhaps after interim ones.
+_REJECTION = re.compile(rb"(?:^|\n)HTTP/1\.[01] [45]\d\d")
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 # The head of a chunk with the CRLF before it that ends the last chunk: size, extension or blanks, CRLF. h11 lets an
 # extension hold anything but LF, and blanks stand only where there is none.
@@ -25,6 +27,11 @@ _TRAILERS = re.compile(
 )
 # As much as h11 keeps of a line that does not end.
 _MAX_HEAD = 16 * 1024
+
+
+def is_rejection(heard: bytes) -> bool:
+    """Whether a response that begins so, while the request is still being sent, is an error: more need not be sent."""
+    return bool(_REJECTION.search(heard))
 
 
 class HeadGate:

@@ -33,6 +33,11 @@ _PROGRAM = os.path.join(os.path.dirname(__file__), "local_server.py")
 _NEEDS_PACKAGE = "--local needs the package xllamacpp: pip install 'streamcli[local]'"
 
 
+def places(wanted: int) -> int:
+    """How many of `wanted` requests are answered at a time: no more than there are processors to answer them."""
+    return min(wanted, os.cpu_count() or 1)
+
+
 @contextlib.contextmanager
 def serving(model: str, environment: Mapping[str, str], *, parallel: int = 1) -> Iterator[Callable[[], str]]:
     """A function that waits for a server for `model`, the path of a GGUF file or "" for the usual one; gives its URL.

@@ -110,7 +110,7 @@ def is_exempt(url: str, no_proxy: str) -> bool:
 
 def _covers(entry: str, host: str) -> bool:
     """Whether an entry of NO_PROXY is `host`, a block that holds it, or a name above it."""
-    import ipaddress  # noqa: PLC0415 - for who has a NO_PROXY
+    import ipaddress  # noqa: PLC0415 - few have a NO_PROXY
 
     try:
         asked = ipaddress.ip_address(host)

@@ -40,8 +40,12 @@ class Transport(httpx.BaseTransport):
 
         backend = Backend(*self._route.backend_options(request))
         pool = httpcore.ConnectionPool(network_backend=backend, **self._route.pool_options(request))
-        with httpcore_errors_as_ours(*self._route.names(request)):
-            core = pool.handle_request(self._route.request(request))
+        try:
+            with httpcore_errors_as_ours(*self._route.names(request)):
+                core = pool.handle_request(self._route.request(request))
+        except BaseException:
+            backend.abort()  # cancelled at the wrong moment, httpcore forgets the connection
+            raise
         rejection = self._route.rejection(request, core)
         if rejection:
             core.close()

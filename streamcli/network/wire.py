@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
+import ssl
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import httpcore
 
+from .framing import is_rejection
 from .lookup import look_up
 
 if TYPE_CHECKING:
-    import ssl
-
     from .lookup import Address, Found
 
 _READ_BYTES = 64 * 1024
+# Nothing can be sent or read just now.
+_WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 # Each is raised from the system's own fault.
 _CORE_FAULTS = (httpcore.TimeoutException, httpcore.NetworkError)
 
@@ -32,9 +35,14 @@ class Wire:
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
         self._process = os.getpid()
+        # What came while the request was still being sent.
+        self._early = b""
 
     def read(self, timeout: float | None) -> bytes:
         """The next bytes, b"" at the end."""
+        if self._early:
+            early, self._early = self._early, b""
+            return early
         try:
             return self._stream.read(_READ_BYTES, timeout)
         except httpcore.TimeoutException as fault:
@@ -50,11 +58,33 @@ class Wire:
             raise _system_fault(fault) from fault
 
     def write(self, data: bytes, timeout: float | None) -> None:
-        """Send `data`; TimeoutError where none of it went out for `timeout` seconds."""
-        try:
-            self._stream.write(data, timeout)
-        except _CORE_FAULTS as fault:
-            raise _system_fault(fault) from fault
+        """Send `data`; TimeoutError where none of it went out for `timeout` seconds.
+
+        ConnectionAbortedError where the peer has responded that it will not have it.
+        """
+        connection: socket.socket = self._stream.get_extra_info("socket")
+        if self._stream.get_extra_info("ssl_object") not in {None, connection}:  # TLS inside TLS is httpcore's
+            try:
+                self._stream.write(data, timeout)
+            except _CORE_FAULTS as fault:
+                raise _system_fault(fault) from fault
+            return
+        connection.settimeout(0)
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[connection.send(view[:_READ_BYTES]) :]
+            except _WAITS:
+                _wait(connection, timeout)
+                self._hear(connection)
+
+    def _hear(self, connection: socket.socket) -> None:
+        """Take what came while there was more to send."""
+        with contextlib.suppress(*_WAITS):
+            came = connection.recv(_READ_BYTES)
+            self._early += came
+            if not came or is_rejection(self._early) or len(self._early) > _READ_BYTES:
+                raise ConnectionAbortedError("the request was rejected before it was read")
 
     def start_tls(self, context: ssl.SSLContext, hostname: str | None, timeout: float | None) -> None:
         """Go on inside TLS."""
@@ -68,18 +98,26 @@ class Wire:
         self.abort()
 
     def abort(self) -> None:
-        """Close at once, from any thread; one that waits in `read` wakes up.
-
-        A forked child only lets go: the connection is its parent's.
-        """
-        if os.getpid() == self._process:
-            with contextlib.suppress(OSError):  # not connected any more
+        """Close at once, from any thread; one that waits in `read` wakes up."""
+        with contextlib.suppress(OSError):  # not connected any more
+            if self._process == os.getpid():  # in a forked child the connection is still the parent's
                 self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         self._stream.close()
 
     def info(self, name: str) -> Any:
         """What httpcore wants to know of the socket."""
         return self._stream.get_extra_info(name)
+
+
+def _wait(connection: socket.socket, timeout: float | None) -> None:
+    """Until something can be sent or has come."""
+    poll = select.poll()
+    try:
+        poll.register(connection, select.POLLIN | select.POLLOUT)
+    except ValueError:
+        raise ConnectionResetError("the connection was closed") from None  # by another thread
+    if not poll.poll(None if timeout is None else timeout * 1000):
+        raise TimeoutError
 
 
 def _system_fault(fault: Exception) -> OSError:

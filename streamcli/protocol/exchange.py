@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 # How much of an error response's body is worth reading (streamcli(7), section "Error responses").
 MAX_ERROR_BODY = 64 * 1024
+# How long a response may be that is read whole, its coding undone.
+MAX_BODY = 64 << 20
+# A body is undone in pieces of this size, because each may become a thousand times as long.
+_PIECE = 16 * 1024
 _EXCERPT = 120
 _EVENT_STREAM = "text/event-stream"
 # What a gateway says of whoever is behind it, often without a word.
@@ -176,7 +180,10 @@ class Exchange:
     def json_object(self, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
         """The JSON object in a response that is not a stream. Raises the error that it is otherwise."""
         self.request_id = request_id_in(headers)
-        value = _json_or_text(_plain(body, headers))
+        plain = _plain(body, headers)
+        if len(plain) > MAX_BODY:
+            raise UnexpectedResponseError(f"the response is longer than {MAX_BODY >> 20} MiB")
+        value = _json_or_text(plain)
         if status != 200 or not isinstance(value, dict) or value.get("type") == "error":
             raise self.error_response(status, headers, body, wanted="a JSON object")
         return value
@@ -349,11 +356,16 @@ def _reader(accumulator: Accumulator) -> Reader:
 
 
 def _plain(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """A body, or its beginning, its coding undone as far as that goes."""
+    """A body, or its beginning, its coding undone as far as that goes; little more than MAX_BODY of it."""
     coded = coding.named(headers.get("content-encoding", ""))
     made = coding.Body(coded if coding.can_undo(coded) else "")
+    plain = bytearray()
     with contextlib.suppress(ProtocolError):
-        return made.decode(body) + made.close() or body
+        for start in range(0, len(body), _PIECE):
+            plain += made.decode(body[start : start + _PIECE])
+            if len(plain) > MAX_BODY:
+                break
+        return bytes(plain) + made.close() or body
     return body
 
 

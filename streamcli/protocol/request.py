@@ -7,6 +7,7 @@ Source: streamcli(7), section "REQUEST".
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -133,9 +134,26 @@ def version_for(body: Mapping[str, Any] | None) -> str:
 
 def _json(body: Mapping[str, Any]) -> bytes:
     try:
-        return dumps(body)
+        data = dumps(body)
     except ValueError as exc:
         raise UsageError(f"the request cannot be written as JSON: {exc}") from None
+    if b"null" in data and _holds_no_number(body):
+        raise UsageError("the request cannot be written as JSON: it holds a number that is infinite or NaN")
+    return data
+
+
+def _holds_no_number(body: Any) -> bool:
+    """Whether a float in `body` is none that JSON has; it would be written as null."""
+    waiting = [body]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return True
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+    return False
 
 
 def credential(
@@ -200,6 +218,15 @@ def readable_on_the_way(url: str, proxy_url: str | None = None) -> bool:
 def is_loopback(url: str) -> bool:
     """Whether the URL's host names this machine; no name is looked up."""
     return bool(_LOOPBACK.fullmatch(urlsplit(url).hostname or ""))
+
+
+def is_anthropic_s(url: str) -> bool:
+    """Whether the URL's host is Anthropic's own, and not that of another server or of a gateway."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return f".{host.removesuffix('.')}".endswith(".anthropic.com")
 
 
 def parsed_header(line: str, *, source: str) -> tuple[str, str]:

@@ -77,6 +77,21 @@ def by_reference(word: str) -> dict[str, Any] | None:
     return {"type": kind, "source": {"type": "url", "url": word}}
 
 
+def readable(block: dict[str, Any], word: str, *, by_llamacpp: bool) -> dict[str, Any]:
+    """A block as servers other than Anthropic's read it: a document of text as text with its title.
+
+    `by_llamacpp` says that it is llama.cpp, which skips every other document and says nothing: UsageError, with `word`.
+    """
+    source = block["source"]["type"]
+    if block["type"] == "document" and source == "text":
+        title = f"{block['title']}:\n\n" if "title" in block else ""
+        return {"type": "text", "text": title + block["source"]["data"]}
+    if by_llamacpp and (block["type"] == "document" or source == "url"):
+        kind = {"url": "a URL", "file": "a file id"}.get(source, "a PDF")
+        raise UsageError(f"--local reads no attachment that is {kind}: attach {word} as an image or as UTF-8 text")
+    return block
+
+
 def _image_type(data: bytes) -> str | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
