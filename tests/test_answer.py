@@ -91,7 +91,7 @@ def alive(pid):
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_ends_the_tool_with_its_children_and_then_the_command(number, server, tool, tmp_path):
     pids = tmp_path / "pids"
     server.responses = [calling()]
@@ -153,3 +153,25 @@ def test_two_runs_on_one_conversation_take_turns(tmp_path):
                 assert (first.end().status, second.end().status) == (0, 0)
         assert [message["content"] for message in server.requests[1].json["messages"]][::2] == ["one", "two"]
     assert len(path.read_text().splitlines()) == 4
+
+
+def test_a_turn_whose_output_failed_at_its_end_is_not_kept(tmp_path):
+    answer, talk = tmp_path / "answer", tmp_path / "talk.jsonl"
+    talk.write_text('{"role":"user","content":"a"}\n{"role":"assistant","content":"b"}\n')
+    before = talk.read_bytes()
+    gate = threading.Event()
+    rest = text_delta("b") + block_stop() + message_delta() + MESSAGE_STOP
+    with Server([head(chunked=True), chunk(opening("a")), gate, chunk(rest)]) as server:
+        words = ["-I", "-u", "-c", str(talk), "-o", str(answer), "c"]
+        with Running(*words, env={"ANTHROPIC_BASE_URL": server.url}) as running:
+            server.request()
+            answer.mkdir()
+            (answer / "in the way").touch()
+            gate.set()
+            ended = running.end()
+    assert ended.status == 10
+    usage, error = ended.err.splitlines()
+    assert usage.startswith("usage: ")
+    assert error.startswith(f"streamcli: error: cannot write to {answer}: ")
+    assert talk.read_bytes() == before
+    assert (tmp_path / "answer.partial").read_text() == "ab"

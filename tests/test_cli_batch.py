@@ -482,7 +482,7 @@ def test_two_runs_never_write_one_output(server, file, out):
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_ends_the_run_which_another_one_goes_on_with(server, file, out, number):
     server.responses = [lambda request: [HANG] if prompt(request) in "adf" else echo(request)]
     path = file(*named(*"abcdef"))

@@ -1088,7 +1088,7 @@ def complaining_of_usage():
         yield Stage(["-I"], Running.until_stuck, options={"stderr": writes})
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 STAGES = (
     reading_stdin,
     connecting,

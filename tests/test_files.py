@@ -2,9 +2,10 @@
 
 import itertools
 import os
+import subprocess
 
 import pytest
-from faults_command import streamcli
+from faults_command import shell, streamcli
 from server import Server, head, ok, opening, text_events
 
 from streamcli.cli import files
@@ -131,3 +132,26 @@ def test_to_go_on_from_what_a_failed_run_kept_it_gets_another_name(folder):
         (folder / "answer.partial").rename("first")
         assert streamcli(*run, "-f", "first", "Go on.").status == 0
     assert (folder / "answer").read_text() == "lo"
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "said"),
+    [
+        (["-o", "x", "hi"], 10, "cannot write to x"),
+        (["--usage-to", "x", "hi"], 10, "cannot write to x"),
+        (["-c", "x", "-f", "y", "hi"], 2, "cannot read the prompt file y"),
+        (["-c", "x", "hi"], 10, "cannot write to x"),
+        (["--record", "x", "--events-to", "y", "hi"], 10, "cannot write to y"),
+        (["--batch", "b", "-o", "x"], 2, "cannot read b"),
+        (["--batch", "/dev/stdin", "--lines", "-o", "x"], 10, "cannot write to x"),
+        (["--batch", "/dev/stdin", "--lines", "--offload", "-o", "x"], 10, "cannot write to x"),
+        (["--replay", "x"], 2, "cannot read the tape x"),
+        (["-T", "./x", "hi"], 2, "there is no tool ./x"),
+    ],
+)
+def test_in_a_directory_that_is_gone_a_file_is_not_there(argv, status, said, folder):
+    prefix = shell("mkdir gone; cd gone; rmdir ../gone")
+    stdin = b"hi\n" if "/dev/stdin" in argv else subprocess.DEVNULL
+    ended = streamcli("--base-url", "http://127.0.0.1:9", *argv, prefix=prefix, stdin=stdin)
+    assert ended.status == status
+    assert ended.error.startswith(said)

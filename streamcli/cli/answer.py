@@ -60,6 +60,7 @@ class Answer:
         self._stream: MessageStream | None = None
         # What earlier turns said since tools were run last: a turn that paused goes on with it.
         self._said = ""
+        self._reported = False
 
     @property
     def record(self) -> Callable[[bytes], None]:
@@ -165,12 +166,11 @@ class Answer:
         limit = question.loop.body.get("max_tokens")
         short = shortcoming(self._args, message, self._said + accumulator.text, limit)
         self._report()
-        if not short:
-            self._remember(question)
         self._close(succeeded=not short)
         if short:
             self._diagnostics.fault(short)
             return short.exit_code
+        self._remember(question)
         if note := cut_short(message, limit):
             self._diagnostics.note(note)
         return 0
@@ -210,8 +210,9 @@ class Answer:
         return error.exit_code if error.status_code != 200 else InternalServerError.exit_code
 
     def _report(self) -> None:
-        if self._stream is None:
+        if self._stream is None or self._reported:
             return
+        self._reported = True
         exchange = self._stream.exchange
         known = summary(exchange, self._meter)
         self._outputs.write_usage(dumps(known) + b"\n")

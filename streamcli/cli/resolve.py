@@ -8,7 +8,6 @@ Source: streamcli(1), section "Input".
 from __future__ import annotations
 
 import os
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import UsageError
@@ -319,7 +318,12 @@ def _explicit_key(args: Args, *, url_is_configured: bool) -> tuple[str | None, s
     if args.api_key_file:
         return _key(io.read_file(args.api_key_file, "the key file"), "--api-key-file")
     if args.api_key_cmd:
-        return _key(_output_of(args.api_key_cmd), "--api-key-cmd")
+        from streamcli.turns.processes import output_of  # noqa: PLC0415 - few have such a command
+
+        status, printed = output_of(args.api_key_cmd)
+        if status:
+            raise UsageError(f"--api-key-cmd ended with status {status}")
+        return _key(printed, "--api-key-cmd")
     return None, ""
 
 
@@ -329,11 +333,3 @@ def _key(raw: bytes, source: str) -> tuple[str, str]:
     if not key_in(key)[0]:
         raise UsageError(f"{source} gave an empty key")
     return key, source
-
-
-def _output_of(command: str) -> bytes:
-    """What a shell command prints; it does not get our standard input."""
-    result = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)  # noqa: S602 - it is the user's own command
-    if result.returncode:
-        raise UsageError(f"--api-key-cmd ended with status {result.returncode}")
-    return result.stdout

@@ -32,6 +32,9 @@ _SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# The headers that say how a request is sent, and not what it asks.
+_OURS = frozenset({"connection", "content-encoding", "content-length", "expect", "keep-alive", "proxy-connection"})
+_OURS |= {"te", "trailer", "transfer-encoding", "upgrade"}
 # What people copy along with a base URL.
 _AFTER_BASE = re.compile(r"(/+v1(/+messages)?)?/*$")
 _LOOPBACK = re.compile(r"localhost|[a-z0-9.-]+\.localhost|127(\.\d{1,3}){3}|::1", re.IGNORECASE)
@@ -246,6 +249,8 @@ def custom_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...
 
 
 def _check_header(name: str, value: str) -> None:
+    if name.lower() in _OURS:
+        raise UsageError(f"header {name} cannot be set: it says how the request is sent")
     if not _FIELD_NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not a header name")
     if not _FIELD_VALUE.fullmatch(value):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .signals import signals_held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 # How many bytes of standard error are kept: the last ones.
 MAX_ERRORS = 8000
@@ -36,6 +36,8 @@ _TICK = 0.02
 _LONGEST_WAIT = 3600.0  # the system's clock of a wait is one of 32 bits
 # After SIGKILL nothing is waited for but the kernel, unless the program belongs to another user and lives on.
 _PATIENCE = (0.0, 0.001, 0.01, 0.1, 0.5)
+_LAST_MOMENT = 0.01
+_RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them
 _NOT_STARTED = {
     errno.ENOEXEC: "it is not a program; a script begins with #! and its interpreter",
     errno.ENOENT: "it is gone, or the interpreter named in its first line is not there",
@@ -98,19 +100,78 @@ def _kill(leaders: Set[int]) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
     # Processes with a group of their own, as those that timeout(1) runs, are still in the session.
-    for pid in _members(leaders) if leaders else ():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+    _send(signal.SIGKILL, _members(leaders) if leaders else ())
 
 
 def _members(sessions: Set[int]) -> Iterator[int]:
     """The processes of some sessions, on systems where /proc tells."""
+    return (pid for pid, (_, session) in _processes().items() if session in sessions)
+
+
+def _processes() -> dict[int, tuple[int, int]]:
+    """The parent and the session of each process, on systems where /proc tells."""
+    found = {}
     names = os.listdir("/proc") if os.path.exists("/proc/self/stat") else []
     for name in filter(str.isdecimal, names):
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-            _state, _parent, _group, session, *_ = file.read().rpartition(b")")[2].split()
-            if int(session) in sessions:
-                yield int(name)
+            _state, parent, _group, session, *_ = file.read().rpartition(b")")[2].split()
+            found[int(name)] = int(parent), int(session)
+    return found
+
+
+def output_of(command: str) -> tuple[int, bytes]:
+    """The exit status of a command of the shell, less than 0 for a signal, and what it printed.
+
+    It gets no standard input, but our terminal and standard error, because it may ask for a password. Whatever ends the
+    wait ends it with its children.
+    """
+    pid = 0
+    output, printed = os.pipe()
+    try:
+        with signals_held() as held_before:
+            pid = os.posix_spawn(
+                "/bin/sh",
+                ("sh", "-c", command),
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, printed, 1),
+                    *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
+                ],
+                setsigdef=_RESTORED,
+                setsigmask=held_before,
+            )
+            os.close(printed)
+        data = b"".join(iter(partial(os.read, output, _CHUNK), b""))
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with signals_held():  # once it is reaped, its number may be another program's
+            ended, pid = os.waitpid(pid, 0)[1], 0
+    finally:
+        if pid:
+            _end_with_children(pid)
+        os.close(output)
+    return os.waitstatus_to_exitcode(ended), data
+
+
+def _end_with_children(pid: int) -> None:
+    """End a program that shares our session with all that it started, after a moment to put the terminal in order."""
+    with signals_held():  # what is stopped must not stay so
+        tree = {pid}
+        stopped: set[int] = set()
+        while new := tree - stopped:  # what is stopped starts nothing more
+            _send(signal.SIGSTOP, new)
+            stopped |= new
+            tree |= {child for child, (parent, _) in _processes().items() if parent in tree}
+        _send(signal.SIGTERM, tree)
+        _send(signal.SIGCONT, tree)
+        time.sleep(_LAST_MOMENT)
+        _send(signal.SIGKILL, tree)
+
+
+def _send(number: signal.Signals, pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
 class _Child:
@@ -166,7 +227,7 @@ class _Child:
                 environment,
                 file_actions=[*own, *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable())],
                 setsid=True,
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+                setsigdef=_RESTORED,
                 setsigmask=held_before,
             )
             if hasattr(os, "pidfd_open"):
