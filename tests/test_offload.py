@@ -27,6 +27,7 @@ from server import error_response, head, json_response
 
 from streamcli import (
     APIConnectionError,
+    APIError,
     AuthenticationError,
     BadRequestError,
     InternalServerError,
@@ -358,6 +359,28 @@ class TestAfterASubmissionThatBrokeOff:
             f'{{"part":1,"id":null}} to {case.state}'
         )
 
+    @pytest.mark.parametrize(
+        "pieces",
+        [
+            lambda body: [b"<html>\n"],
+            lambda body: [b""],
+            lambda body: [body.replace(b"custom_id", b"id")],
+            lambda body: [body.partition(b"\n")[0] + b"\n"],
+            lambda body: [CUT],
+        ],
+        ids=["a page", "empty", "without ids", "too few", "cut"],
+    )
+    def test_what_cannot_be_read_does_not_show_that_it_is_somebody_else_s(self, case, api, pieces):
+        self.broken_off(case, api)
+        left = [pieces, pieces]
+        api.pieces = lambda body: left.pop()(body) if b'"d-' in body and left else [body]
+        for _ in range(2):
+            with contextlib.suppress(APIError):
+                case.resume()
+        assert case.resume() == 0
+        assert api.accepted == list("abcdefgh")
+        assert case.results == succeeded(*"abcdefgh")
+
     def test_a_batch_of_before_is_never_it(self, case, api):
         self.somebody_elses(api, "x", "y", "z")
         self.broken_off(case, api, CUT)
@@ -569,27 +592,47 @@ class TestFetching:
             lambda body: body.replace(b'"custom_id": ', b'"id": '),
             lambda body: body.replace(b'"custom_id": ', b'"custom_id": 5, "id": '),
             lambda body: body.replace(b'"custom_id": ', b'"custom_id": [[]], "id": '),
-            lambda body: b"",
             lambda body: b"null\n",
             lambda body: b"<html>\n",
         ],
     )
-    def test_a_line_without_a_result_is_looked_for_again_and_failed_in_the_end(self, case, api, monkeypatch, change):
-        monkeypatch.setattr(offload, "MAX_FAULTS", 2)
-        looked = []
-
+    def test_a_line_whose_result_cannot_be_told_from_others_fails_alone(self, case, api, change):
         def pieces(body):
-            looked.extend([body] * (b'"a-' in body))
-            return [b"".join(change(line) if b'"a-' in line else line for line in body.splitlines(True))]
+            first = sorted(body.splitlines(True), key=lambda line: b'"a-' not in line)
+            return [change(first[0]), *first[1:]] if b'"a-' in body else [body]
 
         api.pieces = pieces
         assert case.work() == 8
-        assert len(looked) == 3
         assert case.results == [("a", "errored"), *succeeded(*"bcdefgh")]
         assert "batch msgbatch_01 has no result for it" in case.output.read_text()
         api.pieces = lambda body: [body]
         assert case.resume() == 0
         assert case.results == succeeded(*"abcdefgh")
+
+    @pytest.mark.parametrize(
+        ("pieces", "kept"),
+        [
+            (lambda body: [body.partition(b"\n")[2]], 2),
+            (lambda body: [body[:-20]], 2),
+            (lambda body: [b"<html>\n"], 0),
+            (lambda body: [b""], 0),
+            (lambda body: [body[:50], b"?", CUT], 0),
+        ],
+        ids=["one is missing", "cut short", "a page", "empty", "malformed"],
+    )
+    def test_results_that_are_not_all_there_are_left_where_they_are_and_nothing_is_paid_twice(
+        self, case, api, monkeypatch, pieces, kept
+    ):
+        monkeypatch.setattr(offload, "MAX_FAULTS", 2)
+        api.pieces = lambda body: pieces(body) if b'"a-' in body else [body]
+        with pytest.raises(StreamcliError):
+            case.work()
+        assert len(case.results) == kept + 5
+        assert {kind for _, kind in case.results} == {"succeeded"}
+        api.pieces = lambda body: [body]
+        assert case.resume() == 0
+        assert case.results == succeeded(*"abcdefgh")
+        assert api.accepted == list("abcdefgh")
 
     def test_a_result_that_comes_late_is_not_missed(self, case, api):
         api.pieces = lambda body: [body] if api.asked.count("results") > 2 else [body.partition(b"\n")[2]]

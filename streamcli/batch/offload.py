@@ -10,7 +10,6 @@ Source: streamcli(7), section "Message Batches".
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import re
 import secrets
@@ -306,7 +305,7 @@ class Offload:
         return bool(may_be)
 
     def _is_own(self, part: Part, batch_id: str) -> bool | None:
-        """Whether a batch is the part's, which the ids of its results show; None while there are none."""
+        """Whether a batch is the part's, which the ids of its results show; None while not all of them are there."""
         if self._retrieved(batch_id)["processing_status"] != "ended":
             return None
         if not part.mark:
@@ -314,7 +313,10 @@ class Offload:
                 f"batch {batch_id} may be part {part.number}, whose submission broke off, and the ids are too long to "
                 f"show it: add {self._state.line_to_add(part, 'ID')}, with the ID of its batch or null for none"
             )
-        return any(part.marks(record.get("custom_id")) for record in self._records(batch_id))
+        ids = [record.get("custom_id") for record in self._records(batch_id)]
+        if any(map(part.marks, ids)):
+            return True
+        return False if sum(isinstance(each, str) for each in ids) >= part.count else None
 
     def _newer(self, part: Part) -> Iterator[Mapping[str, Any]]:
         """The batches that were made after the part's intent was written."""
@@ -366,9 +368,10 @@ class Offload:
                     digests[part.number].add(line)
         for part in self._state.waiting:
             if digests[part.number].text != part.digest:
+                what = f"batch {part.id}" if part.id else f"part {part.number}"
                 raise UsageError(
-                    f"{self._source.name} is not what batch {part.id} was made of, or the options differ: go on with "
-                    f"what it was made of, or add {self._state.line_to_add(part, None)} to do without its results"
+                    f"{self._source.name} is not what {what} was made of, or the options differ: go on with what it "
+                    f"was made of, or add {self._state.line_to_add(part, None)} to do without its results"
                 )
 
     def _collect(self) -> None:
@@ -419,7 +422,7 @@ class Offload:
         """The fault of a batch that was looked at in vain, with what a person can do. Its requests are paid for."""
         error = part.fault
         assert error is not None  # noqa: S101 - it was looked at
-        if isinstance(error, NotFoundError | UnexpectedResponseError | ProtocolError):
+        if part.id and isinstance(error, NotFoundError | UnexpectedResponseError | ProtocolError):
             error.message += (
                 f"; batch {part.id} was made here and is paid for: look for it with the key and the workspace that it "
                 f"was made with; only if it is gone for good, add {self._state.line_to_add(part, None)} to ask, and "
@@ -429,10 +432,10 @@ class Offload:
 
     def _fetch(self, part: Part) -> None:
         block: dict[int, Result] = {}
-        size = 0
-        foreign = 0
+        size = count = foreign = 0
         try:
             for record in self._records(str(part.id)):
+                count += 1
                 line = self._line(part, record.get("custom_id"))
                 if line is None:
                     foreign += 1
@@ -447,7 +450,7 @@ class Offload:
             raise
         self._keep(block)
         missing = sum(not self._results.done(number) for number in part.numbers)
-        if missing and part.faults < MAX_FAULTS:
+        if missing and count < part.count:  # more may come
             raise ProtocolError(f"batch {part.id} has no result for {missing} of its requests")
         if foreign:
             self._watch.note(f"left out of batch {part.id}: {foreign} results for ids that part {part.number} has not")
@@ -471,12 +474,20 @@ class Offload:
         block.clear()
 
     def _records(self, batch_id: str) -> Iterator[Mapping[str, Any]]:
-        """The results of a batch that has ended; what is not one is passed over."""
+        """The results of a batch that has ended; a line that is not one is nobody's, unless it is the last one, cut."""
         with self._api.results(batch_id, betas=self._betas) as results:
+            fault: ProtocolError | None = None
             while True:
-                with contextlib.suppress(ProtocolError):
-                    yield from results
-                    return
+                try:
+                    for record in results:
+                        fault = None
+                        yield record
+                    break
+                except ProtocolError as error:
+                    fault = error
+                    yield {}
+            if fault:
+                raise fault
 
     def _line(self, part: Part, custom_id: Any) -> Line | None:
         """The line that a result's id stands for, without its request, or None if it is not one of the part's."""
