@@ -210,10 +210,10 @@ class TestReceive:
         assert (caught.value.request_id, caught.value.partial) == ("req_event", None)
 
     def test_rejects_an_event_over_the_cap_after_the_events_before_it(self):
-        stream, mebibyte = begun(), b"x" * 2**20
+        stream, kibibyte = begun(max_event_bytes=2**20), b"x" * 2**10
         assert len(list(stream.receive(opening("a") + b"data: "))) == 3
         with pytest.raises(ProtocolError, match="larger than") as caught:
-            list(stream.receive(b"".join([mebibyte] * 17)))
+            list(stream.receive(kibibyte * 1025))
         assert caught.value.partial["content"][0]["text"] == "a"
 
     def test_begins_anew_with_another_attempt(self):

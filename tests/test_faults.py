@@ -499,12 +499,23 @@ def test_a_compression_bomb_is_never_unpacked():
 
 
 @each(a_line=(b"x" * 65536, b"data: "), data_lines=(b"data: x\n" * 8192, b""))
-def test_an_event_without_end_is_refused_at_16_mib(piece, first, /):
+def test_an_event_without_end_is_refused_at_64_mib(piece, first, /):
     with Server(for_ever(piece, head() + opening("Hel") + first)) as server:
         ended = ask(server, prefix=LITTLE_MEMORY)
         assert server.hung_up()
     assert (ended.status, ended.out) == (8, b"Hel")
-    assert "larger than 16777216 bytes" in ended.error
+    assert "larger than 67108864 bytes" in ended.error
+
+
+def test_an_event_of_a_fetched_file_is_read_and_the_limit_can_be_set():
+    fetched = block_start(type="web_fetch_tool_result", tool_use_id="t", content={"data": "QUFB" * (17 << 18)})
+    said = [block_stop(), block_start(1), text_delta("It says hello.", 1), block_stop(1), message_delta(), MESSAGE_STOP]
+    answer = ok(message_start(), fetched, *said)
+    assert ask(answer) == (0, b"It says hello.", "")
+    ended = ask(answer, "--max-event-bytes", "100000")
+    assert (ended.status, ended.out) == (8, b"")
+    assert ended.error.startswith("an event of the stream is larger than 100000 bytes, the limit of max-event-bytes")
+    assert ask(answer, env={"STREAMCLI_MAX_EVENT_BYTES": "0"}).status == 0
 
 
 def test_comments_are_not_kept():
@@ -1673,7 +1684,7 @@ ROWS = {
     22: ["test_a_slow_drip_ends_at_the_total_timeout", "test_a_flood_of_interim_answers_ends_at_the_total_timeout"],
     23: ["test_a_compression_bomb_is_never_unpacked"],
     24: [
-        "test_an_event_without_end_is_refused_at_16_mib",
+        "test_an_event_without_end_is_refused_at_64_mib",
         "test_comments_are_not_kept",
         "test_an_event_of_thousands_of_lines_is_one_event",
     ],

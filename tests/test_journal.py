@@ -4,6 +4,7 @@ Slow is what is done at every byte of a file, and at every step of what is done 
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
@@ -82,6 +83,25 @@ def run(script, *args):
     """What a Python process of its own prints, as JSON."""
     words = [sys.executable, "-c", script, *map(str, args)]
     return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, timeout=60).stdout)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_keeps_no_empty_file(path, monkeypatch, number):
+    def no_locks(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", no_locks)
+        with pytest.raises(OutputError) as raised:
+            journal(path)
+        why = os.strerror(number)[0].lower() + os.strerror(number)[1:]
+        said = f"cannot lock {path}: {why}: its file system has no locks; use a file on another one"
+        assert raised.value.message == said
+        assert not path.exists()
+        path.write_bytes(OLD)
+        with pytest.raises(OutputError):
+            journal(path)
+        assert path.read_bytes() == OLD
 
 
 class TestLines:

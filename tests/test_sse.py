@@ -7,6 +7,7 @@ import base64
 import itertools
 import json
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,10 @@ def decode(*chunks, **options):
     events = [event for chunk in chunks for event in decoder.feed(chunk)]
     decoder.close()
     return events, decoder
+
+
+def chunked(data, size):
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def cuts(data):
@@ -179,6 +184,23 @@ def test_what_is_encoded_is_decoded(events):
 
 
 class TestTheCap:
+    @pytest.mark.parametrize("line", [b"data:ab\n", b"data: ab\n", b"data\n", b"data: \n"])
+    def test_many_short_lines_take_little_more_memory_than_their_bytes(self, line):
+        cap = 1 << 22
+        tracemalloc.start()
+        try:
+            with pytest.raises(ProtocolError):
+                decode(*itertools.repeat(line * 8192, 1000), max_event_bytes=cap)
+            assert tracemalloc.get_traced_memory()[1] < 2 * cap
+        finally:
+            tracemalloc.stop()
+
+    def test_many_lines_are_joined_as_few_are(self):
+        data = b"\n".join(b"%d" % number for number in range(20_000))
+        lines = b"".join(b"data: %s\n" % line for line in data.split(b"\n")) + b"\n"
+        for size in (1 << 16, 999):
+            assert [event.data for event in decode(*chunked(lines, size))[0]] == [data]
+
     @pytest.mark.parametrize("size", [1, 7, 200])
     def test_an_event_over_the_cap_is_a_protocol_error_and_the_decoder_stays_dead(self, size):
         stream = b"data: " + b"x" * 200

@@ -88,6 +88,7 @@ class Args(NamedTuple):
     proxy: str | None
     ca_file: str | None
     strict: bool
+    max_event_bytes: int
     allow_http: bool
     fail_on: frozenset[str]
     error_format: str
@@ -266,6 +267,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _option("--proxy", metavar="URL", help="A proxy, instead of the environment's."),
         _option("--ca-file", metavar="PATH", help="Certificates to trust, instead of the usual ones."),
         _flag("--strict", help="Fail at the first deviation from the documented event stream."),
+        _option("--max-event-bytes", type=_COUNT, default=1 << 26, metavar="N", help="Of one event: 64 MiB; 0: any."),
         _flag("--allow-http", help="Let a key go to another machine over plain http."),
     ],
     "Other": [

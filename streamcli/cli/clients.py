@@ -85,7 +85,13 @@ def async_client(args: Args, endpoint: Endpoint) -> AsyncClient:
 def _settings(args: Args, endpoint: Endpoint) -> Settings:
     timeout = httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None)
     total = args.timeout or None
-    return {"endpoint": endpoint, "timeout": timeout, "total_timeout": total, "strict": args.strict}
+    return {
+        "endpoint": endpoint,
+        "timeout": timeout,
+        "total_timeout": total,
+        "strict": args.strict,
+        "max_event_bytes": args.max_event_bytes or sys.maxsize,
+    }
 
 
 def _proxy(args: Args, endpoint: Endpoint) -> Proxy | None:

@@ -23,6 +23,7 @@ from streamcli.protocol.request import (
     holds_credential,
 )
 from streamcli.protocol.retry import MAX_RETRIES
+from streamcli.protocol.sse import MAX_EVENT_BYTES
 from streamcli.protocol.userinput import variable
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Settings(TypedDict, total=False):
     `max_retries` further attempts are made while nothing was received, and `on_retry` is told the error and the seconds
     to wait before each. `allow_http` lets a key go out in clear. `endpoint` replaces key, address, headers and version.
     With `keep_text` false the message keeps its text only while that is short, for streams that are only passed on.
-    `strict` makes the first deviation of a stream a ProtocolError (streamcli(7), section "DEVIATIONS").
+    An event of more than `max_event_bytes`, 64 MiB if not given, is a ProtocolError, and with `strict` so is the first
+    deviation of a stream (streamcli(7), section "DEVIATIONS").
     """
 
     api_key: str | None
@@ -62,6 +64,7 @@ class Settings(TypedDict, total=False):
     on_retry: Callable[[APIError, float], None] | None
     keep_text: bool
     strict: bool
+    max_event_bytes: int
 
 
 class ClientState:
@@ -77,6 +80,7 @@ class ClientState:
         self.on_retry = settings.get("on_retry")
         self.keep_text = settings.get("keep_text", True)
         self.strict = settings.get("strict", False)
+        self.max_event_bytes = settings.get("max_event_bytes", MAX_EVENT_BYTES)
         self._allow_http = settings.get("allow_http", False)
 
     def _proxy(self) -> Proxy | None:
@@ -99,6 +103,7 @@ class ClientState:
             total=self.total_timeout,
             keep_text=self.keep_text,
             strict=self.strict,
+            max_event_bytes=self.max_event_bytes,
         )
 
     def _next_attempt(self, exchange: Exchange, error: APIError) -> float:

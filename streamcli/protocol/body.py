@@ -29,13 +29,14 @@ _OF_THE_END = frozenset({"stop_reason", "stop_sequence", "stop_details"})
 
 
 class Body:
-    """The body of one response; `coded` is the coding that its head names.
+    """The body of one response; `coded` is the coding that its head names. A whole message has at most `max_bytes`.
 
     The order of calls is: for a body that does not say what it is, `look` with each piece until that is known; then
     `decoded` with each piece, None at the end, and `keep` with what comes out as long as no event was in it.
     """
 
-    def __init__(self, coded: str = "") -> None:
+    def __init__(self, coded: str = "", max_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max = max_bytes
         self._coding = coding.Body(coded)
         # All that was looked at: nobody has used it yet.
         self.looked_at = b""
@@ -50,7 +51,7 @@ class Body:
         """
         self.keep(self._coding.close() if data is None else self._coding.decode(data), all_of_it=True)
         kind = self._kind()
-        if kind in {"", "object"} and data is not None and len(self._kept) <= MAX_EVENT_BYTES:
+        if kind in {"", "object"} and data is not None and len(self._kept) <= self._max:
             return None
         self.looked_at = bytes(self._kept)
         self.message = message_in(self.looked_at) if kind == "object" else None

@@ -33,7 +33,7 @@ from .pages import words
 from .records import Message
 from .retry import MAX_RETRIES, MAX_WAIT, delay, retry_after
 from .secrets import hidden, hidden_text, secrets_of
-from .sse import Decoder, ServerSentEvent
+from .sse import MAX_EVENT_BYTES, Decoder, ServerSentEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -92,6 +92,7 @@ class Exchange:
         total: float | None = None,
         keep_text: bool = True,
         strict: bool = False,
+        max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
         self.request = request
         self.timeout = timeout
@@ -102,14 +103,15 @@ class Exchange:
         self._max_retries = max_retries
         self._keep_text = keep_text
         self._strict = strict
+        self._max_event_bytes = max_event_bytes
         self._secrets = list(secrets_of(request.headers.items()))
         self._begin()
 
     def _begin(self, coded: str = "") -> None:
-        self._body = Body(coded)
+        self._body = Body(coded, self._max_event_bytes)
         self._is_begun = False  # whether an event has come
         self.accumulator = Accumulator(keep_text=self._keep_text)
-        self._decoder = Decoder()
+        self._decoder = Decoder(self._max_event_bytes)
         # Reads on once something deviated.
         self._reader: Reader | None = None
 

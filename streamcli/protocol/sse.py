@@ -15,7 +15,9 @@ from typing import NamedTuple
 from streamcli.errors import ProtocolError
 
 # The largest real event is a tool result of some MB; the cap only has to stop a line that never ends.
-MAX_EVENT_BYTES = 16 * 1024 * 1024
+MAX_EVENT_BYTES = 64 * 1024 * 1024
+# As many lines are made one, because each takes far more memory than its bytes.
+_MANY_LINES = 4096
 
 _BOM = b"\xef\xbb\xbf"
 _COLON = ord(":")
@@ -76,6 +78,7 @@ class Decoder:
         self._event = b""
         self._data: list[bytes] = []
         self._data_size = 0
+        self._joined = 0  # how many of them are several lines by now
         self._retry: int | None = None
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
@@ -119,7 +122,7 @@ class Decoder:
         self._begin_event()
 
     def _too_large(self) -> ProtocolError:
-        return ProtocolError(f"an event of the stream is larger than {self._max} bytes")
+        return ProtocolError(f"an event of the stream is larger than {self._max} bytes, the limit of max-event-bytes")
 
     def _take_events(self, data: bytes, events: list[ServerSentEvent]) -> None:
         position = 0 if self._between_events else self._take_event(data, 0, events)
@@ -182,6 +185,9 @@ class Decoder:
                 self._take_field(line)
             else:
                 self._dispatch(events)
+        if len(self._data) - self._joined > _MANY_LINES:
+            self._data[self._joined :] = [b"\n".join(self._data[self._joined :])]
+            self._joined += 1
         if lines:
             self._between_events = not lines[-1]
         if unfinished:

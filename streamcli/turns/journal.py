@@ -11,6 +11,7 @@ changed meanwhile. One line at a time is in memory.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _BLOCK = 1 << 20
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
 class Journal:
@@ -47,7 +49,7 @@ class Journal:
         except IsADirectoryError:
             raise UsageError(f"{path} is a directory") from None
         except (OSError, ValueError) as fault:
-            raise self._unwritable(fault) from None
+            raise _unlockable(path, fault) or self._unwritable(fault) from None
         try:
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
@@ -268,10 +270,20 @@ def _locked(path: str, mode: int, busy: Callable[[], None]) -> tuple[int, bool]:
                 fcntl.flock(fd, fcntl.LOCK_EX)
             if _is_at(fd, path):
                 return fd, made
-        except BaseException:
+        except BaseException as fault:
+            if isinstance(fault, OSError) and made:  # nobody else can hold it either
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
             os.close(fd)
             raise
         os.close(fd)
+
+
+def _unlockable(path: str, fault: BaseException) -> OutputError | None:
+    """The error of a file system that has no locks, as NFS may be mounted, if the fault is that."""
+    if getattr(fault, "errno", None) not in _NO_LOCKS:
+        return None
+    return OutputError(f"cannot lock {path}: {reason(fault)}: its file system has no locks; use a file on another one")
 
 
 def _opened(path: str, mode: int) -> tuple[int, bool]:
