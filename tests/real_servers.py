@@ -1,7 +1,7 @@
 """Servers that other people wrote: installed at first use, each into a folder of its own below build/servers, and run.
 
-Contract: `running` gives the URL of a server for as long as its context is open; then its whole process group is gone.
-It listens on loopback, has a home of its own, and finds no way out: its HTTP proxy is a port nobody listens on. What
+Contract: `running` gives the URL of a server for as long as its context is open; then all its processes are gone. It
+listens on loopback, has a home of its own, and finds no way out: its HTTP proxy is a port nobody listens on. What
 cannot be installed is a skipped test that says why; what does not start is a failed one.
 """
 
@@ -133,7 +133,7 @@ def _filled(text, places):
 
 @contextlib.contextmanager
 def process(words, folder, variables=None):
-    """A process in `folder`, which says what it has to say in the file `log` there, and its whole group after it."""
+    """A process in `folder`, which writes to the file `log` there; at the end it and all that it started are killed."""
     environment = {
         "PATH": f"{Path(words[0]).parent}:{os.environ['PATH']}",
         "HOME": str(folder),
@@ -150,9 +150,26 @@ def process(words, folder, variables=None):
     try:
         yield child
     finally:
+        descendants = _descendants(child.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
+        for pid in descendants:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         child.wait()
+
+
+def _descendants(pid):
+    """The processes that a process started, and those that they did: not all of them stay in its group."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name of a process, in brackets, may hold anything.
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for ancestor in found:
+        found += [child for child, parent in parents.items() if parent == ancestor]
+    return found[1:]
 
 
 def _until_ready(child, port, server, name, folder):

@@ -257,11 +257,12 @@ class TestNginx:
 
 
 class TestSquid:
-    def test_that_finds_nobody_says_so_in_a_page_of_its_own(self, squid):
+    def test_that_finds_nobody_is_named_with_its_reason(self, squid):
         nobody = f"http://127.0.0.1:{closed_port()}"
         ended = streamcli("--base-url", nobody, "--proxy", squid, "-I", "--retries", "0", "hi")
-        assert (ended.status, ended.out) == (5, b"")
-        assert ended.error.startswith("status 503")
+        assert (ended.status, ended.out) == (6, b"")
+        assert ended.error.startswith(f"the proxy {squid.removeprefix('http://')} rejected the request to ")
+        assert "ERR_CONNECT_FAIL" in ended.error
 
     def test_that_can_open_no_tunnel_is_a_failed_connection(self, squid, ca_file):
         nobody = f"https://127.0.0.1:{closed_port()}"
