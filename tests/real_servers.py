@@ -62,7 +62,7 @@ def _pip(folder, server):
 
 
 def _npm(folder, server):
-    yield ["npm", "install", "--prefix", folder, "--silent", "--no-fund", "--no-audit", *server.packages]
+    yield ["npm", "install", "--prefix", folder, "--loglevel", "error", "--no-fund", "--no-audit", *server.packages]
 
 
 _INSTALLERS = {"pip": (_pip, "bin"), "npm": (_npm, "node_modules/.bin")}
@@ -90,8 +90,8 @@ def _install(name, command):
     except (OSError, subprocess.TimeoutExpired) as fault:
         pytest.skip(f"{name} cannot be installed: {fault}")
     if done.returncode:
-        said = [*filter(None, (done.stderr or done.stdout).splitlines())] or ["no reason given"]
-        pytest.skip(f"{name} cannot be installed: {said[-1]}")
+        said = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        pytest.skip(f"{name} cannot be installed: {'; '.join(said[-4:])[-300:]}")
 
 
 def program(name, package):
