@@ -43,9 +43,11 @@ class Relay(Listener):
     def to(self, port):
         usual, self._port = self._port, port
         self.cut()
-        yield
-        self._port = usual
-        self.cut()
+        try:
+            yield
+        finally:
+            self._port = usual
+            self.cut()
 
     def handle(self, connection, number):
         with socket.create_connection(("127.0.0.1", self._port)) as upstream:
