@@ -39,6 +39,12 @@ def _quiet_environment(monkeypatch):
 
 
 @pytest.fixture
+def without_sync(monkeypatch):
+    """For tests that write hundreds of times and switch nothing off."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture
 def server():
     """A server that answers as `server.answers` say."""
     with Server() as server:

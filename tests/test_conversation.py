@@ -108,12 +108,6 @@ def path(tmp_path):
     return tmp_path / "talk.jsonl"
 
 
-@pytest.fixture
-def without_sync(monkeypatch):
-    """For tests that write hundreds of times and switch nothing off."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-
-
 class TestReading:
     def test_a_new_one_is_empty_and_leaves_no_file_when_nothing_was_said(self, path):
         with conversation(path) as talk:

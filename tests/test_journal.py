@@ -61,12 +61,6 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def without_sync(monkeypatch):
-    """For tests that open a file hundreds of times and switch nothing off."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-
-
-@pytest.fixture
 def small_disk(tmp_path):
     """A file system of 64 KiB."""
     if os.geteuid() != 0:

@@ -45,7 +45,7 @@ from streamcli.protocol.request import SAMPLING_API_VERSION
 
 
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch):
+def _at_once(monkeypatch, without_sync):
     monkeypatch.setattr(offload, "FIRST_WAIT", 0)
     monkeypatch.setattr(offload, "SETTLING", (0, 0))
     monkeypatch.setattr(offload, "MAX_REQUESTS", 3)
