@@ -75,7 +75,7 @@ def test_broken_compression_is_a_protocol_error():
 
 @pytest.mark.parametrize("header", ["", " Identity", "none", "UTF-8", "identity "])
 def test_some_names_stand_for_no_coding(header):
-    assert coding.named(header) == ""
+    assert coding.of({"content-encoding": header}) == ""
 
 
 @pytest.mark.parametrize(

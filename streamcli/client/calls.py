@@ -126,7 +126,7 @@ class Download(Exchange):
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
         """Whether the response holds what was asked for."""
         self.request_id = request_id_in(headers)
-        coded = coding.named(headers.get("content-encoding", ""))
+        coded = coding.of(headers)
         if status != 200 or not coding.can_undo(coded):
             return False
         self._begin(coded)

@@ -8,21 +8,21 @@ Source: streamcli(7), section "Deviations of HTTP".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from . import coding
 from .jsontext import loads_exact
-from .sse import MAX_EVENT_BYTES
+from .sse import BYTE_ORDER_MARK, MAX_EVENT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
-# "": too short to tell.
-Kind = Literal["", "events", "object", "other"]
+    # "": too short to tell.
+    Kind = Literal["", "events", "object", "other"]
 
 # What is enough to tell the kind of a body, and to show it.
 _SHOWN = 4096
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIELDS = (b"event", b"data", b"id", b"retry")
 # What a message says only when it has come to its end.
 _OF_THE_END = frozenset({"stop_reason", "stop_sequence", "stop_details"})
@@ -91,8 +91,8 @@ class Body:
 
 def kind_of(beginning: bytes) -> Kind:
     """What a body is that begins so, perhaps cut."""
-    first = beginning.removeprefix(_BYTE_ORDER_MARK).lstrip()
-    if not first or _BYTE_ORDER_MARK.startswith(first):
+    first = beginning.removeprefix(BYTE_ORDER_MARK).lstrip()
+    if not first or BYTE_ORDER_MARK.startswith(first):
         return ""
     if first.startswith(b"{"):
         return "object"
@@ -105,7 +105,7 @@ def kind_of(beginning: bytes) -> Kind:
 def message_in(body: bytes) -> dict[str, Any] | None:
     """The message that is the whole body, or None."""
     try:
-        value = loads_exact(body.removeprefix(_BYTE_ORDER_MARK))
+        value = loads_exact(body.removeprefix(BYTE_ORDER_MARK))
     except ValueError:
         return None
     is_message = isinstance(value, dict) and value.get("type") == "message" and isinstance(value.get("content"), list)

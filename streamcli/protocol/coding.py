@@ -8,8 +8,12 @@ broken is ProtocolError. No I/O. Source: RFC 9110 section 8.4.1; RFC 1950 to 195
 from __future__ import annotations
 
 import zlib
+from typing import TYPE_CHECKING
 
 from streamcli.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Servers send these for a body that is not coded at all.
 _NOT_CODED = frozenset({"", "identity", "none", "utf-8", "utf8"})
@@ -19,9 +23,9 @@ _GZIP = b"\x1f\x8b"
 _CAN_UNDO = frozenset({"gzip", "x-gzip", "deflate"})
 
 
-def named(header: str) -> str:
-    """The coding that a Content-Encoding header names, in lower case; "" where the body is not coded."""
-    coding = header.strip().lower()
+def of(headers: Mapping[str, str]) -> str:
+    """The coding that the head of a response names, in lower case; "" where the body is not coded."""
+    coding = headers.get("content-encoding", "").strip().lower()
     return "" if coding in _NOT_CODED else coding
 
 

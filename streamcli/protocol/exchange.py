@@ -29,7 +29,6 @@ from . import coding
 from .body import Body, events_of
 from .jsontext import dumps, loads
 from .message import OF_CHAT_COMPLETIONS, Accumulator
-from .pages import words
 from .records import Message
 from .retry import MAX_RETRIES, MAX_WAIT, delay, retry_after
 from .secrets import hidden, hidden_text, secrets_of
@@ -141,7 +140,7 @@ class Exchange:
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
         """Whether the response is an event stream by what it says of itself; if so, `receive` may begin."""
         self.request_id = request_id_in(headers)
-        coded = coding.named(headers.get("content-encoding", ""))
+        coded = coding.of(headers)
         readable = not coded if self._strict else coding.can_undo(coded)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if status not in self._statuses() or kind != _EVENT_STREAM or not readable:
@@ -154,7 +153,7 @@ class Exchange:
 
         If so, `look` tells.
         """
-        coded = coding.named(headers.get("content-encoding", ""))
+        coded = coding.of(headers)
         self._begin(coded if coding.can_undo(coded) else "")
         return not self._strict and status in self._statuses() and coding.can_undo(coded)
 
@@ -206,7 +205,7 @@ class Exchange:
             return APIStatusError(message, status_code=status, headers=headers, request_id=self.request_id)
         if status >= 400 or is_error:
             has_reason = isinstance(value, dict) and "error" in value
-            reason = value if has_reason else _excerpt(words(body.decode("utf-8", "replace")))
+            reason = value if has_reason else _seen(body.decode("utf-8", "replace"))
             error = status_error(None if status < 400 else status, reason, headers=headers, request_id=self.request_id)
             if status in _OF_GATEWAYS and not body.strip():
                 error.message = f"{_gateway(self.request.url, headers)} gave no reason"
@@ -312,7 +311,7 @@ class Exchange:
         except APIError as error:
             raise self.explained(error) from None
         if not self._is_begun and self._body.is_no_event_stream():
-            what = _excerpt(words(hidden(self._body.beginning, self._secrets).decode("utf-8", "replace")))
+            what = _seen(hidden(self._body.beginning, self._secrets).decode("utf-8", "replace"))
             raise self.explained(UnexpectedResponseError(f"there is no event in the response, which begins: {what}"))
         reason = self.accumulator.stop_reason
         after = f", after stop reason {reason}" if reason else ""
@@ -359,7 +358,7 @@ def _reader(accumulator: Accumulator) -> Reader:
 
 def _plain(body: bytes, headers: Mapping[str, str]) -> bytes:
     """A body, or its beginning, its coding undone as far as that goes; little more than MAX_BODY of it."""
-    coded = coding.named(headers.get("content-encoding", ""))
+    coded = coding.of(headers)
     made = coding.Body(coded if coding.can_undo(coded) else "")
     plain = bytearray()
     with contextlib.suppress(ProtocolError):
@@ -375,12 +374,12 @@ def _what_it_is(value: Any, headers: Mapping[str, str], wanted: str) -> str:
     """What a response is that is not what was wanted: a JSON value or text."""
     if isinstance(value, dict) and isinstance(value.get("choices"), list):
         return OF_CHAT_COMPLETIONS
-    coded = coding.named(headers.get("content-encoding", ""))
+    coded = coding.of(headers)
     if not coding.can_undo(coded):
         return f"the response is in the coding {_excerpt(coded)}, which was not asked for and cannot be read"
     kind = _excerpt(headers.get("content-type") or "of no content type")
     text = value if isinstance(value, str) else dumps(value).decode()
-    return f"the response is not {wanted} but {kind}: {_excerpt(words(text))}"
+    return f"the response is not {wanted} but {kind}: {_seen(text)}"
 
 
 def _gateway(url: str, headers: Mapping[str, str]) -> str:
@@ -399,3 +398,9 @@ def _json_or_text(body: bytes) -> Any:
 def _excerpt(text: Any) -> str:
     line = " ".join(str(text).split())
     return line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…"
+
+
+def _seen(body: str) -> str:
+    from .pages import words  # noqa: PLC0415 - few responses are pages, and html takes its time to import
+
+    return _excerpt(words(body))

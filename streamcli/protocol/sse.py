@@ -19,7 +19,7 @@ MAX_EVENT_BYTES = 64 * 1024 * 1024
 # As many lines are made one, because each takes far more memory than its bytes.
 _MANY_LINES = 4096
 
-_BOM = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _COLON = ord(":")
 # The smallest limit that int() can be given (sys.set_int_max_str_digits); a time of more digits is not one.
 _MAX_RETRY_DIGITS = 640
@@ -107,9 +107,9 @@ class Decoder:
         return events
 
     def _after_bom(self, start: bytes) -> bytes:
-        is_cut = len(start) < len(_BOM) and _BOM.startswith(start)
+        is_cut = len(start) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(start)
         self._start = start if is_cut else None
-        return b"" if is_cut else start.removeprefix(_BOM)
+        return b"" if is_cut else start.removeprefix(BYTE_ORDER_MARK)
 
     def close(self) -> None:
         """Say that the stream ended: what is unfinished is dropped.
