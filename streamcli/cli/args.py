@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -335,19 +336,22 @@ _EPILOG = (
 
 def command() -> click.Command:
     """The click command; invoking it returns `Args`."""
-    version: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": _version}
+    # Not from STREAMCLI_VERSION or _HELP, which an image may hold for purposes of its own.
+    asked: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "allow_from_autoenv": False}
     return Command(
         "streamcli",
         params=[
             click.Argument(["prompt"], nargs=-1, metavar="[PROMPT]..."),
             *OPTIONS,
-            # Not from STREAMCLI_VERSION, which an image may hold for purposes of its own.
-            click.Option(["--version"], help="Print the version.", allow_from_autoenv=False, **version),
+            click.Option(["--version"], help="Print the version.", callback=_version, **asked),
+            # Versions of click differ in when they look at their own, and whether it has a variable.
+            click.Option(["-h", "--help"], help="Show this message and exit.", callback=_help, **asked),
         ],
+        add_help_option=False,
         callback=_collect,
         help="Send a prompt to a Messages endpoint and stream the answer to standard output.",
         epilog=_EPILOG,
-        context_settings={"auto_envvar_prefix": "STREAMCLI", "help_option_names": ["-h", "--help"]},
+        context_settings={"auto_envvar_prefix": "STREAMCLI"},
     )
 
 
@@ -377,8 +381,19 @@ def _names_model(following: list[str]) -> bool:
 
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(f"streamcli {__version__}")
-        ctx.exit()
+        _print(ctx, f"streamcli {__version__}")
+
+
+def _help(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        _print(ctx, ctx.get_help())
+
+
+def _print(ctx: click.Context, text: str) -> None:
+    if sys.stdout is None:  # it was closed when the process began; before 8.1.7 click did not expect that
+        raise OSError
+    click.echo(text, color=ctx.color)
+    ctx.exit()
 
 
 def _collect(**values: Any) -> Args:
