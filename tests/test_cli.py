@@ -24,6 +24,7 @@ the command is a true one (tests/starter.py); TRUE_STARTS=1 makes it all of them
 import json
 import os
 import re
+import shutil
 import subprocess
 from itertools import zip_longest
 from pathlib import Path
@@ -129,5 +130,7 @@ CASES = [case for path in sorted((Path(__file__).parent / "cli").glob("*.txt")) 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_case(case, tmp_path):
+    if re.search(r"\bjq\b", case.script + "".join(case.files.values())) and not shutil.which("jq"):
+        pytest.skip("jq is not installed")
     expected, actual = run(case, tmp_path, f"{starter.folder()}:{os.environ['PATH']}")
     assert actual == expected

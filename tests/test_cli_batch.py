@@ -222,7 +222,7 @@ def test_the_gravest_line_gives_the_status_and_one_line_says_how_many_failed(ser
     server.responses = [
         lambda request: error_response(401, "authentication_error") if prompt(request) == "d" else fails("b")(request)
     ]
-    ended = run(server, file(*named("a", "b", "c", "d")), "-o", out)
+    ended = run(server, file(*named("a", "b", "c", "d")), "-o", out, "-j", 1)  # the first to fail is named first
     assert ended.status == 4
     assert ended.error == (
         "2 of 4 lines failed: 1 invalid_request_error, 1 authentication_error; --resume asks them again"

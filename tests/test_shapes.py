@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -114,6 +115,7 @@ def whole_turn(folder):
         return ended, [request.json for request in server.requests]
 
 
+@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
 def test_a_whole_turn_with_everything_on_is_taken_by_a_strict_server(folder, whole_turn):
     ended, bodies = whole_turn
     assert (ended.returncode, ended.stdout) == (0, b'{"sum": 42}')
