@@ -29,6 +29,15 @@ def Server(parameters):
 """
 
 
+# What llama.cpp writes where it cannot load a model; what it says twice, or of giving up, is no reason.
+LOG = b"""0.00.004.189 E gguf_init_from_reader: failed to read header
+0.00.004.225 E llama_model_load: error loading model: unknown model architecture: 'x'
+0.00.004.225 E llama_model_load: error loading model: unknown model architecture: 'x'
+0.00.004.819 E cmn  common_init_: no such tensor
+0.00.005.161 E srv          init: exiting due to model loading error
+"""
+
+
 class Model:
     """A model file, a llama.cpp that loads it, and the environment in which the command finds both."""
 
@@ -119,6 +128,12 @@ def test_what_only_shows_a_request_loads_no_model(model, option):
     ("then", "said"),
     [
         ("raise RuntimeError('no tensors')", "no tensors"),
+        (
+            f"os.write(2, {LOG}); raise RuntimeError('check the params')",
+            "unknown model architecture: 'x'; no such tensor",
+        ),
+        (f"os.write(2, {LOG}); os._exit(3)", "unknown model architecture: 'x'; no such tensor"),
+        ("os.write(1, b'one\\nGGML_ASSERT(n) failed\\n'); os._exit(3)", "GGML_ASSERT(n) failed"),
         ("os._exit(3)", "llama.cpp ended without a word"),
         ("os.kill(os.getpid(), 11)", "llama.cpp ended without a word"),
     ],

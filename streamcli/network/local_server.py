@@ -1,9 +1,10 @@
 """The process of --local: a GGUF file in, llama.cpp's own server on loopback out, until standard input ends.
 
 Contract: run as a program by its path, so that nothing is imported but the standard library and xllamacpp. One line
-goes to standard output: {"url"} once requests can be sent, or {"fault"}, "" where xllamacpp is not installed. The
-process dies with whoever holds the other end of its standard input, at every moment, however that one dies;
-llama.cpp's destructor, which may never return, is never called.
+goes to standard output: {"url"} once requests can be sent, or {"fault"}, "" where xllamacpp is not installed. Until
+then llama.cpp's errors go to standard error, and later nowhere. The process dies with whoever holds the other end of
+its standard input, at every moment, however that one dies; llama.cpp's destructor, which may never return, is never
+called.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ def main(options: dict[str, Any]) -> None:
     """Serve until standard input ends; `options` are what `local` has."""
     _die_with_the_parent()
     result = os.dup(1)
-    os.dup2(2, 1)  # whatever llama.cpp prints is nobody's
+    os.dup2(2, 1)  # whatever llama.cpp prints belongs there
     try:
         server = _server(options)
         said = {"url": server.listening_address}
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
     except ImportError:
         said = {"fault": ""}
     except (RuntimeError, ValueError) as fault:
@@ -52,7 +56,7 @@ def _server(options: dict[str, Any]) -> Any:
     parameters.n_parallel = options["parallel"]
     parameters.use_jinja = True
     parameters.warmup = False
-    parameters.verbosity = -1
+    parameters.verbosity = 1  # errors
     parameters.ui = False
     if options["threads"]:
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = options["threads"]
