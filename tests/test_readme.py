@@ -85,3 +85,17 @@ def test_gnu_parallel_deals_the_lines_of_a_batch_out(server, tmp_path):
     answers = {result["custom_id"]: result["result"]["message"]["content"][0]["text"] for result in results}
     assert len(results) == 9
     assert answers == {f"q{number}": f"prompt {number}" for number in range(9)}
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
+def test_its_batch_of_a_file_of_questions_runs_as_it_stands(server, tmp_path):
+    server.responses = [lambda request: ok(*text_events(request.json["messages"][0]["content"]))]
+    (tmp_path / "questions.txt").write_text("first?\nsecond?\n")
+    block = next(text for text in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "questions.txt" in text)
+    script = "".join(f"{line}\n" for line in block.splitlines() if "--offload" not in line)
+    path = f"{starter.folder()}:{os.environ['PATH']}"
+    environment = {"PATH": path, "HOME": str(tmp_path), "ANTHROPIC_BASE_URL": server.url}
+    run = subprocess.run(
+        ["sh", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (sorted(run.stdout.splitlines()), run.stderr, run.returncode) == (["q1\tfirst?", "q2\tsecond?"], "", 0)
