@@ -59,6 +59,8 @@ class StreamcliError(Exception):
     code: ClassVar[str] = "internal_error"
     # Whether another attempt, now or later, could end differently.
     retryable = False
+    # The server's id for the call, where one was made.
+    request_id: str | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -74,10 +76,11 @@ class StreamcliError(Exception):
             "type": getattr(self, "type", None) or f"streamcli.{self.code}",
             "status": getattr(self, "status_code", None),
             "message": self.message,
-            "request_id": getattr(self, "request_id", None),
+            "request_id": self.request_id,
             "retryable": self.retryable or status == APITimeoutError.exit_code,  # what is slow now may be quick later
             "retry_after": getattr(self, "retry_after", None),
             "details": getattr(self, "details", None) or None,
+            "stop_details": getattr(self, "stop_details", None),
             "exit_code": status,
         }
 
@@ -277,10 +280,17 @@ class UnexpectedResponseError(APIError):
 
 
 class StreamError(APIError):
-    """The stream began and cannot be trusted to its end."""
+    """The stream began and cannot be trusted to its end.
+
+    `retryable` says whether another attempt could end differently.
+    """
 
     exit_code = 8
     code = "stream_error"
+
+    def __init__(self, message: str, *, retryable: bool = True, **evidence: Any) -> None:
+        super().__init__(message, **evidence)
+        self.retryable = retryable
 
 
 class IncompleteStreamError(StreamError):

@@ -93,6 +93,13 @@ def text_stream(*texts, **fields):
     return b"".join(text_events(*texts, **fields))
 
 
+def refused(text, **details):
+    """The events of an answer that the model refused, joined; `details` say why."""
+    changed = {"stop_reason": "refusal", "stop_details": {"type": "refusal", **details}}
+    ending = event("message_delta", delta=changed, usage={"output_tokens": 7}), MESSAGE_STOP
+    return b"".join([opening(text), block_stop(), *ending])
+
+
 def opening(*texts):
     """The first events of an answer of one text block: what came before a fault."""
     return b"".join([message_start(), block_start(), *map(text_delta, texts)])

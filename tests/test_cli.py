@@ -36,7 +36,9 @@ import starter
 FIELD = re.compile(
     r"(file|stdin|response|stream|stdout|stderr|status|requests|prompt|body|header)(?: (\S+?))?([:|])( .*)?"
 )
-NO_TEXT = server.ok(*server.text_events())
+# A block of an unknown type, because an answer that holds nothing is noted.
+_NO_TEXT = server.block_start(type="drawing"), server.block_stop(), server.message_delta(), server.MESSAGE_STOP
+NO_TEXT = server.ok(server.message_start(), *_NO_TEXT)
 
 
 class Case:

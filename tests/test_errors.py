@@ -207,7 +207,8 @@ def test_everything_that_is_raised_can_be_caught_by_one_name():
         (status_error(None, {"error": {"type": "invalid_request_error"}}), False),
         (errors.APIConnectionError("m", retryable=False), False),
         (errors.APIConnectionError("m"), True),
-        (errors.IncompleteStreamError("m"), False),
+        (errors.IncompleteStreamError("m"), True),
+        (errors.ProtocolError("m", retryable=False), False),
         (errors.UsageError("m"), False),
     ],
 )

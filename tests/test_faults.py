@@ -694,19 +694,23 @@ def test_plain_http_on_a_tls_port_and_the_reverse_are_said(server, tls_server):
     assert ended.error
 
 
-@each(a_close=[], a_reset=[RESET], a_close_unread=[UNREAD])
-def test_a_close_before_the_head_is_status_6_and_tried_again(steps, /):
+@each(
+    a_close=([], "before responding"),
+    a_reset=([RESET], "before responding"),
+    a_close_unread=([UNREAD], "before responding"),
+    half_a_head=([b"HTTP/1.1 200 OK\r\ncontent-type: text/ev"], "in the middle of the response's head"),
+)
+def test_a_close_before_the_head_is_over_is_status_6_and_tried_again(steps, when, /):
     with Server(steps) as server:
         ended = ask(server)
         assert ended.status == 6
-        assert "broke off before responding: " in ended.error
+        assert f"broke off {when}: " in ended.error
         with Running("--base-url", server.url, "hello") as running:
             running.until_err("\n")
         assert re.match(r"streamcli: retrying in 0\.[45] s after: 127\.0\.0\.1:\d+ broke off", running.err)
 
 
 @each(
-    half_a_head=(b"HTTP/1.1 200 OK\r\ncontent-type: text/ev", 6, "in the middle of the response's head"),
     garbage=(b"\x00\x01\x02garbage\r\n\r\n", 3, "the response is not HTTP"),
     http_0_9=(b"<html>\nhello</html>\n\n", 3, "the response is not HTTP"),
 )
@@ -1564,7 +1568,7 @@ def test_an_error_as_json_says_the_truth_in_one_line(answer, argv, status, /):
     assert ended.status == said["exit_code"] == status
     assert said["message"]
     assert ended.err.count("\n") == 1
-    assert said["retryable"] == (status in {5, 6, 7} or said["type"] == "overloaded_error")
+    assert said["retryable"] == (status in {5, 6, 7, 8})
 
 
 def test_an_error_as_json_is_json_whatever_the_server_says(server):
@@ -1578,7 +1582,7 @@ def test_a_stop_reason_of_fail_on_is_status_9_with_the_whole_answer(server):
     server.responses = [ok(*text_events("Hello", stop_reason="refusal"))]
     ended = ask(server, "--fail-on", "max_tokens, refusal")
     assert (ended.status, ended.out) == (9, b"Hello")
-    assert ended.error == "stop reason refusal is one of --fail-on"
+    assert ended.error == "stop reason refusal is one of --fail-on: the model refused"
     assert ask(server, "--fail-on", "max_tokens").status == 0
 
 
@@ -1709,7 +1713,7 @@ ROWS = {
         "test_an_unknown_authority_is_status_6_and_a_known_one_is_trusted",
         "test_plain_http_on_a_tls_port_and_the_reverse_are_said",
     ],
-    33: ["test_a_close_before_the_head_is_status_6_and_tried_again"],
+    33: ["test_a_close_before_the_head_is_over_is_status_6_and_tried_again"],
     34: [
         "test_what_is_no_http_is_said_and_not_tried_again",
         "test_bytes_that_do_not_begin_like_http_are_never_tried_again",

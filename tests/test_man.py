@@ -209,7 +209,8 @@ def test_the_line_of_usage_is_that_of_the_example(server):
 
 
 def test_the_keys_of_a_summary_are_all_in_the_page(asked, tool):
-    deviating = ok(message_start(), text_delta("Paris."), message_delta(), MESSAGE_STOP)
+    start = message_start(stop_details={"type": "refusal"})
+    deviating = ok(start, text_delta("Paris."), message_delta(), MESSAGE_STOP)
     (found,) = asked(CALL, deviating, "--usage-to", "/dev/fd/1", "-o", os.devnull, "-T", "now", env=tool)
     assert found.keys() - {"input_tokens", "output_tokens"} == set(items(5, "Summary"))
 

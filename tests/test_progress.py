@@ -81,7 +81,7 @@ def test_text_on_the_same_terminal_takes_its_place():
 
 def test_an_error_stands_alone():
     with Server([head(chunked=True), 0.3, chunk(message_start()), 0.3]) as server:
-        output, status = run(server.url, "--progress", "--message")
+        output, status = run(server.url, "--progress", "--message", "--retries", "0")
     assert "waiting" in output
     assert status == 8
     assert [line.partition(":")[0] for line in screen(output, width=200)] == ["streamcli", ""]

@@ -10,6 +10,7 @@ from streamcli.errors import (
     APIConnectionError,
     APITimeoutError,
     IncompleteStreamError,
+    ProtocolError,
     UnexpectedResponseError,
     UsageError,
     status_error,
@@ -56,7 +57,11 @@ def test_connection_faults_say_themselves_whether_they_may_pass():
     assert wait(APITimeoutError("idle", retryable=False)) is None
 
 
-@pytest.mark.parametrize("error", [UsageError("x"), IncompleteStreamError("x"), UnexpectedResponseError("x")])
+def test_a_stream_that_broke_may_be_whole_the_next_time():
+    assert wait(IncompleteStreamError("cut")) == wait(ProtocolError("malformed")) == 0.5
+
+
+@pytest.mark.parametrize("error", [UsageError("x"), ProtocolError("x", retryable=False), UnexpectedResponseError("x")])
 def test_everything_else_is_final(error):
     assert wait(error) is None
 
@@ -91,8 +96,9 @@ def test_after_the_last_attempt_nothing_is_tried_again():
         ({"retry-after": formatdate(NOW + 30, usegmt=True)}, 30),
         ({"retry-after": "Fri, 31 Dec 2999 23:59:59 GMT"}, 32503679999 - NOW),
         ({"retry-after": formatdate(NOW - 30, usegmt=True)}, None),
-        *(({"retry-after": text}, None) for text in ("", "0", "-1", "nan", "inf", "1e9", "5, 7", "5s", "٣", "soon")),
-        ({"retry-after-ms": "0"}, None),
+        *(({"retry-after": text}, None) for text in ("", "-1", "nan", "inf", "1e9", "5, 7", "5s", "٣", "soon")),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after-ms": "0", "retry-after": "9"}, 0),
         ({}, None),
     ],
 )
@@ -104,11 +110,11 @@ def test_a_server_asks_for_a_wait_in_many_ways_and_nonsense_is_ignored(headers, 
 def test_no_header_is_a_crash(text):
     for name in ("retry-after", "retry-after-ms"):
         asked = retry_after({name: text}, NOW)
-        assert asked is None or asked > 0
+        assert asked is None or asked >= 0
 
 
 def test_what_the_server_asks_for_is_obeyed_up_to_a_minute_and_beyond_it_the_call_fails_at_once():
     assert wait(failed(429, retry_after="7"), chance=0.9) == 7
     assert wait(failed(429, retry_after=str(MAX_WAIT))) == MAX_WAIT
     assert wait(failed(429, retry_after="61")) is None
-    assert wait(failed(429, retry_after="nan")) == 0.5
+    assert wait(failed(429, retry_after="nan")) == wait(failed(429, retry_after="0")) == 0.5

@@ -22,7 +22,6 @@ from streamcli.errors import (
     APIStatusError,
     APITimeoutError,
     StreamcliError,
-    StreamError,
 )
 from streamcli.output.meter import Meter
 from streamcli.protocol.retry import MAX_RETRIES, delay
@@ -246,10 +245,9 @@ class Pool:
     def _another(self, error: APIError, permit: Permit, attempt: int, meter: Meter) -> _Attempt | None:
         """The attempt to make after one that ended with `error`, or None."""
         self._gate.ended(permit)
-        # Nothing of the answer was passed on, so a broken stream can be retried like a broken connection.
+        # Nothing of the answer was passed on, so one that fell silent can be retried like one that broke off.
         was_silent = isinstance(error, APITimeoutError) and permit.begun and not self._is_late(meter)
-        broke = isinstance(error, StreamError) or was_silent
-        again = APIConnectionError(error.message) if broke else error
+        again = APIConnectionError(error.message) if was_silent else error
         chance, now = random.random(), time.time()  # noqa: S311 - it spreads waits
         wait = delay(again, attempt, max_retries=self._settings.retries, chance=chance, now=now)
         return None if wait is None else _Attempt(attempt + 1, wait)
@@ -260,7 +258,7 @@ class Pool:
         if isinstance(error, APIStatusError):
             self._statistics.rate_limited += error.status_code == 429
             self._statistics.overloaded += error.status_code != 429
-            asked = error.retry_after
+            asked = error.retry_after or None  # 0 leaves it to us
         too_long = asked is not None and asked > self._gate.patience
         if too_long:
             self._statistics.longest_wait = max(self._statistics.longest_wait, asked or 0)

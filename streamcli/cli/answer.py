@@ -28,7 +28,7 @@ from streamcli.protocol.jsontext import dumps
 
 from . import io
 from .outputs import Outputs
-from .verdict import cut_short, shortcoming
+from .verdict import Complete, cut_short, shortcoming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,6 +61,7 @@ class Answer:
         # What earlier turns said since tools were run last: a turn that paused goes on with it.
         self._said = ""
         self._reported = False
+        self._ran_tools = False
 
     @property
     def record(self) -> Callable[[bytes], None]:
@@ -88,7 +89,7 @@ class Answer:
         except StreamcliError as error:
             status = self._status(error, question.player)
             self._fail(error, status)
-            self._diagnostics.fault(error, status)
+            self._fault(error, status)
             return status
         except io.Signalled as end:
             self._fail(SignalError(signal.Signals(end.number).name))
@@ -99,6 +100,11 @@ class Answer:
         finally:
             if self._stream:
                 self._stream.close()
+
+    def _fault(self, error: StreamcliError, status: int | None = None) -> None:
+        if self._stream and error.request_id is None:
+            error.request_id = self._stream.exchange.request_id
+        self._diagnostics.fault(error, status)
 
     def _take_turn(self, client: Client, question: Question) -> bool:
         """One request and its answer; whether that was the last."""
@@ -120,6 +126,7 @@ class Answer:
         self._outputs.turn(tools=bool(calls))
         self._show_calls(message)
         results = question.run_tools(calls) if question.run_tools and calls else []
+        self._ran_tools = self._ran_tools or bool(results)
         question.loop.add(results)
         self._stream.close()
         self._meter.turn(accumulator.usage)
@@ -139,7 +146,8 @@ class Answer:
                     else:
                         self._outputs.pass_on(data, events)
             except APIError as error:
-                if self._outputs.written > before:
+                is_risky = self._ran_tools and isinstance(error, StreamError)
+                if self._outputs.written > before or is_risky:
                     raise
                 self._outputs.repeat(error)
                 stream.retry(error)
@@ -163,23 +171,26 @@ class Answer:
         accumulator = self._stream.exchange.accumulator
         message: Mapping[str, Any] = accumulator.snapshot() or {}
         self._show_calls(message)
-        limit = question.loop.body.get("max_tokens")
-        short = shortcoming(self._args, message, self._said + accumulator.text, limit)
+        text, limit = self._said + accumulator.text, question.loop.body.get("max_tokens")
+        answer = Complete(message, text, accumulator.whole, limit)
+        short = shortcoming(self._args, answer) or self._outputs.emptied()
         self._report()
         self._close(succeeded=not short)
-        if short:
-            self._diagnostics.fault(short)
-            return short.exit_code
-        self._remember(question)
-        if note := cut_short(message, limit):
+        if short is None and (note := cut_short(answer)):
             self._diagnostics.note(note)
+        self._remember(question, is_answered=short is None and answer.stop_reason != "refusal")
+        if short:
+            self._fault(short)
+            return short.exit_code
         return 0
 
-    def _remember(self, question: Question) -> None:
-        if question.conversation is None:
+    def _remember(self, question: Question, *, is_answered: bool) -> None:
+        """Add the turn to the conversation, unless it would harm it: after a refusal the model goes on refusing."""
+        conversation = question.conversation
+        if conversation is None:
             return
-        if not question.conversation.append([*question.asked, *question.loop.added]):
-            self._diagnostics.note(f"the answer is empty: {self._args.conversation} stays as it was")
+        if not (is_answered and conversation.append([*question.asked, *question.loop.added])):
+            self._diagnostics.note(f"the turn is not added: {self._args.conversation} stays as it was")
 
     def _fail(self, error: StreamcliError, status: int | None = None) -> None:
         self._meter.stop()

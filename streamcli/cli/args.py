@@ -272,7 +272,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _flag("--allow-http", help="Let a key go to another machine over plain http."),
     ],
     "Other": [
-        _option("--fail-on", metavar="LIST", help="Stop reasons that end with status 9, comma-separated."),
+        _option("--fail-on", metavar="LIST", default="refusal", help="Stop reasons that end with status 9: refusal."),
         _option("--error-format", type=click.Choice(["text", "json"]), default="text", help="How errors are printed."),
         _flag("--dry-run", help="Print the request as JSON, key hidden, and send nothing."),
         _flag("--as-curl", help="Print the request as a curl command, and send nothing."),
@@ -408,8 +408,16 @@ def _collect(**values: Any) -> Args:
     for name, other in _NEEDS:
         if _rank(context, name) == _TYPED and not _is_given(values[other]):
             raise click.UsageError(f"{_long(name)} needs {_long(other)}")
-    values["fail_on"] = frozenset(filter(None, (values["fail_on"] or "").replace(" ", "").split(",")))
+    values["fail_on"] = _listed(values["fail_on"])
     return Args(**values, origins=_origins(context))
+
+
+def _listed(given: str) -> frozenset[str]:
+    """The stop reasons of --fail-on."""
+    words = frozenset(filter(None, given.replace(" ", "").split(",")))
+    if not words or ("none" in words and len(words) > 1):
+        raise click.UsageError("--fail-on needs stop reasons, comma-separated, or none")
+    return words - {"none"}
 
 
 # Where click found a value, in the order of config.ORIGINS: a later place wins over an earlier one.

@@ -152,6 +152,11 @@ class ReplacedFile(Descriptor):
             with contextlib.suppress(OSError):
                 os.fchmod(self.fd, mode)
 
+    @property
+    def would_empty(self) -> bool:
+        """Whether a file that holds something would become empty."""
+        return not self.written and os.path.exists(self._path) and os.path.getsize(self._path) > 0
+
     def done(self) -> None:
         """Close the file and give it its name."""
         try:

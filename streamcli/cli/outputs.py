@@ -11,7 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli.errors import OutputError
+from streamcli.errors import OutputError, StreamcliError
 from streamcli.output import formats
 
 from . import io
@@ -19,7 +19,6 @@ from . import io
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from streamcli.errors import StreamcliError
     from streamcli.output.meter import Meter
     from streamcli.protocol.exchange import Exchange, Received
 
@@ -28,6 +27,13 @@ if TYPE_CHECKING:
 
 # Where --pace is given without --buffer.
 _USUAL_PIECE = 80
+
+
+class EmptyOutputError(StreamcliError):
+    """The answer is complete, and nothing of it is for a file that holds something."""
+
+    exit_code = 9
+    code = "empty_output"
 
 
 class Output(NamedTuple):
@@ -111,6 +117,13 @@ class Outputs:
     def written(self) -> int:
         """How many bytes of the answer went out."""
         return sum(output.descriptor.written for output in self._answers)
+
+    def emptied(self) -> EmptyOutputError | None:
+        """The error of replacing a file by nothing."""
+        for output in self._answers:
+            if isinstance(output.descriptor, io.ReplacedFile) and output.descriptor.would_empty:
+                return EmptyOutputError(f"there is nothing to write: {output.descriptor.name} stays as it was")
+        return None
 
     def begin(self, exchange: Exchange) -> None:
         """An answer begins, perhaps after one that failed before anything was written."""

@@ -69,10 +69,10 @@ def _block(args: Args, word: str) -> dict[str, Any]:
         _check_encodable(word, f"--attach {word!a}")
         found = attachment.by_reference(word)
         block = found or attachment.of_bytes(io.read_file(word, "the attachment"), word, os.path.basename(word))
-    is_local = args.local is not None
-    if request.is_anthropic_s(_address(args)[0]) and not is_local:
+    if _is_anthropic_s(args):
         return block
-    return attachment.readable(block, "standard input" if word == "-" else word, by_llamacpp=is_local)
+    named = "standard input" if word == "-" else word
+    return attachment.readable(block, named, by_llamacpp=args.local is not None)
 
 
 def _check_stdin(args: Args) -> list[str]:
@@ -134,7 +134,7 @@ def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     found.update({field: _value(args, name) for name, field in _FIELDS.items() if _goes_over(args, name, found, field)})
     if not found.get("model"):
         found["model"] = variable(os.environ, "ANTHROPIC_MODEL") or request.DEFAULT_MODEL
-    found.setdefault("max_tokens", request.DEFAULT_MAX_TOKENS)
+    found.setdefault("max_tokens", usual_max_tokens(args))
     system = _system(args)
     if system is not None and not ("system" in found and not _is_typed(args, "system", "system_file")):
         found["system"] = system
@@ -142,6 +142,15 @@ def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     _add_output(args, found)
     _add_tools(args, found, tools)
     return found
+
+
+def usual_max_tokens(args: Args) -> int:
+    """What --max-tokens is if nobody says: a small server's window takes less than Anthropic's models may think."""
+    return request.ANTHROPIC_MAX_TOKENS if _is_anthropic_s(args) else request.DEFAULT_MAX_TOKENS
+
+
+def _is_anthropic_s(args: Args) -> bool:
+    return args.local is None and request.is_anthropic_s(_address(args)[0])
 
 
 def _goes_over(args: Args, name: str, found: Mapping[str, Any], field: str) -> bool:

@@ -20,6 +20,7 @@ from . import clients, files, io, resolve
 from .advice import advice
 from .answer import Answer
 from .question import Question, put_together, replayed
+from .verdict import KNOWN_TO_FAIL_ON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,10 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
     with contextlib.ExitStack() as stack:
         this = Run(args, streams, diagnostics, standard_output, stack)
         files.check(args)
+        for word in sorted(args.fail_on - KNOWN_TO_FAIL_ON):
+            diagnostics.note(
+                f"--fail-on {one_line(word)}: no stop reason of that name is known; it counts all the same"
+            )
         if args.show_config:
             from . import show  # noqa: PLC0415 - rarely asked for
 

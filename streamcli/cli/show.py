@@ -19,6 +19,7 @@ from streamcli.protocol import userinput
 from streamcli.protocol.jsontext import dumps, loads_exact
 from streamcli.protocol.secrets import is_secret, split_scheme, without_secrets
 
+from . import resolve
 from .args import OPTIONS, OUTPUT_FORMATS
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _settings(args: Args, environment: Mapping[str, str]) -> Iterator[tuple[str,
         origin = args.origins[name]
         value, origin = ambient.get(name, (value, origin))
         if name == "fail_on":
-            value = ",".join(sorted(value)) or None
+            value = ",".join(sorted(value)) or "none"
         if value in (None, ()) or (value in ("", False) and origin == "default"):
             continue
         if origin in {"environment", "command line"} and name in _MODES:
@@ -125,7 +126,7 @@ def _ambient(args: Args, environment: Mapping[str, str]) -> dict[str, tuple[Any,
     usual = {
         "model": ("ANTHROPIC_MODEL", requests.DEFAULT_MODEL),
         "base_url": ("ANTHROPIC_BASE_URL", requests.DEFAULT_BASE_URL),
-        "max_tokens": ("", requests.DEFAULT_MAX_TOKENS),
+        "max_tokens": ("", resolve.usual_max_tokens(args)),
     }
     for name, (variable, default) in usual.items():
         if name == "base_url" and args.local is not None:

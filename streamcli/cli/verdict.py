@@ -6,7 +6,7 @@ No I/O.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.errors import SchemaError, StreamcliError, ToolError, reason
 from streamcli.output.prose import last_fenced_block
@@ -25,55 +25,109 @@ _SHORT = {
     "pause_turn": "the model paused its turn, and --max-turns is reached",
     "model_context_window_exceeded": "the context window is full",
 }
+# The word of --fail-on for an answer that holds nothing.
+EMPTY = "empty"
+KNOWN_TO_FAIL_ON = _SHORT.keys() | {"end_turn", "stop_sequence", "tool_use", "compaction", EMPTY}
+_NOT_SAID = frozenset({"thinking", "redacted_thinking"})
 
 
 class StopReasonError(StreamcliError):
-    """The message is complete and its stop reason one of --fail-on."""
+    """The message is complete, and its stop reason, or that it is empty, is one of --fail-on."""
 
     exit_code = 9
     code = "stop_reason"
+    stop_details: Any = None
 
 
-def cut_short(message: Mapping[str, Any], max_tokens: Any = None) -> str:
-    """The stop reason and what it means, where a complete answer is short; "" where it is not.
+class Complete(NamedTuple):
+    """A complete answer: the last message, and the text of all turns since tools were run last.
 
-    `max_tokens` is what the request said, if that is known: a server whose context is full stops before it.
+    `is_kept` is false where the text was too long to be kept. `max_tokens` is what the request said, if that is known:
+    a server whose context is full stops before it.
     """
-    stop_reason = message.get("stop_reason")
-    why = _SHORT.get(stop_reason) if isinstance(stop_reason, str) else None
-    if why is None:
-        return ""
-    usage = message.get("usage")
+
+    message: Mapping[str, Any]
+    text: str
+    is_kept: bool = True
+    max_tokens: Any = None
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the model stopped, "" where that is not known."""
+        return _text(self.message, "stop_reason")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds neither text nor anything else but thinking; 0 tokens were asked for to have none."""
+        others = (block for block in _blocks(self.message) if block.get("type") not in {"text", *_NOT_SAID})
+        return self.is_kept and not self.text.strip() and self.max_tokens != 0 and not any(others)
+
+
+def cut_short(answer: Complete) -> str:
+    """What a complete answer lacks and why; "" where it lacks nothing."""
+    why = _why_short(answer)
+    if why:
+        return f"stop reason {answer.stop_reason}: {why}"
+    return f"the answer is empty: stop reason {answer.stop_reason or 'unknown'}, and no text" if answer.is_empty else ""
+
+
+def _why_short(answer: Complete) -> str:
+    why = _SHORT.get(answer.stop_reason, "")
+    if answer.stop_reason == "refusal":
+        return why + _refused_for(answer.message.get("stop_details"))
+    if answer.stop_reason != "max_tokens":
+        return why
+    usage, asked = answer.message.get("usage"), answer.max_tokens
     tokens = usage.get("output_tokens") if isinstance(usage, dict) else None
     # A server that does not count says 0 or 1.
-    if stop_reason == "max_tokens" and type(tokens) is type(max_tokens) is int and 1 < tokens < max_tokens:
+    if type(tokens) is type(asked) is int and 1 < tokens < asked:
         limit = "the server's context is full, or it has a lower limit of its own"
-        why = f"the answer was cut after {tokens} tokens, before --max-tokens {max_tokens}: {limit}"
-    return f"stop reason {stop_reason}: {why}"
+        return f"the answer was cut after {tokens} tokens, before --max-tokens {asked}: {limit}"
+    if answer.is_empty and any(block.get("type") in _NOT_SAID for block in _blocks(answer.message)):
+        return "thinking used all of --max-tokens, and there is no text"
+    return why
 
 
-def shortcoming(args: Args, message: Mapping[str, Any], text: str, max_tokens: Any = None) -> StreamcliError | None:
-    """Why a complete answer is not what was asked for, or None where it is; `text` is all that it said.
+def _refused_for(details: Any) -> str:
+    """The category and the explanation of a refusal, as far as they are given."""
+    if not isinstance(details, dict):
+        return ""
+    category, explanation = _text(details, "category"), " ".join(_text(details, "explanation").split())
+    return (f" ({category})" if category else "") + (f": {explanation}" if explanation else "")
+
+
+def shortcoming(args: Args, answer: Complete) -> StreamcliError | None:
+    """Why a complete answer is not what was asked for, or None where it is.
 
     Whether JSON fits the schema is the server's promise. A call of a tool that was only declared is not an answer yet,
     but it must be one that somebody can run.
     """
-    stop_reason = message.get("stop_reason")
-    if isinstance(stop_reason, str) and stop_reason in args.fail_on:
-        return StopReasonError(f"stop reason {stop_reason} is one of --fail-on")
-    if stop_reason == "tool_use":
-        cut = [_text(block, "name") for block in _blocks(message) if block.get("type") == "tool_use" and _is_cut(block)]
+    if answer.stop_reason in args.fail_on or (EMPTY in args.fail_on and answer.is_empty):
+        return _failed_on(args, answer)
+    if answer.stop_reason == "tool_use":
+        calls = [block for block in _blocks(answer.message) if block.get("type") == "tool_use"]
+        cut = [_text(call, "name") for call in calls if "partial_json" in call]
         return ToolError(f"the model calls {cut[0]} with an input that is not whole JSON") if cut else None
-    short = cut_short(message, max_tokens)
+    short = cut_short(answer)
     because = f"; {short}" if short else ""
-    if args.extract and last_fenced_block(text) is None:
+    if args.extract and last_fenced_block(answer.text) is None:
         return SchemaError(f"the answer ends without a whole fenced block{because}")
     if args.schema:
         try:
-            loads(text.encode())
+            loads(answer.text.encode())
         except ValueError as fault:
             return SchemaError(f"the answer is not the JSON of --schema: {reason(fault)}{because}")
     return None
+
+
+def _failed_on(args: Args, answer: Complete) -> StopReasonError:
+    if answer.stop_reason in args.fail_on:
+        why = _why_short(answer)
+        error = StopReasonError(f"stop reason {answer.stop_reason} is one of --fail-on{why and f': {why}'}")
+    else:
+        error = StopReasonError(f"{cut_short(answer)}; {EMPTY} is one of --fail-on")
+    error.stop_details = answer.message.get("stop_details")
+    return error
 
 
 def judge(args: Args) -> Callable[[Mapping[str, Any]], int]:
@@ -81,7 +135,7 @@ def judge(args: Args) -> Callable[[Mapping[str, Any]], int]:
 
     def judged(message: Mapping[str, Any]) -> int:
         text = "".join(_text(block, "text") for block in _blocks(message) if block.get("type") == "text")
-        short = shortcoming(args, message, text)
+        short = shortcoming(args, Complete(message, text))
         return short.exit_code if short else 0
 
     return judged
@@ -95,7 +149,3 @@ def _blocks(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _text(block: Mapping[str, Any], key: str) -> str:
     text = block.get(key)
     return text if isinstance(text, str) else ""
-
-
-def _is_cut(call: Mapping[str, Any]) -> bool:
-    return "partial_json" in call

@@ -85,7 +85,7 @@ class Peer:
         if not _HTTP.startswith(self.heard):
             return UnexpectedResponseError(f"{self.name} does not speak HTTP: its response begins with {self.heard!r}")
         when = "in the middle of the response's head" if self.heard else "before responding"
-        return APIConnectionError(f"{self.name} broke off {when}: {how}", retryable=not self.heard)
+        return APIConnectionError(f"{self.name} broke off {when}: {how}")
 
 
 def _reason(fault: BaseException) -> str:

@@ -254,7 +254,7 @@ def error_event(error: StreamcliError) -> dict[str, Any]:
         return {**error.body, "type": "error"}
     kind = (error.type if isinstance(error, APIError) else None) or f"streamcli.{error.code}"
     event: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": error.message}}
-    if isinstance(error, APIError) and error.request_id:
+    if error.request_id:
         event["request_id"] = error.request_id
     return event
 

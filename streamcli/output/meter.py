@@ -73,6 +73,7 @@ def summary(exchange: Exchange, meter: Meter) -> dict[str, Any]:
         "id": message.get("id"),
         "model": message.get("model"),
         "stop_reason": message.get("stop_reason"),
+        "stop_details": message.get("stop_details"),
         "request_id": exchange.request_id,
     }
     known = {

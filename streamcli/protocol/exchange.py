@@ -239,8 +239,9 @@ class Exchange:
                 else:
                     try:
                         event = receive(raw.event, raw.data)
-                    except ProtocolError:
+                    except ProtocolError as breach:
                         if self._strict:
+                            breach.retryable = False
                             raise
                         self._reader = _reader(accumulator)
                         yield from self._read_on(raw)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL = "https://api.anthropic.com"
 DEFAULT_MODEL = "claude-sonnet-5-5"
-DEFAULT_MAX_TOKENS = 8192
+# What Anthropic's models may write, thinking included, and what fits into the window of a small server's.
+ANTHROPIC_MAX_TOKENS, DEFAULT_MAX_TOKENS = 32000, 8192
 
 API_VERSION = "2026-10-21"
 # The version above rejects a request that has one of these, even at its default.

@@ -31,26 +31,26 @@ def delay(error: APIError, attempt: int, *, max_retries: int, chance: float, now
     if attempt >= max_retries or not error.retryable:
         return None
     asked = retry_after(error.headers, now) if isinstance(error, APIStatusError) else None
-    if asked is None:
+    if not asked:
         return min(_FIRST_WAIT * 2.0 ** min(attempt, 10), _LONGEST_WAIT) * (1 - chance / 4)
     return asked if asked <= MAX_WAIT else None
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """The seconds a server asks to wait, or None if it names no time, nonsense, or a time that has passed."""
+    """The seconds a server asks to wait, or None if it names no time, nonsense, or a date that has passed."""
     milliseconds = _SECONDS.fullmatch(headers.get("retry-after-ms", ""))
     if milliseconds:
-        return float(milliseconds[1]) / 1000 or None
+        return float(milliseconds[1]) / 1000
     text = headers.get("retry-after", "")
     seconds = _SECONDS.fullmatch(text)
-    wait = float(seconds[1]) if seconds else _until(text, now)
-    return wait if wait > 0 else None
+    return float(seconds[1]) if seconds else _until(text, now)
 
 
-def _until(date: str, now: float) -> float:
+def _until(date: str, now: float) -> float | None:
     from email.utils import parsedate_to_datetime  # noqa: PLC0415 - only for the few servers that send a date
 
     try:
-        return parsedate_to_datetime(date).timestamp() - now
+        wait = parsedate_to_datetime(date).timestamp() - now
     except (ValueError, OverflowError, IndexError):
-        return 0.0
+        return None
+    return wait if wait > 0 else None

@@ -122,7 +122,8 @@ class Decoder:
         self._begin_event()
 
     def _too_large(self) -> ProtocolError:
-        return ProtocolError(f"an event of the stream is larger than {self._max} bytes, the limit of max-event-bytes")
+        what = f"an event of the stream is larger than {self._max} bytes, the limit of max-event-bytes"
+        return ProtocolError(what, retryable=False)
 
     def _take_events(self, data: bytes, events: list[ServerSentEvent]) -> None:
         position = 0 if self._between_events else self._take_event(data, 0, events)
