@@ -108,13 +108,7 @@ class Answer:
 
     def _take_turn(self, client: Client, question: Question) -> bool:
         """One request and its answer; whether that was the last."""
-        fields = {name: value for name, value in question.loop.body.items() if name != "stream"}
-        # Not by `with`: when the run ends, the last stream is still asked how its answer came to be.
-        self._stream = client.messages.stream(betas=self._args.beta, extra_body=fields).__enter__()
-        if self._args.output_format == "sse" and self._stream.exchange.came_whole:
-            what = "the response is a whole message and not an event stream, which --sse would show"
-            raise self._stream.exchange.explained(UnexpectedResponseError(what))
-        self._pump(self._stream, question.player)
+        self._stream = self._answered(client, question)
         accumulator = self._stream.exchange.accumulator
         message: Mapping[str, Any] = accumulator.snapshot() or {}
         calls = question.loop.answered(message)
@@ -133,6 +127,42 @@ class Answer:
         names = {call["id"]: call["name"] for call in calls}
         self._outputs.results([{**result, "name": names.get(result["tool_use_id"])} for result in results])
         return False
+
+    def _answered(self, client: Client, question: Question) -> MessageStream:
+        """The stream of a complete answer, by the next model where one fails before anything of it was written."""
+        before = self._outputs.written
+        while True:
+            try:
+                stream = self._asked(client, question)
+            except APIStatusError as error:
+                is_busy = _own_status(error) == InternalServerError.exit_code and not error.is_hopeless
+                if not (is_busy and self._falls_back(question, before, str(error))):
+                    raise
+                continue
+            accumulator = stream.exchange.accumulator
+            why = cut_short(Complete(accumulator.snapshot() or {}, accumulator.text))
+            if accumulator.stop_reason != "refusal" or not self._falls_back(question, before, why):
+                return stream
+            self._meter.turn(accumulator.usage)
+            stream.close()
+
+    def _falls_back(self, question: Question, before: int, why: str) -> bool:
+        asked = question.loop.body.get("model")
+        model = None if self._outputs.written > before else question.loop.fall_back()
+        if model:
+            self._diagnostics.note(f"asking {model} instead of {asked} after: {why}")
+        return bool(model)
+
+    def _asked(self, client: Client, question: Question) -> MessageStream:
+        fields = {name: value for name, value in question.loop.body.items() if name != "stream"}
+        # Not by `with`: when the run ends, the last stream is still asked how its answer came to be.
+        stream = client.messages.stream(betas=self._args.beta, extra_body=fields).__enter__()
+        self._stream = stream
+        if self._args.output_format == "sse" and stream.exchange.came_whole:
+            what = "the response is a whole message and not an event stream, which --sse would show"
+            raise stream.exchange.explained(UnexpectedResponseError(what))
+        self._pump(stream, question.player)
+        return stream
 
     def _pump(self, stream: MessageStream, player: Player | None) -> None:
         before = self._outputs.written
@@ -218,7 +248,7 @@ class Answer:
             return player.exit_code
         if _has_text(error.partial) if player else self._outputs.written:
             return StreamError.exit_code
-        return error.exit_code if error.status_code != 200 else InternalServerError.exit_code
+        return _own_status(error)
 
     def _report(self) -> None:
         if self._stream is None or self._reported:
@@ -237,6 +267,11 @@ class Answer:
                     self._diagnostics.note(f"{name}: {value}")
             for line in exchange.deviation_lines():
                 self._diagnostics.note(line)
+
+
+def _own_status(error: APIStatusError) -> int:
+    """The exit status of an error before any output; an error event of a type nobody knows has the status 200."""
+    return error.exit_code if error.status_code != 200 else InternalServerError.exit_code
 
 
 def _has_text(message: Any) -> bool:

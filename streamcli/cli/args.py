@@ -38,6 +38,7 @@ class Args(NamedTuple):
     stdin_timeout: float
     body: str | None
     model: str | None
+    fallback_model: tuple[str, ...]
     system: str | None
     system_file: str | None
     max_tokens: int | None
@@ -200,6 +201,7 @@ GROUPS: dict[str, list[click.Option]] = {
     ],
     "Model": [
         _option("-m", "--model", metavar="NAME", help="The model to use."),
+        _option("--fallback-model", multiple=True, metavar="NAME", help="The model to ask where that one fails."),
         _option("-s", "--system", metavar="TEXT", help="The system prompt."),
         _option("--system-file", metavar="PATH", help="The system prompt, from a file."),
         _option("--max-tokens", type=_COUNT, metavar="N", help="The most tokens of an answer: 8192."),
@@ -304,7 +306,18 @@ class Command(click.Command):
 
 _MODES = ("batch", "count_tokens", "models", "show_config", "dry_run", "as_curl")
 # Options for one answer that make no sense for many.
-_ALONE = ("conversation", "tool", "events_to", "record", "replay", "extract", "show_thinking", "progress", "buffer")
+_ALONE = (
+    "conversation",
+    "tool",
+    "fallback_model",
+    "events_to",
+    "record",
+    "replay",
+    "extract",
+    "show_thinking",
+    "progress",
+    "buffer",
+)
 
 EXCLUSIVE = [
     ("system", "system_file"),

@@ -81,8 +81,17 @@ def put_together(args: Args, streams: io.StandardStreams, diagnostics: io.Diagno
     if conversation:
         asked = _next_turn(conversation, asked)
     body = resolve.body(args, fields, [*(conversation.messages if conversation else ()), *asked])
-    loop = ToolLoop(body, [program.definition["name"] for program in programs], max_turns=args.max_turns)
+    runnable = [program.definition["name"] for program in programs]
+    loop = ToolLoop(body, runnable, max_turns=args.max_turns, fallbacks=_fallbacks(args, body))
     return Question(loop, asked, run_tools, conversation)
+
+
+def _fallbacks(args: Args, body: Mapping[str, Any]) -> Sequence[str]:
+    asked = [body.get("model"), *args.fallback_model]
+    twice = next((name for name in args.fallback_model if asked.count(name) > 1), None)
+    if twice:
+        raise UsageError(f"--fallback-model {twice} would be asked twice: name another model")
+    return args.fallback_model
 
 
 def _next_turn(conversation: Conversation, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:

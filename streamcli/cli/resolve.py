@@ -34,7 +34,7 @@ _FIELDS = {
     "stop": "stop_sequences",
 }
 # Options whose values are sent as text.
-_TEXTS = ("model", "system", "stop", "effort", "tool_choice", "schema", "beta", "set")
+_TEXTS = ("model", "fallback_model", "system", "stop", "effort", "tool_choice", "schema", "beta", "set")
 _CHOICES = frozenset({"auto", "any", "none"})
 
 

@@ -170,6 +170,14 @@ class Player(httpx.BaseTransport):
         following = self._left[0].request if self._left else {}
         return bool(self._left) and all(following.get(key) == self._current.request.get(key) for key in ("url", "body"))
 
+    def following_model(self) -> str | None:
+        """The model that the tape goes on with where it asks another one the same, else None."""
+        if not self._left:
+            return None
+        before, after = body_of(self._current.request), body_of(self._left[0].request)
+        is_same = {**before, "model": after.get("model")} == after
+        return str(after.get("model")) if is_same and before != after else None
+
     def following(self) -> list[dict[str, Any]] | None:
         """Of the request that the tape goes on with, the blocks of its last message; None where the tape ends."""
         if not self._left:
@@ -216,6 +224,10 @@ class TapeTurns:
         self._results = [block for block in blocks if block.get("type") == "tool_result"]
         responded = {block.get("tool_use_id") for block in self._results}
         return [block for block in message["content"] if block.get("id") in responded]
+
+    def fall_back(self) -> str | None:
+        """The model that the tape asks the same next, or None."""
+        return self.player.following_model()
 
     def results(self, calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:  # noqa: ARG002 - as whoever runs tools
         """What the tools said when the tape was made."""

@@ -24,16 +24,27 @@ class ToolLoop:
     """The turns that one prompt takes until the model needs no more tools.
 
     `body` is that of the first request, `runnable` the names of the tools that can be run here, `max_turns` the most
-    requests that may be sent. Attributes: `body`, that of the next request; `added`, the messages since the first
-    request, the last answer included; `taken`, how many requests were answered.
+    requests that may be sent, `fallbacks` the models to ask where the one before fails. Attributes: `body`, that of the
+    next request; `added`, the messages since the first request, the last answer included; `taken`, how many requests
+    were answered.
     """
 
-    def __init__(self, body: Mapping[str, Any], runnable: Collection[str], *, max_turns: int) -> None:
+    def __init__(
+        self, body: Mapping[str, Any], runnable: Collection[str], *, max_turns: int, fallbacks: Iterable[str] = ()
+    ) -> None:
         self.body: dict[str, Any] = {**body, "messages": list(body["messages"])}
         self.added: list[dict[str, Any]] = []
         self.taken = 0
         self._runnable = frozenset(runnable)
         self._max_turns = max_turns
+        self._fallbacks = list(fallbacks)
+
+    def fall_back(self) -> str | None:
+        """Ask the next of `fallbacks` from now on; its name, or None where none is left."""
+        if not self._fallbacks:
+            return None
+        self.body = {**self.body, "model": self._fallbacks.pop(0)}
+        return str(self.body["model"])
 
     def answered(self, message: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Take a complete answer. Returns the `tool_use` blocks to run, [] after a pause, or None if it is final.
