@@ -47,6 +47,10 @@ lint: $(VENV)/installed
 twins: $(VENV)/installed
 	$(BIN)/python tests/twins.py
 
+# What Tab offers in bash, zsh and fish, from the options.
+completions: $(VENV)/installed
+	$(BIN)/python tests/completions.py
+
 man:
 	man ./man/streamcli.1 ./man/streamcli.5 ./man/streamcli.7
 
@@ -56,4 +60,4 @@ install:
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: all demo test e2e soak bench lint twins man install clean
+.PHONY: all demo test e2e soak bench lint twins completions man install clean

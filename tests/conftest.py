@@ -32,10 +32,11 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True)
-def _quiet_environment(monkeypatch):
+def _quiet_environment(monkeypatch, tmp_path_factory):
     for name in os.environ:
         if name.upper().startswith(_AMBIENT) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture

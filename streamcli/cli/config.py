@@ -77,13 +77,19 @@ def _lay_over(found: Layers, own: Layers, exclusive: Iterable[tuple[str, str]]) 
 
 
 def usual_path(environment: Mapping[str, str]) -> str | None:
-    """Where the configuration is if nobody says otherwise: $XDG_CONFIG_HOME/streamcli/config.toml.
+    """Where the configuration is if nobody says otherwise: $XDG_CONFIG_HOME/streamcli/config.toml."""
+    return _path_at_home("config.toml", environment.get("XDG_CONFIG_HOME", ""), ".config")
 
-    None where no folder is known by its full name: what lies in the working directory is somebody else's.
-    """
-    home = environment.get("XDG_CONFIG_HOME", "")
-    folder = home if os.path.isabs(home) else os.path.join(os.path.expanduser("~"), ".config")
-    return os.path.join(folder, "streamcli", "config.toml") if os.path.isabs(folder) else None
+
+def models_path(environment: Mapping[str, str]) -> str | None:
+    """Where the names of models are kept for completions: $XDG_CACHE_HOME/streamcli/models."""
+    return _path_at_home("models", environment.get("XDG_CACHE_HOME", ""), ".cache")
+
+
+def _path_at_home(name: str, named: str, usual: str) -> str | None:
+    """None where no folder is known by its full name: what lies in the working directory is somebody else's."""
+    folder = named if os.path.isabs(named) else os.path.join(os.path.expanduser("~"), usual)
+    return os.path.join(folder, "streamcli", name) if os.path.isabs(folder) else None
 
 
 def _table(path: str, *, needed: bool) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli.errors import UnexpectedResponseError
+from streamcli.errors import OutputError, UnexpectedResponseError
 from streamcli.network import local
 from streamcli.output.terminal import one_line
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.secrets import secrets_of
 
-from . import clients, files, io, resolve
+from . import clients, config, files, io, resolve
 from .advice import advice
 from .answer import Answer
 from .question import Question, put_together, replayed
@@ -159,10 +159,21 @@ def _models(this: Run) -> int:
     this.reach(client)
     models = list(client.models.list(betas=args.beta))
     wanted = [model for model in models if model.get("id")]
-    lines = [
-        dumps(model) if args.output_format == "message" else one_line(str(model["id"])).encode() for model in wanted
-    ]
-    return _print(this, b"".join(line + b"\n" for line in lines), args.output)
+    names = b"".join(one_line(str(model["id"])).encode() + b"\n" for model in wanted)
+    _keep_for_completions(names)
+    full = b"".join(dumps(model) + b"\n" for model in wanted)
+    return _print(this, full if args.output_format == "message" else names, args.output)
+
+
+def _keep_for_completions(names: bytes) -> None:
+    """Keep the names of models where the shells' completions look for them; where that fails, they have none."""
+    path = config.models_path(os.environ)
+    with contextlib.suppress(OutputError, OSError):
+        if path:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            file = io.opened(path, atomic=True)
+            file.write(names)
+            file.done()
 
 
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
