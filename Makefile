@@ -52,7 +52,7 @@ completions: $(VENV)/installed
 	$(BIN)/python tests/completions.py
 
 man:
-	man ./man/streamcli.1 ./man/streamcli.5 ./man/streamcli.7
+	man ./man/streamcli.1 ./man/streamcli.5 ./man/streamcli.7 ./man/streamcli-recipes.7
 
 install:
 	$(PYTHON) -m pip install --prefix '$(DESTDIR)$(PREFIX)' .

@@ -24,7 +24,7 @@ PAGES = [manual.FOLDER / f"streamcli.{number}" for number in manual.PAGES]
 # What is about whole pages.
 ABOUT_PAGES = {"tests/test_man.py", "tests/test_citations.py"}
 
-FILE = re.compile(r"(?<![\w./~$-])(?:(?:tests|streamcli|\.ci)/[\w./*-]*\.[a-z]\w*|man/[\w.]+)|[\w./-]+\.md\b")
+FILE = re.compile(r"(?<![\w./~$-])(?:(?:tests|streamcli|\.ci)/[\w./*-]*\.[a-z]\w*|man/[\w.-]+)|[\w./-]+\.md\b")
 TEST = re.compile(r"(?<![\w/])test_\w+\.py\b")
 OF_THE_MANUAL = re.compile(r'streamcli\((\d)\), section "([^"]*)"')
 OF_A_DOCUMENT = re.compile(r'([\w-]+\.md), section "([^"]*)"')
