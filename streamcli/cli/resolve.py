@@ -8,6 +8,8 @@ Source: streamcli(1), section "Input".
 from __future__ import annotations
 
 import os
+import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import UsageError
@@ -36,6 +38,7 @@ _FIELDS = {
 # Options whose values are sent as text.
 _TEXTS = ("model", "fallback_model", "system", "stop", "effort", "tool_choice", "schema", "beta", "set")
 _CHOICES = frozenset({"auto", "any", "none"})
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 def composer(args: Args) -> Callable[[str], Message | None]:
@@ -269,12 +272,24 @@ def _set(found: dict[str, Any], setting: str) -> None:
         value = loads_exact(text.encode())
     except ValueError:
         value = text
-    *parents, last = names
-    for name in parents:
-        found = found.setdefault(name, {})
-        if not isinstance(found, dict):
-            raise UsageError(f"--set {key}: {name} is not an object")
-    found[last] = value
+    holder: Any = found
+    for name, following in pairwise(names):
+        holder = holder[_place(holder, name, [] if _INDEX.fullmatch(following) else {}, key)]
+        if not isinstance(holder, dict | list):
+            raise UsageError(f"--set {key}: {name} is neither an object nor a list")
+    holder[_place(holder, names[-1], value, key)] = value
+
+
+def _place(holder: Any, name: str, usual: Any, key: str) -> str | int:
+    """The key or the index that `name` is in an object or a list; where nothing stands there yet, `usual` does now."""
+    if isinstance(holder, dict):
+        holder.setdefault(name, usual)
+        return name
+    if not _INDEX.fullmatch(name) or int(name) > len(holder):
+        raise UsageError(f"--set {key}: {name} is not an index of that list, which takes 0 to {len(holder)}")
+    if int(name) == len(holder):
+        holder.append(usual)
+    return int(name)
 
 
 def _without_line_end(text: str) -> str:
