@@ -75,13 +75,17 @@ def test_an_empty_file_is_rejected():
         ("HTTP://a/b.JPEG?c=.pdf", "image", {"type": "url", "url": "HTTP://a/b.JPEG?c=.pdf"}),
         ("https://a/b.pdf#page=2", "document", {"type": "url", "url": "https://a/b.pdf#page=2"}),
         ("file_011CNha8iCJc", "document", {"type": "file", "file_id": "file_011CNha8iCJc"}),
+        ("document:file_1", "document", {"type": "file", "file_id": "file_1"}),
+        ("image:file_1", "image", {"type": "file", "file_id": "file_1"}),
     ],
 )
 def test_a_reference_goes_as_it_is(word, kind, source):
     assert by_reference(word) == {"type": kind, "source": source}
 
 
-@pytest.mark.parametrize("word", ["a.png", "file_list.txt", "./file_1", "ftp://a/b.png", "httpsomething"])
+@pytest.mark.parametrize(
+    "word", ["a.png", "file_list.txt", "./file_1", "./image:file_1", "images:a.png", "ftp://a/b.png", "httpsomething"]
+)
 def test_anything_else_names_a_file(word):
     assert by_reference(word) is None
 
@@ -111,6 +115,8 @@ class TestReadable:
             (by_reference("https://example.com/a.pdf"), "a URL"),
             (by_reference("https://example.com/a.png"), "a URL"),
             (by_reference("file_123"), "a file id"),
+            (by_reference("image:file_123"), "a file id"),
+            (by_reference("container:file_123"), "a file id"),
         ],
     )
     def test_what_llama_cpp_would_skip_is_rejected_and_said(self, block, kind):

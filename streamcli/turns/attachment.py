@@ -33,7 +33,9 @@ _OTHERS = {
     b"\xfe\xff": "UTF-16: convert it to UTF-8",
 }
 _SUFFIXES = {".png": "image", ".jpg": "image", ".jpeg": "image", ".gif": "image", ".webp": "image", ".pdf": "document"}
-_FILE_ID = re.compile(r"file_[A-Za-z0-9]+")
+_FILE_ID = re.compile(r"(?:([a-z]+):)?(file_[A-Za-z0-9]+)")
+# What a file's id may go as: nothing here tells what kind of file the server has.
+_KINDS = ("document", "image", "container")
 _FITTING = "PNG, JPEG, GIF, WebP, PDF and UTF-8 text can be attached"
 
 
@@ -55,12 +57,16 @@ def of_bytes(data: bytes, source: str, title: str | None = None) -> dict[str, An
 
 
 def by_reference(word: str) -> dict[str, Any] | None:
-    """The block of an http(s) URL or a `file_…` id, or None for a word that is neither and so names a file.
+    """The block of an http(s) URL or a `[KIND:]file_…` id, or None for a word that is neither and so names a file.
 
-    Raises UsageError for a URL whose suffix is not that of a kind the API fetches.
+    Raises UsageError for a URL whose suffix is not that of a kind the API fetches, for an id of an unknown kind, and
+    for a kind in front of anything but an id.
     """
-    if _FILE_ID.fullmatch(word):
-        return {"type": "document", "source": {"type": "file", "file_id": word}}
+    match = _FILE_ID.fullmatch(word)
+    if match:
+        return _of_id(match[1] or "document", match[2])
+    if word.startswith(tuple(f"{kind}:" for kind in _KINDS)):
+        raise UsageError(f"-a {word}: a kind goes only before a file id, file_...: leave it out before a path or a URL")
     if not re.match(r"https?://", word, re.IGNORECASE):
         return None
     try:
@@ -77,16 +83,24 @@ def by_reference(word: str) -> dict[str, Any] | None:
     return {"type": kind, "source": {"type": "url", "url": word}}
 
 
+def _of_id(kind: str, number: str) -> dict[str, Any]:
+    if kind not in _KINDS:
+        raise UsageError(f"-a {kind}:{number}: a file id goes as document, image or container, and not as {kind}")
+    if kind == "container":
+        return {"type": "container_upload", "file_id": number}
+    return {"type": kind, "source": {"type": "file", "file_id": number}}
+
+
 def readable(block: dict[str, Any], word: str, *, by_llamacpp: bool) -> dict[str, Any]:
     """A block as servers other than Anthropic's read it: a document of text as text with its title.
 
     `by_llamacpp` says that it is llama.cpp, which skips every other document and says nothing: UsageError, with `word`.
     """
-    source = block["source"]["type"]
+    source = block["source"]["type"] if "source" in block else "file"
     if block["type"] == "document" and source == "text":
         title = f"{block['title']}:\n\n" if "title" in block else ""
         return {"type": "text", "text": title + block["source"]["data"]}
-    if by_llamacpp and (block["type"] == "document" or source == "url"):
+    if by_llamacpp and (block["type"] == "document" or source != "base64"):
         kind = {"url": "a URL", "file": "a file id"}.get(source, "a PDF")
         raise UsageError(f"--local reads no attachment that is {kind}: attach {word} as an image or as UTF-8 text")
     return block
