@@ -38,6 +38,8 @@ _FIELDS = {
 # Options whose values are sent as text.
 _TEXTS = ("model", "fallback_model", "system", "stop", "effort", "tool_choice", "schema", "beta", "set")
 _CHOICES = frozenset({"auto", "any", "none"})
+# A first line that makes the file a program which runs us; one that names another interpreter is text to be sent.
+_RUNS_US = re.compile(r"\A#!(?:.*[ \t/])?streamcli(?:[ \t\r].*)?(?:\n|\Z)")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -49,7 +51,7 @@ def composer(args: Args) -> Callable[[str], Message | None]:
     _check_stdin(args)
     words = " ".join(word for word in args.prompt if word != "-")
     _check_encodable(words, "the prompt")
-    files = [decoded(io.read_file(path, "the prompt file"), path) for path in args.file if path != "-"]
+    files = [_text(path, "the prompt file") for path in args.file if path != "-"]
     blocks = [_block(args, word) for word in args.attach]
 
     def message(text: str) -> Message | None:
@@ -61,6 +63,10 @@ def composer(args: Args) -> Callable[[str], Message | None]:
         return {"role": "user", "content": [*blocks, *([{"type": "text", "text": prompt}] if prompt else [])]}
 
     return message
+
+
+def _text(path: str, what: str) -> str:
+    return _RUNS_US.sub("", decoded(io.read_file(path, what), path))
 
 
 def _block(args: Args, word: str) -> dict[str, Any]:
@@ -305,7 +311,7 @@ def _check_encodable(text: str, what: str) -> None:
 
 def _system(args: Args) -> str | None:
     if args.system_file:
-        return decoded(io.read_file(args.system_file, "the system prompt"), args.system_file)
+        return _text(args.system_file, "the system prompt")
     return args.system
 
 
