@@ -121,7 +121,9 @@ class TestEnvironment:
     def test_every_option_has_a_variable(self, option, monkeypatch, tmp_path):
         alone = parse([])
         text = {"number": "7", "boolean": "1", "choice": "bearer", "thinking": "off"}.get(option.type.name, "text")
-        value = {"error_format": "json", "config": os.devnull, "retry_errors": "0"}.get(option.name, text)
+        value = {"error_format": "json", "sanitize": "always", "config": os.devnull, "retry_errors": "0"}.get(
+            option.name, text
+        )
         if option.name == "profile":
             (tmp_path / "config.toml").write_text("[profile.text]")
             monkeypatch.setenv("STREAMCLI_CONFIG", str(tmp_path / "config.toml"))

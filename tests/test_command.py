@@ -1,5 +1,6 @@
 """The command as a process: what it loads, what a terminal sees, when each byte comes. The rest is in cli/*.txt."""
 
+import json
 import os
 import re
 import shutil
@@ -168,6 +169,15 @@ def test_a_terminal_shows_controls_and_gets_its_line_end(server, texts, shown):
     with Terminal("--base-url", server.url, "hi") as terminal:
         ended = terminal.end()
     assert ended[:2] == (0, shown)
+
+
+def test_a_terminal_obeys_controls_only_where_that_is_asked_for(server):
+    text = "a\x1b[31mb\x7f\r\nc\u202e"
+    server.responses = [ok(text_stream(text))]
+    with Terminal("--base-url", server.url, "--sanitize", "never", "hi") as terminal:
+        assert terminal.end()[:2] == (0, text.encode() + b"\n")  # the terminal makes CRLF of LF, the test LF of CRLF
+    with Terminal("--base-url", server.url, "--sanitize", "never", "--events", "hi") as terminal:
+        assert json.loads(terminal.end().out.splitlines()[2])["delta"]["text"] == text
 
 
 def test_a_terminal_shows_a_delta_before_the_next_one_is_sent(server):

@@ -27,6 +27,11 @@ from streamcli.output import meter as meters
 from streamcli.protocol.exchange import Exchange
 from streamcli.protocol.request import Request
 
+
+def on_terminal(inner):
+    return formats.Shown(inner, visible=True, ends_line=True)
+
+
 HEADERS = {"content-type": "text/event-stream", "request-id": "req_1"}
 OUTPUT_FORMATS = {
     "text": formats.Text,
@@ -37,8 +42,10 @@ OUTPUT_FORMATS = {
     "summary": lambda: formats.Summary(meters.Meter(clock=itertools.count().__next__)),
     "smooth text": lambda: formats.SmoothText(4),
     "thoughts": formats.Thinking,
-    "text on a terminal": lambda: formats.OnTerminal(formats.Text()),
-    "events on a terminal": lambda: formats.OnTerminal(formats.Events()),
+    "text on a terminal": lambda: on_terminal(formats.Text()),
+    "text made visible": lambda: formats.Shown(formats.Text(), visible=True, ends_line=False),
+    "text obeyed on a terminal": lambda: formats.Shown(formats.Text(), visible=False, ends_line=True),
+    "events on a terminal": lambda: on_terminal(formats.Events()),
 }
 
 
@@ -107,18 +114,29 @@ class TestOnTerminal:
     @pytest.mark.parametrize("text", ["Hel", "Hel\n"])
     @pytest.mark.parametrize("error", [None, IncompleteStreamError("cut")])
     def test_the_line_ends_however_the_run_does(self, text, error):
-        assert written(formats.OnTerminal(formats.Text()), opening(text), error=error) == b"Hel\n"
+        assert written(on_terminal(formats.Text()), opening(text), error=error) == b"Hel\n"
 
     def test_a_character_cut_in_two_reads_is_shown_whole(self):
         first, second = opening("é").replace(rb"\u00e9", "é".encode()).split(b"\xa9")
-        output_format = formats.OnTerminal(formats.RawStream())
+        output_format = on_terminal(formats.RawStream())
         shown = writes(output_format, first, b"\xa9" + second)
         assert shown[0].endswith(b'"text": "')
         assert shown[1].startswith("é".encode())
 
+    def test_a_line_that_a_pause_broke_off_is_ended_though_nothing_follows(self):
+        output_format = on_terminal(formats.Text())
+        output_format.begin(exchange())
+        for received in output_format.exchange.receive(text_stream("a")):
+            output_format.add(received)
+        out = taken(output_format)
+        output_format.turn(tools=False)
+        output_format.begin(exchange())
+        output_format.finish()
+        assert out + taken(output_format) == b"a\n"
+
     def test_events_stay_events(self):
         stream = text_stream("a\x1b")
-        assert written(formats.OnTerminal(formats.Events()), stream) == written(formats.Events(), stream)
+        assert written(on_terminal(formats.Events()), stream) == written(formats.Events(), stream)
 
 
 class TestEvents:
@@ -257,7 +275,7 @@ class TestTurns:
         assert self.two(formats.SmoothText(9), [], "a", "b") == b"ab"
 
     def test_a_terminal_ends_the_line_before_the_tools_are_run(self):
-        output_format = formats.OnTerminal(formats.Text())
+        output_format = on_terminal(formats.Text())
         output_format.begin(exchange())
         for received in output_format.exchange.receive(text_stream("a")):
             output_format.add(received)
@@ -265,7 +283,7 @@ class TestTurns:
         assert taken(output_format) == b"a\n"
 
     def test_a_terminal_shows_one_line_end_between_turns(self):
-        assert self.two(formats.OnTerminal(formats.Text()), [RESULT], "a", "b") == b"a\nb\n"
+        assert self.two(on_terminal(formats.Text()), [RESULT], "a", "b") == b"a\nb\n"
 
     def test_events_hold_the_results(self):
         line = self.two(formats.Events(), [RESULT], "a", "b").splitlines()[6]

@@ -59,6 +59,7 @@ class Args(NamedTuple):
     extract: bool
     show_thinking: bool
     progress: bool
+    sanitize: str
     buffer: int | None
     pace: float | None
     usage: bool
@@ -164,6 +165,7 @@ class Option(click.Option):
 
 # A system call can wait some 24 days; 64 bits are the largest integers that every JSON parser takes.
 _SECONDS, _COUNT = Number(float, most=1e6), Number(int, most=2**63 - 1)
+_SANITIZE = click.Choice(["auto", "always", "never"])
 _SOME = Number(int, least=1, most=2**31 - 1)
 
 
@@ -234,6 +236,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _flag("-x", "--extract", help="Only the last fenced block of the text."),
         _flag("--show-thinking", help="The model's thinking, on standard error."),
         _flag("--progress", help="Tokens, rate and time on standard error, if it is a terminal."),
+        _option("--sanitize", type=_SANITIZE, default="auto", help="Whether control characters are shown, not obeyed."),
         _option("--buffer", type=_SOME, metavar="N", help="Write text in sentences or pieces of N characters."),
         _option("--pace", type=_SECONDS, metavar="S", help="Wait S seconds between two pieces of text."),
         _flag("-u", "--usage", help="Tokens and times, on a line of standard error."),

@@ -160,7 +160,7 @@ def _output(
 ) -> Results | _Stream:
     path = args.output
     if path is None:
-        return _Stream(standard_output)
+        return _Stream(args, standard_output)
     if not args.offload and os.path.exists(f"{path}.batches"):
         raise UsageError(f"lines of {path} are in batches: go on with --offload --resume, or end them with --cancel")
     if path != "-" and (os.path.isfile(path) or not os.path.exists(path)):
@@ -169,17 +169,18 @@ def _output(
         return stack.enter_context(results)
     if args.resume:
         raise UsageError(f"--resume needs a file to go on with, and {path} is not one")
-    return _Stream(io.opened(path, atomic=False))
+    return _Stream(args, io.opened(path, atomic=False))
 
 
 class _Stream:
-    """Results on a descriptor, which remembers nothing; on a terminal, control characters are made visible."""
+    """Results on a descriptor, which remembers nothing; on a terminal, control characters are usually made visible."""
 
-    def __init__(self, descriptor: io.Descriptor) -> None:
+    def __init__(self, args: Args, descriptor: io.Descriptor) -> None:
         self.recorded = 0
         self.failed = 0
         self.status = 0
         self.on_terminal = os.isatty(descriptor.fd)
+        self._makes_visible = self.on_terminal and args.sanitize != "never"
         self._descriptor = descriptor
 
     def done(self, number: int) -> bool:  # noqa: ARG002 - as Results have it
@@ -187,7 +188,7 @@ class _Stream:
 
     def write(self, results: Sequence[Result]) -> None:
         data = b"".join([result.line for result in results])
-        self._descriptor.write(Visible().feed(data.decode()).encode() if self.on_terminal else data)
+        self._descriptor.write(Visible().feed(data.decode()).encode() if self._makes_visible else data)
         self.recorded += len(results)
         self.failed += sum(result.status > 0 for result in results)
         self.status = max(self.status, *(result.status for result in results))

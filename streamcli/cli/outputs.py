@@ -37,16 +37,15 @@ class EmptyOutputError(StreamcliError):
 
 
 class Output(NamedTuple):
-    """A format and where it goes; between two pieces of it, `pace` seconds are waited."""
+    """A format and where it goes; between two pieces of it, `pace` seconds are waited.
+
+    `on_terminal`: a person sees it as it is written.
+    """
 
     format: formats.Format
     descriptor: io.Descriptor
+    on_terminal: bool
     pace: float = 0
-
-    @property
-    def on_terminal(self) -> bool:
-        """Whether a person sees it as it is written."""
-        return isinstance(self.format, formats.OnTerminal)
 
     def flush(self) -> None:
         """Write what the format has to say now: one write for one network read, or one piece after the other."""
@@ -92,19 +91,19 @@ class Outputs:
         args = self._args
 
         def note(descriptor: io.Descriptor) -> None:
-            self._answers.append(_output(_format(args, self._meter), descriptor, args.pace or 0))
+            self._answers.append(_output(args, _format(args, self._meter), descriptor, args.pace or 0))
 
         if args.output:
             io.opened(args.output, atomic=True, note=note)
         else:
             note(standard_output)
         if args.events_to:
-            self._answers.append(_output(formats.Events(), io.opened(args.events_to, atomic=False)))
+            self._answers.append(_output(args, formats.Events(), io.opened(args.events_to, atomic=False)))
         if args.progress and os.isatty(io.STDERR) and not (args.quiet or args.show_thinking):
             self._progress = _progress(self._diagnostics)
         if args.show_thinking:
             standard_error = io.StandardError(os.dup(io.STDERR), "standard error")
-            self._thoughts.append(_output(formats.Thinking(), standard_error))
+            self._thoughts.append(_output(args, formats.Thinking(), standard_error))
         if args.usage_to:
             self._usage = io.opened(args.usage_to, atomic=False)
         if args.record:
@@ -211,9 +210,13 @@ def _progress(diagnostics: io.Diagnostics) -> Progress:
     return progress
 
 
-def _output(output_format: formats.Format, descriptor: io.Descriptor, pace: float = 0) -> Output:
-    shown = formats.OnTerminal(output_format) if os.isatty(descriptor.fd) else output_format
-    return Output(shown, descriptor, pace)
+def _output(args: Args, output_format: formats.Format, descriptor: io.Descriptor, pace: float = 0) -> Output:
+    on_terminal = os.isatty(descriptor.fd)
+    # In a pipe, JSON is for programs, and what would make it visible to a person would be no JSON.
+    visible = {"auto": on_terminal, "always": on_terminal or output_format.is_text, "never": False}[args.sanitize]
+    if on_terminal or visible:
+        output_format = formats.Shown(output_format, visible=visible, ends_line=on_terminal)
+    return Output(output_format, descriptor, on_terminal, pace)
 
 
 def _format(args: Args, meter: Meter) -> formats.Format:

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 
 class Format:
-    """An output format; this one writes nothing."""
+    """An output format; this one writes nothing. `is_text`: a person reads it, and not only programs."""
+
+    is_text = False
 
     def __init__(self) -> None:
         self.pending: list[bytes] = []
@@ -66,6 +68,8 @@ class Format:
 
 class Text(Format):
     """The text of all text blocks, as sent; before tools are run, the line is ended."""
+
+    is_text = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,6 +177,8 @@ class Extract(Text):
 
 class Thinking(Format):
     """The model's thinking, each block on lines of its own."""
+
+    is_text = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,14 +290,17 @@ class FinalMessage(Format):
         self.pending.append(dumps(self.exchange.accumulator.snapshot()) + b"\n")
 
 
-class OnTerminal(Format):
-    """Any format as a terminal may show it: control characters visible, the last line ended."""
+class Shown(Format):
+    """Any format as a person may see it: control characters made `visible`, the last line ended if it `ends_line`."""
 
-    def __init__(self, inner: Format) -> None:
+    def __init__(self, inner: Format, *, visible: bool, ends_line: bool) -> None:
         super().__init__()
         self._inner = inner
+        self._makes_visible = visible
+        self._ends_line = ends_line
         self._visible = Visible()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._at_line_start = True
         self._ending = False
 
     def begin(self, exchange: Exchange) -> None:
@@ -312,9 +321,8 @@ class OnTerminal(Format):
     def take(self) -> bytes:
         """What there is to show now; a character that was cut waits for its other bytes."""
         while data := self._inner.take():
-            shown = self._visible.feed(self._decoder.decode(data))
-            if shown:
-                return shown.encode()
+            if shown := self._shown(data):
+                return shown
         return self._last() if self._ending else b""
 
     def turn(self, *, tools: bool) -> None:
@@ -335,14 +343,24 @@ class OnTerminal(Format):
         self._inner.fail(error)
         self._ending = True
 
+    def _shown(self, data: bytes, *, final: bool = False) -> bytes:
+        if self._makes_visible:
+            text = self._visible.feed(self._decoder.decode(data, final))
+            data = (text + self._visible.close() if final else text).encode()
+        if data:
+            self._at_line_start = data.endswith(b"\n")
+        return data
+
     def _last(self) -> bytes:
         self._ending = False
-        shown = self._visible.feed(self._decoder.decode(b"", final=True)) + self._visible.close()
-        return (shown if self._visible.at_line_start else shown + "\n").encode()
+        shown = self._shown(b"", final=True)
+        return shown + b"\n" if self._ends_line and not self._at_line_start else shown
 
 
 class Summary(Format):
     """The summary of the final message, a `key: value` a line."""
+
+    is_text = True
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()
