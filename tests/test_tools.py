@@ -419,6 +419,21 @@ class TestResults:
             {"type": "tool_result", "tool_use_id": "toolu_2", "content": "fast"},
         ]
 
+    def test_only_what_can_run_is_asked_about_and_what_may_not_is_an_error(self, make, tmp_path):
+        program = Program(make(f"cat; echo >> {tmp_path}/ran"), {"name": "tool"})
+        cut = {**call(number=2), "input": {}, "partial_json": '{"a'}
+        asked = []
+
+        def may_run(name, given):
+            asked.append((name, given, (tmp_path / "ran").exists()))
+            return b"3" not in given
+
+        calls = [call("none", 1), cut, call(number=3, n=3), call(number=4, n=4)]
+        blocks = results(calls, [program], environment=ENVIRONMENT, timeout=PATIENCE, may_run=may_run)
+        assert asked == [("tool", b'{"n":3}\n', False), ("tool", b'{"n":4}\n', False)]
+        assert [block.get("is_error", False) for block in blocks] == [True, True, True, False]
+        assert blocks[2]["content"] == "the user declined this call: it was not run"
+
     def test_no_calls_have_no_results(self):
         assert self.results([]) == []
 

@@ -9,6 +9,7 @@ Source: streamcli(5), section "OUTPUT FORMATS".
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections import deque
 from typing import TYPE_CHECKING
@@ -118,7 +119,8 @@ class Answer:
             raise ToolError("the model paused its turn after more text than is kept: ask with --message")
         self._said = "" if calls else self._said + accumulator.text
         self._outputs.turn(tools=bool(calls))
-        self._show_calls(message)
+        if not (question.confirms and os.isatty(io.STDERR)):  # else the person who is asked sees them there
+            self._show_calls(message)
         results = question.run_tools(calls) if question.run_tools and calls else []
         self._ran_tools = self._ran_tools or bool(results)
         question.loop.add(results)

@@ -56,6 +56,7 @@ class Args(NamedTuple):
     tool_choice: str | None
     max_turns: int
     tool_timeout: float
+    confirm: bool
     extract: bool
     show_thinking: bool
     progress: bool
@@ -223,6 +224,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _option("--tool-choice", metavar="auto|any|none|NAME", help="Whether a tool must be called, or which."),
         _option("--max-turns", type=_SOME, default=10, metavar="N", help="The most requests: 10."),
         _option("--tool-timeout", type=_SECONDS, default=60, metavar="S", help="For each call: 60; 0: none."),
+        _flag("--confirm", help="Ask on the terminal before a tool is run."),
     ],
     "Output format, one of": [
         _flag("--events", help="Each event's JSON unchanged, one a line."),
@@ -342,6 +344,7 @@ _NEEDS = [
     *((name, "batch") for name in ("lines", "unordered", "resume", "offload", "jobs")),
     *((name, "output") for name in ("resume", "offload")),
     ("cancel", "offload"),
+    ("confirm", "tool"),
 ]
 
 _EPILOG = (

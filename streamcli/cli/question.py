@@ -39,6 +39,8 @@ class Question(NamedTuple):
     asked: Sequence[dict[str, Any]] = ()
     run_tools: RunTools | None = None
     conversation: Conversation | None = None
+    # Whether a person is shown each call that can be run, and asked.
+    confirms: bool = False
 
     @property
     def needs_text(self) -> bool:
@@ -72,9 +74,11 @@ def _place(request: Mapping[str, Any]) -> Endpoint:
 
 def put_together(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics, stack: ExitStack) -> Question:
     """The question that the options ask; `stack` closes its conversation. Raises UsageError or OutputError."""
+    confirms = args.confirm and bool(args.tool)
+    may_run = _asker(diagnostics, stack) if confirms else lambda *_: True
     compose = resolve.composer(args)
     prompt = compose(resolve.text_of_stdin(args, streams, diagnostics))
-    programs, run_tools = _programs(args, diagnostics)
+    programs, run_tools = _programs(args, diagnostics, may_run)
     fields = resolve.fields(args, [program.definition for program in programs])
     asked = [*fields.pop("messages", ()), *([prompt] if prompt else ())]
     conversation = _conversation(args, diagnostics, stack)
@@ -83,7 +87,7 @@ def put_together(args: Args, streams: io.StandardStreams, diagnostics: io.Diagno
     body = resolve.body(args, fields, [*(conversation.messages if conversation else ()), *asked])
     runnable = [program.definition["name"] for program in programs]
     loop = ToolLoop(body, runnable, max_turns=args.max_turns, fallbacks=_fallbacks(args, body))
-    return Question(loop, asked, run_tools, conversation)
+    return Question(loop, asked, run_tools, conversation, confirms)
 
 
 def _fallbacks(args: Args, body: Mapping[str, Any]) -> Sequence[str]:
@@ -108,7 +112,15 @@ def _next_turn(conversation: Conversation, asked: list[dict[str, Any]]) -> list[
     return asked if answers or first.get("role") != "user" else [conversation.user_message(content or ""), *others]
 
 
-def _programs(args: Args, diagnostics: io.Diagnostics) -> tuple[list[Program], RunTools | None]:
+def _asker(diagnostics: io.Diagnostics, stack: ExitStack) -> Callable[[str, bytes], bool]:
+    from . import confirm  # noqa: PLC0415 - rarely asked for
+
+    return confirm.asker(diagnostics, stack)
+
+
+def _programs(
+    args: Args, diagnostics: io.Diagnostics, may_run: Callable[[str, bytes], bool]
+) -> tuple[list[Program], RunTools | None]:
     """The tools that can be run, and a function that runs what is called."""
     if not args.tool:
         return [], None
@@ -118,7 +130,9 @@ def _programs(args: Args, diagnostics: io.Diagnostics) -> tuple[list[Program], R
     programs = tools.described(args.tool, environment=environment, timeout=args.tool_timeout or None)
 
     def run_tools(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return tools.results(calls, programs, environment=environment, timeout=args.tool_timeout or None)
+        return tools.results(
+            calls, programs, environment=environment, timeout=args.tool_timeout or None, may_run=may_run
+        )
 
     return programs, run_tools
 

@@ -23,12 +23,13 @@ from streamcli.protocol.userinput import json_value
 from .processes import End, Job, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 MAX_BYTES = 1 << 20
 # How many characters of a failed program's message the model is told: the last ones. One is 4 bytes at most.
 _TAIL = 2000
 
+_DECLINED = "the user declined this call: it was not run"
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _SECRET_VARIABLES = frozenset(
     {
@@ -156,17 +157,22 @@ def results(
     environment: Mapping[str, str],
     timeout: float | None,
     max_bytes: int = MAX_BYTES,
+    may_run: Callable[[str, bytes], bool] = lambda *_: True,
 ) -> list[dict[str, Any]]:
     """The `tool_result` block of each `tool_use` block, in their order; the calls run at the same time.
 
     The content is always text: what the program printed, without the final newline, or "(no output)". It is an error
     if the program failed (then it is the end of its standard error), took longer than `timeout` seconds (None: no
-    timeout), printed more than `max_bytes`, or is not there. Raises ToolError if an input cannot be written as JSON.
+    timeout), printed more than `max_bytes`, or is not there, or if `may_run` says no, which is asked with the name and
+    the input of each call before any program runs. Raises ToolError if an input cannot be written as JSON.
     """
     by_name = {program.definition["name"]: program for program in programs}
     faults = [_fault_of_call(call, by_name) for call in calls]
+    inputs = {place: _input(call) for place, call in enumerate(calls) if not faults[place]}
+    for place, given in inputs.items():
+        faults[place] = "" if may_run(calls[place]["name"], given) else _DECLINED
     jobs = {
-        place: Job((by_name[call["name"]].path,), _input(call)) for place, call in enumerate(calls) if not faults[place]
+        place: Job((by_name[calls[place]["name"]].path,), given) for place, given in inputs.items() if not faults[place]
     }
     ended = run(list(jobs.values()), environment=environment, timeout=timeout, max_bytes=max_bytes)
     ends = dict(zip(jobs, ended, strict=True))
