@@ -18,6 +18,7 @@ from server import (
     MESSAGE_STOP,
     block_start,
     block_stop,
+    delta,
     error_response,
     head,
     message_delta,
@@ -208,6 +209,18 @@ def test_the_line_of_usage_is_that_of_the_example(server):
     assert without_time[0] == without_time[1]
 
 
+def test_the_sources_of_an_answer_are_those_of_the_example(server):
+    cited = [
+        {"document_title": "report.pdf", "document_index": 1, "start_page_number": 3, "end_page_number": 4},
+        {"document_title": "notes.txt", "document_index": 0, "start_char_index": 0, "end_char_index": 52},
+        {"title": "Paris", "url": "https://example.com/paris"},
+    ]
+    deltas = [delta("citations_delta", citation=citation) for citation in [*cited, *cited]]
+    events = [opening("Paris."), *deltas, block_stop(), message_delta(), MESSAGE_STOP]
+    server.responses = [ok(*events)]
+    assert ask(server, "--show-sources").err == texts(5, "Sources")[0]
+
+
 def test_the_keys_of_a_summary_are_all_in_the_page(asked, tool):
     start = message_start(stop_details={"type": "refusal"})
     deviating = ok(start, text_delta("Paris."), message_delta(), MESSAGE_STOP)
@@ -391,7 +404,7 @@ def grown(kind, deltas):
     for event in (
         {"type": "message_start", "message": {}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": kind}},
-        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
+        *({"type": "content_block_delta", "index": 0, "delta": change} for change in deltas),
     ):
         accumulator.receive(event["type"], json.dumps(event).encode())
     block = accumulator.block(0)

@@ -25,6 +25,7 @@ from streamcli.errors import (
     UnexpectedResponseError,
 )
 from streamcli.output.meter import Meter, summary, summary_lines
+from streamcli.output.sources import citations, source_lines
 from streamcli.protocol.jsontext import dumps
 
 from . import io
@@ -61,6 +62,8 @@ class Answer:
         self._stream: MessageStream | None = None
         # What earlier turns said since tools were run last: a turn that paused goes on with it.
         self._said = ""
+        # What all earlier turns cited.
+        self._cited: list[dict[str, Any]] = []
         self._reported = False
         self._ran_tools = False
 
@@ -118,6 +121,7 @@ class Answer:
         if not accumulator.whole:
             raise ToolError("the model paused its turn after more text than is kept: ask with --message")
         self._said = "" if calls else self._said + accumulator.text
+        self._cited += citations(message)
         self._outputs.turn(tools=bool(calls))
         if not (question.confirms and os.isatty(io.STDERR)):  # else the person who is asked sees them there
             self._show_calls(message)
@@ -259,6 +263,9 @@ class Answer:
         exchange = self._stream.exchange
         known = summary(exchange, self._meter)
         self._outputs.write_usage(dumps(known) + b"\n")
+        if self._args.show_sources:
+            for line in source_lines([*self._cited, *citations(exchange.accumulator.snapshot() or {})]):
+                self._diagnostics.line(line)
         if self._args.usage and exchange.accumulator.started:
             counts = {**self._meter.usage(exchange.accumulator.usage), "duration": known.get("duration")}
             self._diagnostics.line("usage: " + " ".join(f"{key}={text}" for key, text in summary_lines(counts)))

@@ -59,6 +59,7 @@ class Args(NamedTuple):
     confirm: bool
     extract: bool
     show_thinking: bool
+    show_sources: bool
     progress: bool
     sanitize: str
     buffer: int | None
@@ -237,6 +238,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _option("-o", "--output", metavar="FILE", help="Write to FILE, which appears when it is complete."),
         _flag("-x", "--extract", help="Only the last fenced block of the text."),
         _flag("--show-thinking", help="The model's thinking, on standard error."),
+        _flag("--show-sources", help="What the answer cites, on standard error; documents of -a can be cited."),
         _flag("--progress", help="Tokens, rate and time on standard error, if it is a terminal."),
         _option("--sanitize", type=_SANITIZE, default="auto", help="Whether control characters are shown, not obeyed."),
         _option("--buffer", type=_SOME, metavar="N", help="Write text in sentences or pieces of N characters."),
@@ -320,6 +322,7 @@ _ALONE = (
     "replay",
     "extract",
     "show_thinking",
+    "show_sources",
     "progress",
     "buffer",
 )

@@ -85,6 +85,8 @@ def put_together(args: Args, streams: io.StandardStreams, diagnostics: io.Diagno
     if conversation:
         asked = _next_turn(conversation, asked)
     body = resolve.body(args, fields, [*(conversation.messages if conversation else ()), *asked])
+    if args.show_sources and args.attach and not resolve.documents(asked):
+        diagnostics.note("nothing attached can be cited: only documents can, and text is one only for Anthropic's API")
     runnable = [program.definition["name"] for program in programs]
     loop = ToolLoop(body, runnable, max_turns=args.max_turns, fallbacks=_fallbacks(args, body))
     return Question(loop, asked, run_tools, conversation, confirms)

@@ -40,6 +40,7 @@ _TEXTS = ("model", "fallback_model", "system", "stop", "effort", "tool_choice", 
 _CHOICES = frozenset({"auto", "any", "none"})
 # A first line that makes the file a program which runs us; one that names another interpreter is text to be sent.
 _RUNS_US = re.compile(r"\A#!(?:.*[ \t/])?streamcli(?:[ \t\r].*)?(?:\n|\Z)")
+_CITED = {"enabled": True}
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -251,6 +252,7 @@ def body(args: Args, found: dict[str, Any], messages: Sequence[Message]) -> dict
 
     Raises UsageError if there is nothing to ask.
     """
+    _cite_documents(args, messages)
     found = settle(args, {**found, "messages": list(messages), "stream": True})
     messages = found["messages"]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
@@ -260,6 +262,24 @@ def body(args: Args, found: dict[str, Any], messages: Sequence[Message]) -> dict
     if found["stream"] is not True:
         raise UsageError("--set stream: answers are always streamed")
     return found
+
+
+def _cite_documents(args: Args, messages: Sequence[Message]) -> None:
+    """Let all documents be cited, if --show-sources asks for it or one of an earlier turn can be.
+
+    The API takes a request only if all of its documents can be cited or none. One that says itself what it wants stays.
+    """
+    found = documents(messages)
+    joined = bool(args.attach or args.conversation) and any(block.get("citations") == _CITED for block in found)
+    for block in found if args.show_sources or joined else ():
+        block.setdefault("citations", dict(_CITED))
+
+
+def documents(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The document blocks of the messages."""
+    contents = [content for message in messages if isinstance(content := message.get("content"), list)]
+    blocks = [block for content in contents for block in content if isinstance(block, dict)]
+    return [block for block in blocks if block.get("type") == "document"]
 
 
 def settle(args: Args, found: dict[str, Any]) -> dict[str, Any]:
