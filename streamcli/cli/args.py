@@ -238,9 +238,11 @@ GROUPS: dict[str, list[click.Option]] = {
         _option("-o", "--output", metavar="FILE", help="Write to FILE, which appears when it is complete."),
         _flag("-x", "--extract", help="Only the last fenced block of the text."),
         _flag("--show-thinking", help="The model's thinking, on standard error."),
-        _flag("--show-sources", help="What the answer cites, on standard error; documents of -a can be cited."),
+        _flag("--show-sources", help="What the answer cites, on standard error."),
         _flag("--progress", help="Tokens, rate and time on standard error, if it is a terminal."),
-        _option("--sanitize", type=_SANITIZE, default="auto", help="Whether control characters are shown, not obeyed."),
+        _option(
+            "--sanitize", type=_SANITIZE, default="auto", metavar="WHEN", help="Show controls: auto, always or never."
+        ),
         _option("--buffer", type=_SOME, metavar="N", help="Write text in sentences or pieces of N characters."),
         _option("--pace", type=_SECONDS, metavar="S", help="Wait S seconds between two pieces of text."),
         _flag("-u", "--usage", help="Tokens and times, on a line of standard error."),
