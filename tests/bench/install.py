@@ -27,7 +27,7 @@ PROGRAMS = ("node", "curl", "sed", "jq")
 
 TREE = Path(__file__).absolute().parents[2]
 # What its installation needs, copied so that no build leaves traces in the tree.
-SOURCES = ("streamcli", "man", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("streamcli", "man", "completions", "pyproject.toml", "README.md", "LICENSE")
 
 _VERSIONS = "from importlib.metadata import version\nfor name in {!r}: print(name, version(name), end='; ')"
 
