@@ -379,7 +379,7 @@ class TestDiagnostics:
         assert line.count("\n") == 1
         assert json.loads(line) == {
             "type": "invalid_request_error", "status": 400, "message": "a\nb \x9b", "request_id": "r",
-            "retryable": False, "retry_after": None, "details": None, "exit_code": 3,
+            "retryable": False, "retry_after": None, "details": None, "stop_details": None, "exit_code": 3,
         }  # fmt: skip
 
     def test_a_fault_as_json_may_name_a_file_whose_name_is_not_utf_8(self, capfd):
