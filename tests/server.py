@@ -124,6 +124,43 @@ def json_response(value, status=200, **headers):
     return head(status, type="application/json", length=len(body), **headers) + body
 
 
+def caching():
+    """The answers of a server with a prompt cache; a token is a word of a block's JSON, marks left out.
+
+    What is marked is kept, and read by the next request that begins alike. As the API does, it takes four marks, a
+    longer one first, and none on thinking, on blank text or on a tool that is loaded later.
+    """
+    kept = set()
+
+    def answer(request):
+        blocks = [*_in_order(request.json)]
+        marks = [block.get("cache_control") for block in blocks]
+        lives = [mark.get("ttl", "5m") for mark in marks if mark]
+        if len(lives) > 4 or lives != sorted(lives) or any(map(_unmarkable, blocks)):
+            return error_response(400, message="cache_control")
+        words = [json.dumps({**block, "cache_control": None}).split() for block in blocks]
+        ends = [*itertools.accumulate(words)]
+        last = max((len(end) for end, mark in zip(ends, marks, strict=True) if mark), default=0)
+        read = max((len(end) for end in ends if len(end) <= last and tuple(end) in kept), default=0)
+        kept.update(tuple(end) for end, mark in zip(ends, marks, strict=True) if mark)
+        usage = {"input_tokens": len(ends[-1]) - last, "output_tokens": 1}
+        usage |= {"cache_creation_input_tokens": last - read, "cache_read_input_tokens": read}
+        return ok(message_start(usage=usage), *text_events("Yes.")[1:])
+
+    return answer
+
+
+def _in_order(body):
+    """The blocks of a request in the order in which they are read."""
+    for value in (body.get("tools"), body.get("system"), *(message["content"] for message in body["messages"])):
+        yield from [{"type": "text", "text": value}] if isinstance(value, str) else value or []
+
+
+def _unmarkable(block):
+    blank = block.get("type") == "text" and not block["text"].strip()
+    return block.get("cache_control") and (blank or "thinking" in block.get("type", "") or block.get("defer_loading"))
+
+
 # The server
 
 

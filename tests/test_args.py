@@ -73,6 +73,25 @@ class TestLocal:
         assert (asked.local, asked.prompt) == (local, prompt)
 
 
+class TestCache:
+    @pytest.mark.parametrize(
+        ("argv", "cache", "prompt"),
+        [
+            ([], None, ()),
+            (["--cache"], "5m", ()),
+            (["--cache", "my prompt"], "5m", ("my prompt",)),
+            (["--cache", "1h"], "5m", ("1h",)),
+            (["--cache=1h", "hi"], "1h", ("hi",)),
+            (["--cache=5m", "hi"], "5m", ("hi",)),
+            (["hi", "--cache"], "5m", ("hi",)),
+            (["--", "--cache"], None, ("--cache",)),
+        ],
+    )
+    def test_the_next_word_is_never_its_value(self, argv, cache, prompt):
+        asked = parse(argv)
+        assert (asked.cache, asked.prompt) == (cache, prompt)
+
+
 class TestNumbers:
     @pytest.mark.parametrize(
         ("option", "text", "value"),
@@ -121,9 +140,14 @@ class TestEnvironment:
     def test_every_option_has_a_variable(self, option, monkeypatch, tmp_path):
         alone = parse([])
         text = {"number": "7", "boolean": "1", "choice": "bearer", "thinking": "off"}.get(option.type.name, "text")
-        value = {"error_format": "json", "sanitize": "always", "config": os.devnull, "retry_errors": "0"}.get(
-            option.name, text
-        )
+        by_name = {
+            "error_format": "json",
+            "sanitize": "always",
+            "config": os.devnull,
+            "cache": "1h",
+            "retry_errors": "0",
+        }
+        value = by_name.get(option.name, text)
         if option.name == "profile":
             (tmp_path / "config.toml").write_text("[profile.text]")
             monkeypatch.setenv("STREAMCLI_CONFIG", str(tmp_path / "config.toml"))

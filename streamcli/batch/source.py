@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import BinaryIO
 
+    Mark = Callable[[dict[str, Any], Mapping[str, Any] | None], dict[str, Any]]
+
 _KEYS = frozenset({"custom_id", "prompt", "params"})
 
 
@@ -45,7 +47,8 @@ class Source:
     which a line's `params` go key by key; `compose` makes the user message of a prompt. With `as_prompts` each line is
     a prompt as it stands; otherwise it is a JSON string, {"custom_id"?, "prompt"} or {"custom_id"?, "params"}. Blank
     lines do not count. A line without an id gets one made from its number and its whole request, so that another input,
-    or the same one under other options, is not taken for this one.
+    or the same one under other options, is not taken for this one. `mark` puts cache marks on a body, given also the
+    `params` of its line, if it has any, and raises ValueError if there are too many.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class Source:
         defaults: Mapping[str, Any],
         compose: Callable[[str], dict[str, Any]],
         as_prompts: bool,
+        *,
+        mark: Mark | None = None,
     ) -> None:
         self.name = name
         self.count = 0
@@ -64,6 +69,7 @@ class Source:
         self._defaults = defaults
         self._compose = compose
         self._as_prompts = as_prompts
+        self._mark = mark
         self._numbers = _Numbers()
         # By the number of its line, the hash of each request.
         self._digests = array("Q", [0])
@@ -130,8 +136,16 @@ class Source:
             self._reject(number, "has a custom_id that is not a string, or empty")
         params = {**self._defaults, **self._params(number, value)}
         params.pop("stream", None)
+        if self._mark:
+            params = self._marked(self._mark, number, params, value.get("params"))
         digest = self._digest(number, params)
         return Line(number, custom_id or f"line-{number}-{digest}", params, digest)
+
+    def _marked(self, mark: Mark, number: int, params: dict[str, Any], own: Mapping[str, Any] | None) -> dict[str, Any]:
+        try:
+            return mark(params, own)
+        except ValueError as fault:
+            self._reject(number, str(fault))
 
     def _digest(self, number: int, params: dict[str, Any]) -> str:
         try:

@@ -160,7 +160,7 @@ class Answer:
         return bool(model)
 
     def _asked(self, client: Client, question: Question) -> MessageStream:
-        fields = {name: value for name, value in question.loop.body.items() if name != "stream"}
+        fields = {name: value for name, value in question.body.items() if name != "stream"}
         # Not by `with`: when the run ends, the last stream is still asked how its answer came to be.
         stream = client.messages.stream(betas=self._args.beta, extra_body=fields).__enter__()
         self._stream = stream

@@ -49,6 +49,7 @@ class Args(NamedTuple):
     thinking: str | None
     effort: str | None
     schema: str | None
+    cache: str | None
     beta: tuple[str, ...]
     set: tuple[str, ...]
     tools: str | None
@@ -193,6 +194,7 @@ def _configure(context: click.Context, param: click.Parameter, value: str | None
 
 _EARLY: dict[str, Any] = {"is_eager": True, "callback": _configure}
 _MESSAGE = "The final message as JSON."
+_CACHE = "Mark what requests share for the prompt cache."
 
 GROUPS: dict[str, list[click.Option]] = {
     "Input": [
@@ -216,6 +218,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _option("--thinking", type=Thinking(), metavar="adaptive|off|N", help="Whether to think; N: at most N tokens."),
         _option("--effort", metavar="LEVEL", help="low, medium, high, xhigh or max."),
         _option("--schema", metavar="FILE|JSON", help="Ask for JSON of this schema."),
+        _option("--cache", type=click.Choice(["5m", "1h"]), metavar="[=1h]", help=_CACHE),
         _option("--beta", multiple=True, metavar="NAME", help="Turn on a beta feature."),
         _option("--set", multiple=True, metavar="KEY=VALUE", help="Any field of the request, as JSON or text."),
     ],
@@ -384,18 +387,22 @@ def parse(argv: list[str]) -> Args | int:
 
     Raises click.ClickException, of status 2, for what cannot be parsed.
     """
-    result: Args | int = command().main(_with_local_value(argv), prog_name="streamcli", standalone_mode=False)
+    result: Args | int = command().main(_with_values(argv), prog_name="streamcli", standalone_mode=False)
     return result
 
 
-def _with_local_value(argv: list[str]) -> list[str]:
-    """Give --local an empty value, unless the next word names a model file: a prompt is never taken for one."""
+def _with_values(argv: list[str]) -> list[str]:
+    """Give the options of config.BARE that have no value the one that this means: a prompt is never taken for one.
+
+    Only the file of a model may be the word after --local.
+    """
     words = list(argv)
     for place, word in enumerate(words):
         if word == "--":
             break
-        if word == "--local" and not _names_model(words[place + 1 :]):
-            words[place] = "--local="
+        bare = config.BARE.get(word.removeprefix("--")) if word.startswith("--") else None
+        if bare is not None and not (word == "--local" and _names_model(words[place + 1 :])):
+            words[place] = f"{word}={bare}"
     return words
 
 

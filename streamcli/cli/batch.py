@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from streamcli.batch.results import Result
+    from streamcli.batch.source import Mark
     from streamcli.client.async_client import AsyncClient
     from streamcli.errors import APIError
     from streamcli.protocol.request import Endpoint
@@ -66,6 +67,7 @@ def run(
     endpoint: Endpoint,
     defaults: Mapping[str, Any],
     compose: Callable[[str], dict[str, Any]],
+    mark: Mark | None,
     reach: Callable[[Client | AsyncClient], None],
 ) -> int:
     """Ask every line, once `reach` has made the client's address one that responds; returns the highest status.
@@ -73,7 +75,7 @@ def run(
     Raises StreamcliError, io.Signalled or io.ReaderClosedPipe.
     """
     with contextlib.ExitStack() as stack:
-        source = checked_source(args, streams, defaults, compose, stack)
+        source = checked_source(args, streams, defaults, compose, stack, mark=mark)
         # What would be wrong with every request is said once: a missing key, a useless proxy or certificate.
         endpoint.request("POST", "/v1/messages", {**next(source.lines()).params, "stream": True}, betas=args.beta)
         client = clients.client(args, endpoint, diagnostics) if args.offload else clients.async_client(args, endpoint)
@@ -119,6 +121,8 @@ def checked_source(
     defaults: Mapping[str, Any],
     compose: Callable[[str], dict[str, Any]],
     stack: contextlib.ExitStack,
+    *,
+    mark: Mark | None,
 ) -> Source:
     """The requests of --batch, all of them checked. Raises UsageError if one is wrong or there is none."""
     path = str(args.batch)
@@ -129,7 +133,7 @@ def checked_source(
         file = _kept(io.STDIN, name) if path == "-" else _opened(path)
     except (OSError, ValueError) as fault:
         raise UsageError(f"cannot read {name}: {reason(fault)}") from None
-    source = Source(stack.enter_context(file), name, defaults, compose, args.lines)
+    source = Source(stack.enter_context(file), name, defaults, compose, args.lines, mark=mark)
     if not source.check():
         raise UsageError(f"{name} has no prompt in it")
     return source

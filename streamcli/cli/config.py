@@ -22,6 +22,9 @@ FILE = "config"
 ORIGINS = ("default", FILE, "environment", "command line")
 NEAR = frozenset(ORIGINS[2:])
 
+# Options whose value may be left out, and what that means; `true` in the configuration.
+BARE = {"local": "", "cache": "5m"}
+
 _ADDRESSES, _KEYS = ("base_url", "local"), ("api_key_file", "api_key_cmd", "header")
 _NOT_HERE = frozenset({"config", "profile"})
 
@@ -66,7 +69,7 @@ def _lay_over(found: Layers, own: Layers, exclusive: Iterable[tuple[str, str]]) 
     """Put what a profile sets of its `own` over what the file sets."""
     for pair in exclusive:
         for name, other in (pair, pair[::-1]):
-            if own.values.get(name, False) is not False and other not in own.values:
+            if own.values.get(name) not in (None, False) and other not in own.values:
                 found.values.pop(other, None)
     if not own.values.keys().isdisjoint(_ADDRESSES):
         # A key that is meant for one server must not go to another.
@@ -134,8 +137,8 @@ def _nearest(name: str, known: Collection[str]) -> str:
 
 def _value(option: click.Option, value: Any, what: str) -> Any:
     """A value as click takes it, checked against the option's type."""
-    if option.name == "local" and value is True:
-        return ""
+    if option.name in BARE and isinstance(value, bool):
+        return BARE[option.name] if value else None
     wanted = "true or false" if option.is_flag else "a list of strings" if option.multiple else "a string or a number"
     if option.multiple and isinstance(value, str):
         value = [value]

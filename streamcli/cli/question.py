@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.errors import UsageError
 from streamcli.network.tape import Player, TapeTurns
+from streamcli.protocol import cache
 from streamcli.protocol.request import Credential, Endpoint, checked_base_url, is_loopback
 from streamcli.turns.tool_loop import ToolLoop
 
@@ -41,6 +42,12 @@ class Question(NamedTuple):
     conversation: Conversation | None = None
     # Whether a person is shown each call that can be run, and asked.
     confirms: bool = False
+    marks: cache.Marks | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The body of the next request."""
+        return self.marks.on(self.loop.body) if self.marks else self.loop.body
 
     @property
     def needs_text(self) -> bool:
@@ -77,7 +84,8 @@ def put_together(args: Args, streams: io.StandardStreams, diagnostics: io.Diagno
     confirms = args.confirm and bool(args.tool)
     may_run = _asker(diagnostics, stack) if confirms else lambda *_: True
     compose = resolve.composer(args)
-    prompt = compose(resolve.text_of_stdin(args, streams, diagnostics))
+    text = resolve.text_of_stdin(args, streams, diagnostics)
+    prompt = compose(text)
     programs, run_tools = _programs(args, diagnostics, may_run)
     fields = resolve.fields(args, [program.definition for program in programs])
     asked = [*fields.pop("messages", ()), *([prompt] if prompt else ())]
@@ -89,7 +97,20 @@ def put_together(args: Args, streams: io.StandardStreams, diagnostics: io.Diagno
         diagnostics.note("nothing attached can be cited: only documents can, and text is one only for Anthropic's API")
     runnable = [program.definition["name"] for program in programs]
     loop = ToolLoop(body, runnable, max_turns=args.max_turns, fallbacks=_fallbacks(args, body))
-    return Question(loop, asked, run_tools, conversation, confirms)
+    question = 0 if prompt and not resolve.has_question(args, text) else 1
+    return Question(loop, asked, run_tools, conversation, confirms, _marks(args, body, question))
+
+
+def _marks(args: Args, body: Mapping[str, Any], question: int) -> cache.Marks | None:
+    """What --cache marks in the requests that begin with `body`, which ends with so many blocks of a question."""
+    if not args.cache:
+        return None
+    marks = cache.Marks(args.cache, cache.front(body, question=question), bool(args.conversation or args.tool))
+    try:
+        cache.checked(marks.on(body))
+    except ValueError as fault:
+        raise UsageError(f"the request {fault}") from None
+    return marks
 
 
 def _fallbacks(args: Args, body: Mapping[str, Any]) -> Sequence[str]:

@@ -47,27 +47,52 @@ _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 def composer(args: Args) -> Callable[[str], Message | None]:
     """A function that makes the user's message of a text: the attachments, then the text, the files of -f, the prompt.
 
-    It returns None if there is nothing of all that. The files are read once, here.
+    It returns None if there is nothing of all that. The files are read once, here. With --cache what is in front of the
+    question is a block of its own.
     """
     _check_stdin(args)
-    words = " ".join(word for word in args.prompt if word != "-")
+    words = _words(args)
     _check_encodable(words, "the prompt")
     files = [_text(path, "the prompt file") for path in args.file if path != "-"]
     blocks = [_block(args, word) for word in args.attach]
 
     def message(text: str) -> Message | None:
-        present = [part for part in (text, *files, words) if part]
-        joined = "\n\n".join([_without_line_end(part) for part in present[:-1]] + present[-1:])
-        prompt = joined if joined.strip() else ""
-        if not blocks:
+        front, question = _split(args, text, files, words) if args.cache else ((), (text, *files, words))
+        before, prompt = _joined(front), _joined(question)
+        texts = [_without_line_end(before) + "\n\n"] if before else []
+        texts += [prompt] if prompt else []
+        if not blocks and not before:
             return {"role": "user", "content": prompt} if prompt else None
-        return {"role": "user", "content": [*blocks, *([{"type": "text", "text": prompt}] if prompt else [])]}
+        return {"role": "user", "content": [*blocks, *({"type": "text", "text": each} for each in texts)]}
 
     return message
 
 
 def _text(path: str, what: str) -> str:
     return _RUNS_US.sub("", decoded(io.read_file(path, what), path))
+
+
+def _split(args: Args, text: str, files: Sequence[str], words: str) -> tuple[Sequence[str], Sequence[str]]:
+    """What is in front of the question and so can be shared, and the question."""
+    if args.batch:
+        return files, (text, words)
+    return ((text, *files), (words,)) if words.strip() else (files, (text,))
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """The parts, a blank line between two of them; "" if all of it is blank."""
+    present = [part for part in parts if part]
+    joined = "\n\n".join([_without_line_end(part) for part in present[:-1]] + present[-1:])
+    return joined if joined.strip() else ""
+
+
+def _words(args: Args) -> str:
+    return " ".join(word for word in args.prompt if word != "-")
+
+
+def has_question(args: Args, text: str) -> bool:
+    """Whether something is asked, and not only put in front of a question; `text` is what standard input said."""
+    return bool(text.strip() or _words(args).strip())
 
 
 def _block(args: Args, word: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from streamcli.errors import OutputError, UnexpectedResponseError
 from streamcli.network import local
 from streamcli.output.terminal import one_line
+from streamcli.protocol import cache
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.secrets import secrets_of
 
@@ -23,8 +24,9 @@ from .question import Question, put_together, replayed
 from .verdict import KNOWN_TO_FAIL_ON
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from streamcli.batch.source import Mark
     from streamcli.client.async_client import AsyncClient
     from streamcli.client.client import Client
     from streamcli.protocol.request import Endpoint
@@ -86,7 +88,7 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
 def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     _advise(this, endpoint, question.loop.body.get("model"))
-    request = endpoint.request("POST", "/v1/messages", question.loop.body, betas=args.beta)
+    request = endpoint.request("POST", "/v1/messages", question.body, betas=args.beta)
     if args.dry_run or args.as_curl:
         from . import show  # noqa: PLC0415 - rarely asked for
 
@@ -179,7 +181,7 @@ def _keep_for_completions(names: bytes) -> None:
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     _advise(this, endpoint, question.loop.body.get("model"))
-    counted = {name: value for name, value in question.loop.body.items() if name not in _UNCOUNTED}
+    counted = {name: value for name, value in question.body.items() if name not in _UNCOUNTED}
     client = clients.client(args, endpoint, this.diagnostics)
     this.reach(client)
     count = client.messages.count_tokens(betas=args.beta, **counted)
@@ -187,6 +189,19 @@ def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
         raise UnexpectedResponseError("the response has no count of input_tokens")
     shown = dumps(count) if args.output_format == "message" else str(count["input_tokens"]).encode()
     return _print(this, shown + b"\n", args.output)
+
+
+def _marking(args: Args) -> Mark | None:
+    """What puts the mark of --cache on each request of a batch: behind what it shares with the others."""
+    lifetime = args.cache
+    if not lifetime:
+        return None
+
+    def marked(params: dict[str, Any], own: Mapping[str, Any] | None) -> dict[str, Any]:
+        place = cache.front(params, question=own is None, own=own or ())
+        return cache.checked(cache.Marks(lifetime, place).on(params))
+
+    return marked
 
 
 def _batch(this: Run) -> int:
@@ -209,5 +224,6 @@ def _batch(this: Run) -> int:
         endpoint=endpoint,
         defaults=defaults,
         compose=message,
+        mark=_marking(args),
         reach=this.reach,
     )
