@@ -32,7 +32,7 @@ from server import (
 from streamcli import errors
 from streamcli.batch import limiter, offload, pool, results, state
 from streamcli.batch.statistics import Statistics
-from streamcli.cli import answer, batch, config, run, verdict
+from streamcli.cli import answer, batch, config, verdict
 from streamcli.cli.args import OPTIONS, Number, command
 from streamcli.client import calls
 from streamcli.network import proxy, timeouts
@@ -488,7 +488,7 @@ def test_batches_and_counts_are_asked_for_as_the_page_says():
     for statuses_, link in (calls._NOTHING_DONE, "and"), (offload._ABSENT, "or"):
         *most, last = sorted(statuses_)
         assert f"{', '.join(map(str, most))} {link} {last}" in said
-    assert set(manual.bare_items(7, "Token counts")) == run._UNCOUNTED
+    assert set(manual.bare_items(7, "Token counts")) == calls.UNCOUNTED
 
 
 # All pages

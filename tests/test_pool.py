@@ -141,6 +141,32 @@ async def until(met):
         await asyncio.sleep(0.002)
 
 
+# Limits of tokens
+
+
+def test_a_line_that_waits_for_room_is_left_when_the_tokens_are_used_and_holds_up_no_other(server):
+    written = threading.Event()
+    first = error_response(529, "overloaded_error", **SOON)
+    server.responses = [
+        lambda request: {"a": first, "b": echo(request), "c": (written, echo(request))}[prompt(request)]
+    ]
+    ended = run(server, "abcd", jobs=3, max_total_tokens=10, write=lambda results: written.set())
+    assert ended.said == ["b", "c"]
+    assert (ended.statistics.tokens, ended.statistics.capped) == (20, True)
+    assert sorted(map(prompt, server.requests)) == ["a", "b", "c"]
+
+
+@given(st.integers(1, 6), st.integers(1, 80), st.integers(0, 8))
+def test_no_more_is_used_than_the_limit_and_what_was_in_progress(jobs, most, count):
+    with Server(echo) as server:
+        ended = run(server, "abcdefgh"[:count] or "a", jobs=jobs, max_total_tokens=most)
+    statistics = ended.statistics
+    assert statistics.tokens == 10 * len(ended.results) < most + 10 * jobs
+    assert ended.said == list("abcdefgh")[: len(ended.results)]
+    assert statistics.capped == (len(ended.results) < statistics.total)
+    assert statistics.tokens >= most or not statistics.capped
+
+
 # Order and number
 
 

@@ -16,6 +16,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from streamcli.client import calls
 from streamcli.errors import (
     APIConnectionError,
     APIError,
@@ -57,14 +58,17 @@ class Settings(NamedTuple):
     """How the lines are asked.
 
     `jobs` run at once, each with up to `retries` further attempts, not counting those that are throttled. `ordered`
-    writes the results in the lines' order. `judge` judges every complete message. `on_retry` is given the line, the
-    error and the seconds to wait before the next attempt; `on_silence` the same line and error, once, when nobody has
-    been answered for some seconds, and for how many that may go on.
+    writes the results in the lines' order. With `counting` the tokens of each request are counted instead. Once
+    `max_total_tokens` were used nothing more is sent. `judge` judges every complete message. `on_retry` is given the
+    line, the error and the seconds to wait before the next attempt; `on_silence` the same line and error, once, when
+    nobody has been answered for some seconds, and for how many that may go on.
     """
 
     jobs: int
     retries: int = MAX_RETRIES
     ordered: bool = True
+    counting: bool = False
+    max_total_tokens: int | None = None
     betas: Sequence[str] = ()
     judge: Judge = accept
     on_retry: Callable[[Line, APIError, float], None] = lambda *_: None
@@ -146,6 +150,8 @@ class Pool:
                     await asyncio.sleep(0)
                 continue
             await slots.acquire()
+            if self._is_spent():
+                return
             task = asyncio.create_task(self._ask(place, line))
             self._running.add(task)
             task.add_done_callback(self._ended)
@@ -177,8 +183,18 @@ class Pool:
         if self._common_in_row > self._settings.jobs:
             raise _named(line, error)
 
+    def _is_spent(self) -> bool:
+        """Whether a line is to be left, because of the tokens that the others used."""
+        most, statistics = self._settings.max_total_tokens, self._statistics
+        statistics.capped = statistics.capped or (most is not None and statistics.tokens >= most)
+        return statistics.capped
+
     async def _ask(self, place: int, line: Line) -> None:
-        outcome, error, is_common = await self._outcome(line)
+        found = await self._outcome(line)
+        if found is None:
+            self._outbox.put(place, None)
+            return
+        outcome, error, is_common = found
         if error and is_common:
             await self._check_answered(line, error)
         elif error is None or isinstance(error, APIStatusError):
@@ -188,13 +204,18 @@ class Pool:
         self._statistics.add(outcome, ended.status)
         self._outbox.put(place, ended)
 
-    async def _outcome(self, line: Line) -> _Outcome:
+    async def _outcome(self, line: Line) -> _Outcome | None:
+        """How the line ended; None if it is left."""
         attempt = 0
+        succeed = self._count if self._settings.counting else self._answer
         while True:
             permit = await self._gate.enter()
+            if self._is_spent():
+                self._gate.ended(permit)
+                return None
             meter = Meter()
             try:
-                return _Outcome({"type": "succeeded", "message": await self._message(line, permit, meter)})
+                return _Outcome({"type": "succeeded", **await succeed(line, permit, meter)})
             except APIError as error:
                 meter.stop()
                 if isinstance(error, APIStatusError):
@@ -213,7 +234,17 @@ class Pool:
             attempt = another.attempt
             await asyncio.sleep(another.wait)
 
-    async def _message(self, line: Line, permit: Permit, meter: Meter) -> dict[str, Any]:
+    async def _count(self, line: Line, permit: Permit, meter: Meter) -> dict[str, Any]:
+        count = await self._client.messages.count_tokens(
+            betas=self._settings.betas, extra_body=calls.to_count(line.params)
+        )
+        tokens = calls.counted(count)
+        meter.stop()
+        self._gate.succeeded(permit)
+        self._statistics.answered(None, meter.end or 0)
+        return {"input_tokens": tokens}
+
+    async def _answer(self, line: Line, permit: Permit, meter: Meter) -> dict[str, Any]:
         manager = self._client.messages.stream(betas=self._settings.betas, extra_body=line.params)
         async with manager as stream:
             self._gate.note_limits(stream.response.headers)
@@ -227,7 +258,7 @@ class Pool:
         self._gate.succeeded(permit)
         self._statistics.answered(meter.first_token, meter.end or 0)
         self._statistics.deviations.update(exchange.deviations)
-        return exchange.accumulator.snapshot() or {}
+        return {"message": exchange.accumulator.snapshot() or {}}
 
     def _is_throttled(self, error: APIError, permit: Permit, meter: Meter) -> bool:
         """Whether an attempt ended because the server has no room for it; a silent one keeps requests waiting."""
@@ -383,7 +414,7 @@ class _Outbox:
         self._ordered = settings.ordered
         self._window = _WINDOW * settings.jobs
         self._next = 0
-        self._ready: dict[int, Result] = {}
+        self._ready: dict[int, Result | None] = {}
         self._closed = False
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -394,8 +425,8 @@ class _Outbox:
             self._has_room.clear()
             await self._has_room.wait()
 
-    def put(self, place: int, ended: Result) -> None:
-        """Take the result of the line that was drawn as number `place`, counted from 0."""
+    def put(self, place: int, ended: Result | None) -> None:
+        """Take the result of the line that was drawn as number `place`, counted from 0; None if it has none."""
         self._ready[place] = ended
         self._changed.set()
 
@@ -412,10 +443,12 @@ class _Outbox:
         try:
             while True:
                 self._changed.clear()
-                results = self._take()
-                if results:
-                    await loop.run_in_executor(thread, self._write, results)
-                    self.written += len(results)
+                taken = self._take()
+                if taken:
+                    results = [each for each in taken if each is not None]
+                    if results:
+                        await loop.run_in_executor(thread, self._write, results)
+                    self.written += len(taken)
                     self._has_room.set()
                 elif self._closed:
                     return
@@ -424,8 +457,8 @@ class _Outbox:
         finally:
             thread.shutdown(wait=False)
 
-    def _take(self) -> list[Result]:
-        """The results that may be written now."""
+    def _take(self) -> list[Result | None]:
+        """The results that may be written now, and None for lines without one."""
         if not self._ordered:
             return [self._ready.pop(place) for place in sorted(self._ready)]
         results = []

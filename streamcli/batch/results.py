@@ -143,11 +143,21 @@ class Results:
     `retry_errors`. Raises UsageError, and leaves the file as it was, if it exists and `resume` is not given, if another
     run writes it, if a line is not a result or belongs to another input, or if a result that would stay answers another
     request; OutputError if it cannot be written. A result without a hash, as the Message Batches API sends it, counts
-    as the answer to the line with its id.
+    as the answer to the line with its id. `holds` is the key of what a result that succeeded holds.
     """
 
-    def __init__(self, path: str, source: Source, *, resume: bool, retry_errors: bool, judge: Judge = accept) -> None:
+    def __init__(
+        self,
+        path: str,
+        source: Source,
+        *,
+        resume: bool,
+        retry_errors: bool,
+        judge: Judge = accept,
+        holds: str = "message",
+    ) -> None:
         self.path = path
+        self._holds = holds
         # How many lines of the input have a result.
         self.recorded = 0
         self._source = source
@@ -254,7 +264,7 @@ class Results:
             if not text.strip():
                 continue
             found = _parsed(text)
-            if found is None:
+            if found is None or (found[1]["type"] == "succeeded" and self._holds not in found[1]):
                 raise UsageError(f"{self.path}: line {place} is not a result")
             custom_id, outcome, digest = found
             number = self._source.number(custom_id)

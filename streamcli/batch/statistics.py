@@ -19,6 +19,9 @@ from .results import error_type
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# The counters that add up to all tokens of a request and its answer.
+_TOKENS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+
 
 class Sample:
     """The distribution of any quantity of numbers, estimated from at most `most` of them, each as likely as another."""
@@ -65,6 +68,8 @@ class Statistics:
         # The longest wait in seconds that the server asked for and that was too long to wait.
         self.longest_wait = 0.0
         self.usage: Counter[str] = Counter()
+        # Whether lines were left because of what the others used.
+        self.capped = False
         self.time_to_first_token = Sample()
         self.time_to_last_token = Sample()
         self._begin = time.monotonic()
@@ -78,7 +83,7 @@ class Statistics:
         if not succeeded:
             self.faults[error_type(outcome)] += 1
             return
-        message = outcome["message"]
+        message = outcome.get("message") or {"usage": outcome}  # where tokens are counted
         if status:
             stop_reason = message.get("stop_reason")
             of_schema = status == SchemaError.exit_code and stop_reason != "tool_use"
@@ -97,6 +102,11 @@ class Statistics:
     def done(self) -> int:
         """How many lines are done, those before this run included."""
         return self.before + self.succeeded + self.failed
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were used, read and written, those of the prompt cache included."""
+        return sum(self.usage[name] for name in _TOKENS)
 
     @property
     def elapsed(self) -> float:
@@ -121,6 +131,7 @@ class Statistics:
             "rate_limited": self.rate_limited,
             "overloaded": self.overloaded,
             "usage": dict(self.usage),
+            "max_total_tokens_reached": self.capped,
             "duration": round(elapsed, 3),
             "output_tokens_per_second": round(self.usage["output_tokens"] / elapsed, 3) if elapsed else None,
             "time_to_first_token": self.time_to_first_token.percentiles(),

@@ -75,6 +75,7 @@ class Args(NamedTuple):
     batch: str | None
     lines: bool
     jobs: int
+    max_total_tokens: int | None
     unordered: bool
     resume: bool
     retry_errors: bool
@@ -169,7 +170,7 @@ class Option(click.Option):
 # A system call can wait some 24 days; 64 bits are the largest integers that every JSON parser takes.
 _SECONDS, _COUNT = Number(float, most=1e6), Number(int, most=2**63 - 1)
 _SANITIZE = click.Choice(["auto", "always", "never"])
-_SOME = Number(int, least=1, most=2**31 - 1)
+_SOME, _MANY = Number(int, least=1, most=2**31 - 1), Number(int, least=1, most=2**63 - 1)
 
 
 def _option(*names: str, metavar: str | None = None, help: str, **settings: Any) -> click.Option:  # noqa: A002
@@ -261,6 +262,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _option("--batch", metavar="FILE", help="A request on each line of FILE, a result on each line of the output."),
         _flag("--lines", help="Each line of FILE is a prompt, not JSON."),
         _option("-j", "--jobs", type=_SOME, default=8, metavar="N", help="How many at a time: 8."),
+        _option("--max-total-tokens", type=_MANY, metavar="N", help="Start no line once so many were used."),
         _flag("--unordered", help="Write results as they come, not in order."),
         _flag("--resume", help="Go on with the output of a stopped run."),
         _flag("--retry-errors/--no-retry-errors", default=True, help="With --resume, ask failed lines too (default)."),
@@ -317,6 +319,8 @@ class Command(click.Command):
 
 
 _MODES = ("batch", "count_tokens", "models", "show_config", "dry_run", "as_curl")
+# Of these, what can be done with many requests as well.
+_ALSO_OF_MANY = (("batch", "count_tokens"), ("batch", "dry_run"))
 # Options for one answer that make no sense for many.
 _ALONE = (
     "conversation",
@@ -339,9 +343,10 @@ EXCLUSIVE = [
     ("replay", "local"),
     ("replay", "record"),
     *(("replay", name) for name in ("conversation", "count_tokens", "models", "dry_run", "as_curl")),
-    *itertools.combinations(_MODES, 2),
+    *(pair for pair in itertools.combinations(_MODES, 2) if pair not in _ALSO_OF_MANY),
     *(("batch", name) for name in (*_ALONE, "pace", "usage")),
-    *(("offload", name) for name in ("local", "unordered")),
+    *(("offload", name) for name in ("local", "unordered", "count_tokens", "max_total_tokens")),
+    ("count_tokens", "max_total_tokens"),
     *itertools.combinations(OUTPUT_FORMATS, 2),
     *itertools.product(OUTPUT_FORMATS, ("extract", "buffer", "pace", "batch")),
     *itertools.product(set(OUTPUT_FORMATS) - {"message"}, ("count_tokens", "models")),
@@ -349,7 +354,7 @@ EXCLUSIVE = [
 _MAY_BE_EMPTY = frozenset({"local", "system", "prompt"})
 # Options that mean nothing without another one.
 _NEEDS = [
-    *((name, "batch") for name in ("lines", "unordered", "resume", "offload", "jobs")),
+    *((name, "batch") for name in ("lines", "unordered", "resume", "offload", "jobs", "max_total_tokens")),
     *((name, "output") for name in ("resume", "offload")),
     ("cancel", "offload"),
     ("confirm", "tool"),
@@ -357,7 +362,7 @@ _NEEDS = [
 
 _EPILOG = (
     "Exit status: 0 complete, 2 usage, 3 rejected, 4 authentication, 5 throttled or server error, 6 connection, "
-    "7 timeout, 8 incomplete, 9 --fail-on, 10 output, 11 tool or schema. More: man streamcli."
+    "7 timeout, 8 incomplete, 9 --fail-on or --max-total-tokens, 10 output, 11 tool or schema. More: man streamcli."
 )
 
 

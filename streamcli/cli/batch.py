@@ -32,7 +32,7 @@ from streamcli.output.terminal import Visible
 from streamcli.protocol.jsontext import dumps
 from streamcli.turns.signals import ENDING
 
-from . import clients, io
+from . import clients, io, show
 from .screen import Screen
 from .verdict import judge
 
@@ -50,6 +50,13 @@ if TYPE_CHECKING:
 
 # How many files a process has open besides the connections of its streams.
 _OTHER_FILES = 24
+
+
+class TokenLimitError(StreamcliError):
+    """Lines were left, because the others used the tokens of --max-total-tokens."""
+
+    exit_code = 9
+    code = "token_limit"
 
 
 class FailedLinesError(StreamcliError):
@@ -78,6 +85,8 @@ def run(
         source = checked_source(args, streams, defaults, compose, stack, mark=mark)
         # What would be wrong with every request is said once: a missing key, a useless proxy or certificate.
         endpoint.request("POST", "/v1/messages", {**next(source.lines()).params, "stream": True}, betas=args.beta)
+        if args.dry_run:
+            return _show(source, standard_output)
         client = clients.client(args, endpoint, diagnostics) if args.offload else clients.async_client(args, endpoint)
         output = _output(args, source, standard_output, stack)
         report = io.opened(args.usage_to, atomic=False) if args.usage_to else None
@@ -103,8 +112,16 @@ def run(
         if signals:
             batch.say_stopped()
             raise io.Signalled(signals[0])
-        batch.say_failures()
-        return output.status
+        return batch.say_how_it_ended()
+
+
+def _show(source: Source, standard_output: io.Descriptor) -> int:
+    """Write each request in the form of the Message Batches API, secrets hidden."""
+    for line in source.lines():
+        params = show.without_tokens(line.params)
+        standard_output.write(dumps({"custom_id": line.custom_id, "params": params}) + b"\n")
+    standard_output.done()
+    return 0
 
 
 def _close(statistics: Statistics, screen: Screen, report: io.Descriptor | None) -> None:
@@ -169,7 +186,8 @@ def _output(
         raise UsageError(f"lines of {path} are in batches: go on with --offload --resume, or end them with --cancel")
     if path != "-" and (os.path.isfile(path) or not os.path.exists(path)):
         known = args.resume or args.cancel
-        results = Results(path, source, resume=known, retry_errors=args.retry_errors, judge=judge(args))
+        holds = "input_tokens" if args.count_tokens else "message"
+        results = Results(path, source, resume=known, retry_errors=args.retry_errors, judge=judge(args), holds=holds)
         return stack.enter_context(results)
     if args.resume:
         raise UsageError(f"--resume needs a file to go on with, and {path} is not one")
@@ -237,6 +255,8 @@ class _Batch(NamedTuple):
             jobs=allowed,
             retries=args.retries,
             ordered=not args.unordered,
+            counting=args.count_tokens,
+            max_total_tokens=args.max_total_tokens,
             betas=args.beta,
             judge=judge(args),
             on_retry=self._say_retry if args.verbose else lambda *_: None,
@@ -261,10 +281,24 @@ class _Batch(NamedTuple):
         how = ": run again with --resume" if isinstance(self.output, Results) else ""
         self.diagnostics.note(f"stopped after {self.output.recorded} of {self.source.count}{how}")
 
-    def say_failures(self) -> None:
-        """Say why the status is not 0."""
-        if not self.output.failed:
-            return
+    def say_how_it_ended(self) -> int:
+        """Say how many tokens were counted, and why the status is not 0; returns the status."""
+        if self.args.count_tokens:
+            counted, tokens = self.statistics.succeeded, self.statistics.tokens
+            self.diagnostics.note(f"{tokens} input tokens in {counted} of {self.source.count} lines")
+        if self.output.failed:
+            self._say_failures()
+        return self._say_limit() if self.statistics.capped else self.output.status
+
+    def _say_limit(self) -> int:
+        left = self.source.count - self.output.recorded
+        used = f"{self.statistics.tokens} tokens are used, and --max-total-tokens is {self.args.max_total_tokens}"
+        how = "; --resume asks them" if isinstance(self.output, Results) else ""
+        status = max(TokenLimitError.exit_code, self.output.status)
+        self.diagnostics.fault(TokenLimitError(f"{left} of {self.source.count} lines are left: {used}{how}"), status)
+        return status
+
+    def _say_failures(self) -> None:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.statistics.faults.most_common())
         wait = self.statistics.longest_wait
         parts = [

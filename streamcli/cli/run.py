@@ -10,7 +10,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli.errors import OutputError, UnexpectedResponseError
+from streamcli.client import calls
+from streamcli.errors import OutputError
 from streamcli.network import local
 from streamcli.output.terminal import one_line
 from streamcli.protocol import cache
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
     from .args import Args
 
 _KEEP_TEXT = frozenset({"message", "snapshots"})
-# Fields that the request to count tokens must not have.
-_UNCOUNTED = frozenset(
-    {"max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "metadata", "service_tier"}
-    | {"container", "inference_geo", "diagnostics", "fallbacks", "fallback_credit_token", "thread"}
-)
 
 
 def _is_there(client: Client | AsyncClient) -> None:
@@ -181,13 +177,11 @@ def _keep_for_completions(names: bytes) -> None:
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     _advise(this, endpoint, question.loop.body.get("model"))
-    counted = {name: value for name, value in question.body.items() if name not in _UNCOUNTED}
     client = clients.client(args, endpoint, this.diagnostics)
     this.reach(client)
-    count = client.messages.count_tokens(betas=args.beta, **counted)
-    if not isinstance(count.get("input_tokens"), int):
-        raise UnexpectedResponseError("the response has no count of input_tokens")
-    shown = dumps(count) if args.output_format == "message" else str(count["input_tokens"]).encode()
+    count = client.messages.count_tokens(betas=args.beta, extra_body=calls.to_count(question.body))
+    tokens = calls.counted(count)
+    shown = dumps(count) if args.output_format == "message" else str(tokens).encode()
     return _print(this, shown + b"\n", args.output)
 
 

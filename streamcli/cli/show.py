@@ -35,16 +35,16 @@ _MODES = frozenset({"show_config", "config", "profile"})
 def dry_run(request: Request) -> bytes:
     """The request as one JSON object, every secret hidden."""
     headers = without_secrets(request.headers.items())
-    body = _without_tokens(loads_exact(request.body))
+    body = without_tokens(loads_exact(request.body))
     return dumps({"method": request.method, "url": request.url, "headers": headers, "body": body}) + b"\n"
 
 
-def _without_tokens(value: Any) -> Any:
+def without_tokens(value: Any) -> Any:
     """A body in which the tokens for other servers are hidden."""
     if isinstance(value, list):
-        return [_without_tokens(item) for item in value]
+        return [without_tokens(item) for item in value]
     if isinstance(value, dict):
-        return {key: "***" if key == "authorization_token" else _without_tokens(item) for key, item in value.items()}
+        return {key: "***" if key == "authorization_token" else without_tokens(item) for key, item in value.items()}
     return value
 
 

@@ -21,6 +21,11 @@ MODELS = "/v1/models"
 BATCHES = "/v1/messages/batches"
 # How many models or batches one page may hold.
 PAGE_SIZE = 1000
+# Fields that the request to count tokens must not have.
+UNCOUNTED = frozenset(
+    {"max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "metadata", "service_tier"}
+    | {"container", "inference_geo", "diagnostics", "fallbacks", "fallback_credit_token", "thread"}
+)
 # Statuses which say that nothing was done, so that doing it again does it once.
 _NOTHING_DONE = frozenset({408, 409, 429, 529})
 
@@ -33,6 +38,19 @@ def request_body(fields: Mapping[str, Any], extra_body: Mapping[str, Any] | None
     if stream:
         body["stream"] = True
     return body
+
+
+def to_count(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a request goes into the one that counts its tokens."""
+    return {name: value for name, value in fields.items() if name not in UNCOUNTED}
+
+
+def counted(count: Mapping[str, Any]) -> int:
+    """The tokens that were counted. Raises UnexpectedResponseError where the response does not say it."""
+    tokens = count.get("input_tokens")
+    if not isinstance(tokens, int):
+        raise UnexpectedResponseError("the response has no count of input_tokens")
+    return tokens
 
 
 def page_path(path: str, limit: int, cursor: Mapping[str, str | None]) -> str:

@@ -175,9 +175,17 @@ class Messages:
         exchange = self._client._exchange("POST", MESSAGES, body, timeout=patience, **options)
         return Message(self._client._fetch(exchange))
 
-    def count_tokens(self, *, betas: Sequence[str] = (), timeout: Timeout = None, **fields: Any) -> Record:
+    def count_tokens(
+        self,
+        *,
+        betas: Sequence[str] = (),
+        extra_body: Mapping[str, Any] | None = None,
+        timeout: Timeout = None,
+        **fields: Any,
+    ) -> Record:
         """How many `input_tokens` a request would have. Raises APIError."""
-        exchange = self._client._exchange("POST", f"{MESSAGES}/count_tokens", fields, betas=betas, timeout=timeout)
+        body = {**fields, **(extra_body or {})}
+        exchange = self._client._exchange("POST", f"{MESSAGES}/count_tokens", body, betas=betas, timeout=timeout)
         return self._client._fetch(exchange)
 
 
