@@ -44,7 +44,7 @@ def test_the_usual_place_follows_xdg(monkeypatch):
 
 def test_a_missing_file_in_the_usual_place_says_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert config.layers(None, None, OPTIONS, EXCLUSIVE) == ({}, {})
+    assert config.layers(None, None, OPTIONS, EXCLUSIVE) == ({}, {}, {})
 
 
 def test_a_profile_lies_over_the_file(file):

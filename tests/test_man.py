@@ -37,6 +37,7 @@ from streamcli.cli.args import OPTIONS, Number, command
 from streamcli.client import calls
 from streamcli.network import proxy, timeouts
 from streamcli.network import tape as tapes
+from streamcli.output import price
 from streamcli.protocol import deviations, exchange, message, request, retry, sse
 from streamcli.turns import processes, tools
 
@@ -221,10 +222,12 @@ def test_the_sources_of_an_answer_are_those_of_the_example(server):
     assert ask(server, "--show-sources").err == texts(5, "Sources")[0]
 
 
-def test_the_keys_of_a_summary_are_all_in_the_page(asked, tool):
+def test_the_keys_of_a_summary_are_all_in_the_page(asked, tool, tmp_path):
     start = message_start(stop_details={"type": "refusal"})
     deviating = ok(start, text_delta("Paris."), message_delta(), MESSAGE_STOP)
-    (found,) = asked(CALL, deviating, "--usage-to", "/dev/fd/1", "-o", os.devnull, "-T", "now", env=tool)
+    (tmp_path / "c.toml").write_text('[price."m"]\ninput_tokens = 3\noutput_tokens = 15\n')
+    words = ["--usage-to", "/dev/fd/1", "-o", os.devnull, "-T", "now", "--config", str(tmp_path / "c.toml")]
+    (found,) = asked(CALL, deviating, *words, env=tool)
     assert found.keys() - {"input_tokens", "output_tokens"} == set(items(5, "Summary"))
 
 
@@ -264,6 +267,12 @@ def test_the_configuration_of_the_example_is_in_force(tmp_path):
         assert {key: shown[key] for key in wanted} == wanted
     shown = streamcli("--config", str(path), "--show-config", "--profile", "local").out.decode()
     assert re.search(r"^local = .* profile local, ", shown, re.MULTILINE)
+
+
+def test_the_counters_that_can_have_a_price_are_those_of_the_page():
+    assert manual.bare_items(5, "Prices") == list(price.COUNTERS)
+    (tables,) = tomllib.loads(texts(5, "Prices")[0]).values()
+    assert [sum(price.checked(table).values()) for table in tables.values()] == [28.05]
 
 
 @pytest.fixture

@@ -71,6 +71,15 @@ def test_an_answer_to_a_file_leaves_nothing_on_the_terminal(tmp_path):
     assert screen(output) == [""]
 
 
+def test_the_cost_grows_with_the_tokens_where_there_is_a_price(tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text('[price."m"]\ninput_tokens = 1000\noutput_tokens = 1000000\n')
+    with Server(list(slow("a", "b", "c"))) as server:
+        output, _ = run(server.url, "--progress", "-o", str(tmp_path / "answer"), "--config", str(config))
+    assert re.search(r"1 tokens  \d+/s  \d\.\d s  cost 1\.003", output)
+    assert re.search(r"2 tokens  \d+/s  \d\.\d s  cost 2\.003", output)
+
+
 def test_text_on_the_same_terminal_takes_its_place():
     with Server(list(slow("a", "b"))) as server:
         output, status = run(server.url, "--progress")

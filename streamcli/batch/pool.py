@@ -201,7 +201,7 @@ class Pool:
             self._answered.set()
             self._common_in_row = 0
         ended, outcome = result(line, outcome, self._settings.judge, error=error)
-        self._statistics.add(outcome, ended.status)
+        self._statistics.add(outcome, ended.status, line.params.get("model"))
         self._outbox.put(place, ended)
 
     async def _outcome(self, line: Line) -> _Outcome | None:

@@ -13,6 +13,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import SchemaError
+from streamcli.output import price
+from streamcli.output.price import Prices
 
 from .results import error_type
 
@@ -50,9 +52,9 @@ class Sample:
 
 
 class Statistics:
-    """The statistics of a run over `total` lines, of which `before` were done already."""
+    """The statistics of a run over `total` lines, of which `before` were done already; `prices` give what it costs."""
 
-    def __init__(self, total: int, before: int = 0) -> None:
+    def __init__(self, total: int, before: int = 0, prices: Prices | None = None) -> None:
         self.total = total
         self.before = before
         self.succeeded = 0
@@ -68,6 +70,9 @@ class Statistics:
         # The longest wait in seconds that the server asked for and that was too long to wait.
         self.longest_wait = 0.0
         self.usage: Counter[str] = Counter()
+        # What all messages cost; None if that is not known.
+        self.cost = 0.0 if prices and prices.of_models else None
+        self._prices = prices or Prices()
         # Whether lines were left because of what the others used.
         self.capped = False
         self.time_to_first_token = Sample()
@@ -75,8 +80,8 @@ class Statistics:
         self._begin = time.monotonic()
         self._end: float | None = None
 
-    def add(self, outcome: Mapping[str, Any], status: int) -> None:
-        """One line is done; `status` is its exit status."""
+    def add(self, outcome: Mapping[str, Any], status: int, asked: Any = None) -> None:
+        """One line is done; `status` is its exit status, `asked` the model that it asked."""
         succeeded = outcome["type"] == "succeeded"
         self.succeeded += succeeded
         self.failed += not succeeded
@@ -89,8 +94,9 @@ class Statistics:
             of_schema = status == SchemaError.exit_code and stop_reason != "tool_use"
             self.faults["not the JSON of --schema" if of_schema else f"stop reason {stop_reason}"] += 1
         usage = message.get("usage")
-        if isinstance(usage, dict):
-            self.usage.update({name: count for name, count in usage.items() if type(count) is int})
+        usage = usage if isinstance(usage, dict) else {}
+        self.cost = price.total(self.cost, self._prices.cost(usage, message.get("model"), asked))
+        self.usage.update({name: count for name, count in usage.items() if type(count) is int})
 
     def answered(self, first_token: float | None, last_token: float) -> None:
         """An answer is complete; when its first and its last token came, in seconds since the request."""
@@ -131,6 +137,7 @@ class Statistics:
             "rate_limited": self.rate_limited,
             "overloaded": self.overloaded,
             "usage": dict(self.usage),
+            "cost": price.shown(self.cost),
             "max_total_tokens_reached": self.capped,
             "duration": round(elapsed, 3),
             "output_tokens_per_second": round(self.usage["output_tokens"] / elapsed, 3) if elapsed else None,

@@ -25,6 +25,7 @@ from streamcli.errors import (
     UnexpectedResponseError,
 )
 from streamcli.output.meter import Meter, summary, summary_lines
+from streamcli.output.price import Prices
 from streamcli.output.sources import citations, source_lines
 from streamcli.protocol.jsontext import dumps
 
@@ -57,7 +58,7 @@ class Answer:
     def __init__(self, args: Args, diagnostics: io.Diagnostics) -> None:
         self._args = args
         self._diagnostics = diagnostics
-        self._meter = Meter()
+        self._meter = Meter(prices=Prices(args.prices))
         self._outputs = Outputs(args, diagnostics, self._meter)
         self._stream: MessageStream | None = None
         # What earlier turns said since tools were run last: a turn that paused goes on with it.
@@ -84,6 +85,7 @@ class Answer:
 
         Raises OutputError where an output cannot be opened, io.Signalled and io.ReaderClosedPipe.
         """
+        self._meter.asked = question.loop.body.get("model")
         self._outputs.open(standard_output)
         try:
             reach(client)
@@ -129,7 +131,7 @@ class Answer:
         self._ran_tools = self._ran_tools or bool(results)
         question.loop.add(results)
         self._stream.close()
-        self._meter.turn(accumulator.usage)
+        self._meter.turn(accumulator.usage, message.get("model"))
         names = {call["id"]: call["name"] for call in calls}
         self._outputs.results([{**result, "name": names.get(result["tool_use_id"])} for result in results])
         return False
@@ -267,7 +269,8 @@ class Answer:
             for line in source_lines([*self._cited, *citations(exchange.accumulator.snapshot() or {})]):
                 self._diagnostics.line(line)
         if self._args.usage and exchange.accumulator.started:
-            counts = {**self._meter.usage(exchange.accumulator.usage), "duration": known.get("duration")}
+            usage = self._meter.usage(exchange.accumulator.usage)
+            counts = {**usage, "cost": known.get("cost"), "duration": known.get("duration")}
             self._diagnostics.line("usage: " + " ".join(f"{key}={text}" for key, text in summary_lines(counts)))
         if self._args.verbose:
             self._diagnostics.note(" ".join(f"{key}={known[key]}" for key in _VERBOSE_FIELDS if key in known))

@@ -27,7 +27,7 @@ OUTPUT_FORMATS = ("events", "message", "summary", "snapshots", "sse")
 
 
 class Args(NamedTuple):
-    """What was asked for. Times are in seconds; `origins` names for each option the place where it was set."""
+    """What was asked for. Times are in seconds, prices for a million; `origins` names the place where each was set."""
 
     prompt: tuple[str, ...]
     output_format: str
@@ -108,6 +108,7 @@ class Args(NamedTuple):
     show_config: bool
     verbose: bool
     quiet: bool
+    prices: Mapping[str, Mapping[str, float]]
     origins: Mapping[str, str]
 
     def near(self, name: str) -> bool:
@@ -445,7 +446,7 @@ def _collect(**values: Any) -> Args:
         if _rank(context, name) == _TYPED and not _is_given(values[other]):
             raise click.UsageError(f"{_long(name)} needs {_long(other)}")
     values["fail_on"] = _listed(values["fail_on"])
-    return Args(**values, origins=_origins(context))
+    return Args(**values, prices=context.meta["layers"].prices, origins=_origins(context))
 
 
 def _listed(given: str) -> frozenset[str]:
@@ -494,4 +495,5 @@ def _origins(context: click.Context) -> dict[str, str]:
     layers: config.Layers = context.meta["layers"]
     names = [option.name or "" for option in OPTIONS]
     ranked = {name: config.ORIGINS[_rank(context, name)] for name in names}
+    ranked["prices"] = config.FILE
     return {name: layers.origins.get(name, "") if rank == config.FILE else rank for name, rank in ranked.items()}

@@ -28,6 +28,7 @@ from streamcli.batch.statistics import Statistics
 from streamcli.client.client import Client
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
 from streamcli.network import local
+from streamcli.output.price import Prices
 from streamcli.output.terminal import Visible
 from streamcli.protocol.jsontext import dumps
 from streamcli.turns.signals import ENDING
@@ -91,7 +92,9 @@ def run(
         output = _output(args, source, standard_output, stack)
         report = io.opened(args.usage_to, atomic=False) if args.usage_to else None
         reach(client)
-        statistics = Statistics(source.count, output.recorded)
+        # To count costs nothing, and what the Message Batches API takes is another price.
+        prices = None if args.count_tokens or args.offload else Prices(args.prices)
+        statistics = Statistics(source.count, output.recorded, prices)
         screen = Screen(statistics, shown=streams.terminal[io.STDERR] and not diagnostics.quiet)
         diagnostics.live = screen.line
         batch = _Batch(args, source, output, statistics, screen, diagnostics)

@@ -30,10 +30,11 @@ _NOT_HERE = frozenset({"config", "profile"})
 
 
 class Layers(NamedTuple):
-    """What the configuration sets: the values by parameter name, and the part of the configuration each came from."""
+    """What the configuration sets: values by parameter name, the part of it that each came from, prices by model."""
 
     values: dict[str, Any]
     origins: dict[str, str]
+    prices: Mapping[str, Mapping[str, float]] = {}
 
 
 def layers(
@@ -52,12 +53,14 @@ def layers(
         return Layers({}, {})
     table = _table(place, needed=path is not None)
     profiles = table.pop("profile", {})
-    found = Layers({}, {})
+    found = Layers({}, {}, _prices(table.pop("price", {}), place))
     if not isinstance(profiles, dict):
         raise click.UsageError(f"{place}: profile is not a table of profiles")
     if profile is not None and profile not in profiles:
         raise click.UsageError(f"{place} has no table [profile.{profile}]{_nearest(profile, profiles)}")
     _add(found, table, place, place, options)
+    if found.prices:
+        found.origins["prices"] = place
     if profile is not None:
         own = Layers({}, {})
         _add(own, profiles[profile], f"[profile.{profile}] of {place}", f"profile {profile}, {place}", options)
@@ -114,6 +117,23 @@ def _table(path: str, *, needed: bool) -> dict[str, Any]:
         raise click.UsageError(fault.message) from None
     except (ValueError, RecursionError) as fault:
         raise click.UsageError(f"the configuration {path} is not TOML: {reason(fault)}") from None
+
+
+def _prices(tables: Any, place: str) -> dict[str, dict[str, float]]:
+    """The tables [price.MODEL], checked."""
+    if not isinstance(tables, dict):
+        raise click.UsageError(f"{place}: price is not a table of models")
+    if not tables:
+        return {}
+    from streamcli.output import price  # noqa: PLC0415 - few have prices
+
+    prices = {}
+    for model, table in tables.items():
+        try:
+            prices[model] = price.checked(table)
+        except ValueError as fault:
+            raise click.UsageError(f'{place}: [price."{model}"] {fault}') from None
+    return prices
 
 
 def _add(found: Layers, table: Any, where: str, origin: str, options: Sequence[click.Option]) -> None:

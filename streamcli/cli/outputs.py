@@ -100,7 +100,7 @@ class Outputs:
         if args.events_to:
             self._answers.append(_output(args, formats.Events(), io.opened(args.events_to, atomic=False)))
         if args.progress and os.isatty(io.STDERR) and not (args.quiet or args.show_thinking):
-            self._progress = _progress(self._diagnostics)
+            self._progress = _progress(self._diagnostics, self._meter)
         if args.show_thinking:
             standard_error = io.StandardError(os.dup(io.STDERR), "standard error")
             self._thoughts.append(_output(args, formats.Thinking(), standard_error))
@@ -201,11 +201,11 @@ class Outputs:
                 descriptor.done() if succeeded else descriptor.failed()
 
 
-def _progress(diagnostics: io.Diagnostics) -> Progress:
+def _progress(diagnostics: io.Diagnostics, meter: Meter) -> Progress:
     from .progress import Line, Progress  # noqa: PLC0415 - rarely asked for
 
     line = Line()
-    progress = Progress(line)
+    progress = Progress(line, meter.price)
     diagnostics.live, diagnostics.tick = line, progress.draw
     return progress
 

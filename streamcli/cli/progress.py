@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from streamcli.output.price import total
 
 from . import io
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from streamcli.protocol.exchange import Received
+
+    Price = Callable[[Mapping[str, Any], Any], float | None]
 
 _INTERVAL = 0.1
 _ERASE = b"\r\x1b[K"
@@ -72,13 +76,18 @@ def _write(data: bytes) -> None:
 
 
 class Progress:
-    """Tokens, rate and time of one answer.
+    """Tokens, rate, time and cost of one answer.
 
-    A token is counted for each delta until the server says how many there were.
+    A token is counted for each delta until the server says how many there were. `price` gives what the usage of a model
+    costs, or None.
     """
 
-    def __init__(self, line: Line, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, line: Line, price: Price, clock: Callable[[], float] = time.monotonic) -> None:
         self._line = line
+        self._price = price
+        self._spent: float | None = 0.0
+        self._usage: dict[str, Any] = {}
+        self._model: Any = None
         self._clock = clock
         self._start = clock()
         self._first: float | None = None
@@ -95,10 +104,15 @@ class Progress:
             self._tokens += 1
         elif event["type"] == "message_start":
             self._tokens = 0  # those of a failed attempt do not count
+            message = event.get("message") or {}
+            self._usage, self._model = dict(message.get("usage") or {}), message.get("model")
         elif event["type"] == "message_stop":
+            self._spent, self._usage = self._cost(), {}
             self._earlier, self._tokens = self._earlier + self._tokens, 0
         elif event["type"] == "message_delta":
-            counted = (event.get("usage") or {}).get("output_tokens")
+            usage = {name: count for name, count in (event.get("usage") or {}).items() if count is not None}
+            self._usage.update(usage)
+            counted = usage.get("output_tokens")
             self._tokens = counted if isinstance(counted, int) else self._tokens
 
     def draw(self) -> None:
@@ -109,10 +123,16 @@ class Progress:
         """Show nothing more."""
         self._line.close()
 
+    def _cost(self) -> float | None:
+        if not self._usage:
+            return self._spent
+        return total(self._spent, self._price({**self._usage, "output_tokens": self._tokens}, self._model))
+
     def _text(self) -> str:
         now = self._clock()
         tokens = self._earlier + self._tokens
         if self._first is None:
             return f"waiting {now - self._start:.1f} s"
         rate = tokens / (now - self._first) if now > self._first else 0
-        return f"{tokens} tokens  {rate:.0f}/s  {now - self._start:.1f} s"
+        cost = self._cost()
+        return f"{tokens} tokens  {rate:.0f}/s  {now - self._start:.1f} s" + (f"  cost {cost:.4g}" if cost else "")

@@ -102,6 +102,8 @@ class Screen:
         rate = fields["output_tokens_per_second"] or 0
         read, written = statistics.usage["input_tokens"], statistics.usage["output_tokens"]
         yield f"tokens  {read} in, {written} out, {rate:.1f} a second"
+        if statistics.cost is not None:
+            yield f"cost    {statistics.cost:.6g}"
         if statistics.deviations:
             yield "deviations  " + ", ".join(f"{count} {kind}" for kind, count in statistics.deviations.most_common())
         for name, key in (("first token", "time_to_first_token"), ("whole answer", "time_to_last_token")):

@@ -115,6 +115,9 @@ def _settings(args: Args, environment: Mapping[str, str]) -> Iterator[tuple[str,
         if origin in {"environment", "command line"} and name in _MODES:
             continue
         yield key, _toml(_hidden(name, value)), f"STREAMCLI_{name.upper()}" if origin == "environment" else origin
+    for model, prices in args.prices.items():
+        for counter, price in prices.items():
+            yield f"price.{_toml(model)}.{counter}", _toml(price), args.origins["prices"]
     for variable in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_CUSTOM_HEADERS"):
         if environment.get(variable, "").strip():
             yield f"# {variable}", '"***"', "environment"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from streamcli.protocol.jsontext import dumps
 
+from .price import Prices, shown, total
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -18,9 +20,15 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """When an answer came, in seconds since the request began, and what the turns before the last one used."""
+    """When an answer came, in seconds since the request began, and what the turns before the last one used.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    What they cost is known by `prices`, of the model that answered, else of the one that was `asked`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, prices: Prices | None = None) -> None:
+        self.asked: Any = None
+        self._prices = prices or Prices()
+        self._spent: float | None = 0.0
         self._clock = clock
         self._start = clock()
         self.first_token: float | None = None
@@ -33,14 +41,23 @@ class Meter:
         if received.event is not None and received.event.get("type") == "content_block_delta":
             self.first_token = self._clock() - self._start
 
-    def turn(self, usage: Mapping[str, Any]) -> None:
-        """Count a turn that another one follows."""
+    def turn(self, usage: Mapping[str, Any], model: Any = None) -> None:
+        """Count a turn, answered by `model`, that another one follows."""
+        self._spent = self.cost(usage, model)
         self._earlier = added(self._earlier, usage)
         self.turns += 1
 
     def usage(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """The sum of the counters of all turns; `last` are those of the last one."""
         return added(self._earlier, last)
+
+    def price(self, usage: Mapping[str, Any], model: Any) -> float | None:
+        """What one answer of `model` costs, or None if that is not known."""
+        return self._prices.cost(usage, model, self.asked)
+
+    def cost(self, last: Mapping[str, Any], model: Any) -> float | None:
+        """What all turns cost, of which the last one used `last` and was answered by `model`; None if not known."""
+        return total(self._spent, self.price(last, model))
 
     def stop(self) -> None:
         """Note when the answer ended."""
@@ -79,6 +96,7 @@ def summary(exchange: Exchange, meter: Meter) -> dict[str, Any]:
     known = {
         **named,
         **{name: counter for name, counter in usage.items() if name not in named},
+        "cost": shown(meter.cost(exchange.accumulator.usage, message.get("model"))),
         "turns": meter.turns if meter.turns > 1 else None,
         "deviations": exchange.deviations or None,
         "time_to_first_token": _rounded(meter.first_token),
