@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 import pytest
 from faults_command import COMMAND, Running, Terminal, environment, shell, small_pipe, streamcli, until, until_full
-from server import HANG, PATIENCE, Server, error_response, ok, text_events
+from server import HANG, PATIENCE, Server, error_response, message_start, ok, text_events
 
 from streamcli.cli import batch
 from streamcli.cli.args import parse
@@ -594,6 +594,19 @@ def test_a_terminal_shows_how_it_goes_and_then_only_the_statistics(server, file,
     assert re.fullmatch(r"first token   p50 \d\.\d\d s  p90 \d\.\d\d s  p99 \d\.\d\d s", lines[3])
     assert re.fullmatch(r"whole answer  p50 \d\.\d\d s  p90 \d\.\d\d s  p99 \d\.\d\d s", lines[4])
     assert lines[5:] == ["streamcli: error: 1 of 3 lines failed: 1 invalid_request_error; --resume asks them again"]
+
+
+def test_the_table_has_the_prompt_cache_and_the_cost_where_there_are_any(server, file, out, tmp_path):
+    usage = {"input_tokens": 1, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 2}
+    server.responses = [ok(message_start(usage=usage), *text_events("x")[1:])]
+    config = tmp_path / "c.toml"
+    prices = dict.fromkeys([*usage, "output_tokens"], 100)
+    config.write_text('[price."m"]\n' + "".join(f"{name} = {price}\n" for name, price in prices.items()))
+    with Terminal(*words(server, file('"a"', '"b"'), "-o", out, "--config", config)) as terminal:
+        ended = terminal.end()
+    lines = ended.out.rpartition(ERASED)[2].decode().splitlines()
+    assert lines[2].startswith("tokens  2 in, 14 out, ")
+    assert lines[3:5] == ["cache   8 tokens read, 4 written", "cost    0.0028"]
 
 
 def test_a_line_is_drawn_at_most_five_times_a_second(server, file, out):

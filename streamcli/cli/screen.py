@@ -102,6 +102,9 @@ class Screen:
         rate = fields["output_tokens_per_second"] or 0
         read, written = statistics.usage["input_tokens"], statistics.usage["output_tokens"]
         yield f"tokens  {read} in, {written} out, {rate:.1f} a second"
+        kept, new = statistics.usage["cache_read_input_tokens"], statistics.usage["cache_creation_input_tokens"]
+        if kept or new:
+            yield f"cache   {kept} tokens read, {new} written"
         if statistics.cost is not None:
             yield f"cost    {statistics.cost:.6g}"
         if statistics.deviations:
