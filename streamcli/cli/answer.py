@@ -85,7 +85,6 @@ class Answer:
 
         Raises OutputError where an output cannot be opened, io.Signalled and io.ReaderClosedPipe.
         """
-        self._meter.asked = question.loop.body.get("model")
         self._outputs.open(standard_output)
         try:
             reach(client)
@@ -148,10 +147,11 @@ class Answer:
                     raise
                 continue
             accumulator = stream.exchange.accumulator
-            why = cut_short(Complete(accumulator.snapshot() or {}, accumulator.text))
+            message: Mapping[str, Any] = accumulator.snapshot() or {}
+            why = cut_short(Complete(message, accumulator.text))
             if accumulator.stop_reason != "refusal" or not self._falls_back(question, before, why):
                 return stream
-            self._meter.turn(accumulator.usage)
+            self._meter.turn(accumulator.usage, message.get("model"))
             stream.close()
 
     def _falls_back(self, question: Question, before: int, why: str) -> bool:
@@ -163,6 +163,7 @@ class Answer:
 
     def _asked(self, client: Client, question: Question) -> MessageStream:
         fields = {name: value for name, value in question.body.items() if name != "stream"}
+        self._meter.asked = fields.get("model")
         # Not by `with`: when the run ends, the last stream is still asked how its answer came to be.
         stream = client.messages.stream(betas=self._args.beta, extra_body=fields).__enter__()
         self._stream = stream
