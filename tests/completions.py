@@ -46,7 +46,7 @@ def names(option):
 
 def kind(option):
     """What completes its value: "flag", "files", "commands", "models", "profiles", "free", or a list of words."""
-    if option.is_flag:
+    if option.is_flag or option.name == "cache":  # whose next word is the prompt
         return "flag"
     if isinstance(option.type, click.Choice):
         return list(option.type.choices)

@@ -61,7 +61,7 @@ def tab(request, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("streamcli --max-to", ["--max-tokens"]),
+        ("streamcli --max-tok", ["--max-tokens"]),
         ("streamcli --ignore", ["--ignore-stdin"]),
         ("streamcli -f que", ["-f", "question one.txt"]),
         ("streamcli --replay ans", ["--replay", "answer.tape"]),
