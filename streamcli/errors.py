@@ -305,6 +305,11 @@ class ProtocolError(StreamError):
     code = "protocol_error"
 
 
+def malformed(what: str) -> ProtocolError:
+    """The error of a stream that holds `what`, which breaks the rules of the wire."""
+    return ProtocolError(f"the stream is malformed: {what}")
+
+
 class OutputError(StreamcliError):
     """The answer could not be written: disk full, closed descriptor, device error."""
 

@@ -9,6 +9,7 @@ Source: streamcli(5), section "Result lines".
 from __future__ import annotations
 
 from array import array
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 from streamcli.errors import (
@@ -24,7 +25,6 @@ from streamcli.errors import (
     type_of_status,
 )
 from streamcli.protocol.jsontext import dumps, loads
-from streamcli.protocol.userinput import BYTE_ORDER_MARK
 from streamcli.turns.journal import Journal
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ class Results:
         with open(self.path, "rb") as file:
             offset = 0
             for text in file:
-                found = _parsed(text.removeprefix(BYTE_ORDER_MARK))
+                found = _parsed(text.removeprefix(BOM_UTF8))
                 if found:
                     offsets[self._source.number(found[0])] = offset
                 offset += len(text)
@@ -302,7 +302,7 @@ class Results:
             for offset in offsets:
                 if offset >= 0:
                     file.seek(offset)
-                    yield file.readline().removeprefix(BYTE_ORDER_MARK).rstrip(b"\r\n") + b"\n"
+                    yield file.readline().removeprefix(BOM_UTF8).rstrip(b"\r\n") + b"\n"
 
 
 _HEAD = b'{"custom_id":'

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from streamcli.errors import StreamcliError, UsageError, reason
 from streamcli.protocol.jsontext import dumps
-from streamcli.protocol.userinput import BYTE_ORDER_MARK, decoded, json_value
+from streamcli.protocol.userinput import decoded, json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -123,7 +124,7 @@ class Source:
         try:
             self._file.seek(0)
             for number, raw in enumerate(self._file, 1):
-                text = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
+                text = raw.removeprefix(BOM_UTF8) if number == 1 else raw
                 if not text.isspace() and text:
                     yield self._line(number, text)
         except OSError as fault:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from streamcli.errors import ProtocolError
+from streamcli.errors import malformed
 
 from .framing import Framing
 from .timeouts import ERROR_BODY_TIMEOUT
@@ -51,7 +51,7 @@ class BodyState:
         """What is wrong with the body; made only when it is raised."""
         # An error knows the frames it passed, so one that was kept would keep the stream, which is then never dropped.
         if self._framing.broken:
-            return ProtocolError(f"the stream is malformed: {self._framing.broken}")
+            return malformed(self._framing.broken)
         error: APIError = self._connection.peer.lost()
         return error
 

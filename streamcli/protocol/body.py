@@ -8,11 +8,12 @@ Source: streamcli(7), section "Deviations of HTTP".
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any
 
 from . import coding
 from .jsontext import loads_exact
-from .sse import BYTE_ORDER_MARK, MAX_EVENT_BYTES
+from .sse import MAX_EVENT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,8 +92,8 @@ class Body:
 
 def kind_of(beginning: bytes) -> Kind:
     """What a body is that begins so, perhaps cut."""
-    first = beginning.removeprefix(BYTE_ORDER_MARK).lstrip()
-    if not first or BYTE_ORDER_MARK.startswith(first):
+    first = beginning.removeprefix(BOM_UTF8).lstrip()
+    if not first or BOM_UTF8.startswith(first):
         return ""
     if first.startswith(b"{"):
         return "object"
@@ -105,7 +106,7 @@ def kind_of(beginning: bytes) -> Kind:
 def message_in(body: bytes) -> dict[str, Any] | None:
     """The message that is the whole body, or None."""
     try:
-        value = loads_exact(body.removeprefix(BYTE_ORDER_MARK))
+        value = loads_exact(body.removeprefix(BOM_UTF8))
     except ValueError:
         return None
     is_message = isinstance(value, dict) and value.get("type") == "message" and isinstance(value.get("content"), list)

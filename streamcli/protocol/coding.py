@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from streamcli.errors import ProtocolError
+from streamcli.errors import malformed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ class Body:
         try:
             return self._undo.decompress(data)
         except zlib.error as fault:
-            raise ProtocolError(f"the stream is malformed: its compression is broken: {fault}") from None
+            raise malformed(f"its compression is broken: {fault}") from None
 
     def close(self) -> bytes:
         """What was held back, at the end of the body."""

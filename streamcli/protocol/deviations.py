@@ -12,7 +12,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli.errors import ProtocolError, status_error
+from streamcli.errors import malformed, status_error
 
 from .jsontext import dumps, exact, loads
 from .message import DELTAS, DONE, KNOWN_BLOCKS, KNOWN_TYPES, object_or_text
@@ -183,12 +183,12 @@ class Reader:
         if len(lines) > 1 and all(isinstance(value, dict | None) for value in values):
             self._note("joined events", f"{_called(name)} holds {len(lines)} objects")
             return values
-        raise _breach(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
+        raise malformed(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
 
     def _read_one(self, name: str, event: Event) -> Iterator[Event]:
         kind = event.setdefault("type", name)
         if not isinstance(kind, str):
-            raise _breach(f"an event's type is {kind!r}")
+            raise malformed(f"an event's type is {kind!r}")
         if name not in KNOWN_TYPES and name != "message":
             if kind not in KNOWN_TYPES:
                 return
@@ -304,7 +304,7 @@ class Reader:
         if isinstance(index, float) and math.isfinite(index) and index == int(index):
             self._note("index", f"the index {index!r} has a fraction")
             return int(index)
-        raise _breach(f"a content block index of {index!r}")
+        raise malformed(f"a content block index of {index!r}")
 
     def _meant(self, event: Event, index: int | None) -> list[int]:
         """The numbers of the blocks that an index stands for."""
@@ -329,11 +329,11 @@ class Reader:
             self._note("null", "the delta of a content_block_delta is null")
             return None
         if not isinstance(delta, dict) or delta is event:
-            raise _breach("a content_block_delta without a delta object")
+            raise malformed("a content_block_delta without a delta object")
         if delta.get("type") is None:
             kinds = [_TYPE_OF_FIELD[field] for field in delta if field in _TYPE_OF_FIELD]
             if len(kinds) != 1 or not kinds[0]:
-                raise _breach("a delta without a type")
+                raise malformed("a delta without a type")
             self._note("delta type", f"a delta with {DELTAS[kinds[0]].field} has no type")
             delta = {**delta, "type": kinds[0]}
         rule = DELTAS.get(delta["type"]) if isinstance(delta["type"], str) else None
@@ -406,7 +406,3 @@ def _called(name: str) -> str:
 
 def _shown(data: bytes) -> str:
     return repr(data[:40].decode("utf-8", "replace"))
-
-
-def _breach(what: str) -> ProtocolError:
-    return ProtocolError(f"the stream is malformed: {what}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from streamcli.errors import ProtocolError, UnexpectedResponseError, status_error
+from streamcli.errors import UnexpectedResponseError, malformed, status_error
 
 from . import tool_input
 from .jsontext import exact, loads
@@ -67,7 +67,7 @@ class _Block:
     def grow(self, field: str) -> None:
         start = self.fields.get(field)
         if not isinstance(start, str | None):
-            _breach(f"a {self.kind} block whose {field} is not a string")
+            raise malformed(f"a {self.kind} block whose {field} is not a string")
         if start:
             self.pieces.append(start)
         self.grows = field
@@ -119,7 +119,7 @@ class Accumulator:
         except ValueError:
             event = None
         if type(event) is not dict:
-            _breach(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
+            raise malformed(f"data that is not one JSON object: {data[:60].decode('utf-8', 'replace')!r}")
         if event.setdefault("type", name) == "content_block_delta" and self.started:  # nearly all there are
             self._grow_block(event)
             return event
@@ -130,13 +130,13 @@ class Accumulator:
         """Take one event that is parsed already; returns whether it is of a type that is known. Raises as `receive`."""
         kind = event["type"]
         if type(kind) is not str:
-            _breach(f"an event's type is {kind!r}")
+            raise malformed(f"an event's type is {kind!r}")
         handler = _HANDLERS.get(kind)
         if handler is None:
             _check_unknown(event)
             return False
         if not self.started and kind not in _FIRST:
-            _breach(f"{kind} came before message_start")
+            raise malformed(f"{kind} came before message_start")
         handler(self, event)
         return True
 
@@ -144,12 +144,12 @@ class Accumulator:
         """An event of an unknown name is skipped, unless it hides what must not be lost."""
         value = object_or_text(data)
         if value == DONE:
-            _breach(f"the event {name!r} holds {DONE}")
+            raise malformed(f"the event {name!r} holds {DONE}")
         kind = value.get("type") if isinstance(value, dict) else None
         if kind == "error":
             raise status_error(None, value)
         if isinstance(kind, str) and kind in _HANDLERS:
-            _breach(f"a {kind} in an event that is called {name!r}")
+            raise malformed(f"a {kind} in an event that is called {name!r}")
 
     @property
     def stop_reason(self) -> str | None:
@@ -234,12 +234,12 @@ class Accumulator:
 
     def _begin_message(self, event: dict[str, Any]) -> None:
         if self.started:
-            _breach("a second message_start")
+            raise malformed("a second message_start")
         message = dict(_field(event, "message", dict))
         content = message.get("content") or []
         usage = _usage(message)
         if not isinstance(content, list) or not all(map(_is_block, content)):
-            _breach("message_start has content that is not a list of blocks")
+            raise malformed("message_start has content that is not a list of blocks")
         blocks = [_Block(fields) for fields in content]
         self._message = message
         for block in blocks:
@@ -251,10 +251,10 @@ class Accumulator:
         index = _index(event)
         if index != len(self._blocks):
             known = "was started before" if index < len(self._blocks) else f"leaves a gap after {len(self._blocks)}"
-            _breach(f"content block {index} {known}")
+            raise malformed(f"content block {index} {known}")
         fields = _field(event, "content_block", dict)
         if not _is_block(fields):
-            _breach("a content block has no type")
+            raise malformed("a content block has no type")
         self._open[index] = block = _Block(fields)
         self._add_block(block)
 
@@ -272,13 +272,13 @@ class Accumulator:
         block = self._open_block(event)
         delta = event.get("delta")
         if type(delta) is not dict:
-            _breach("a content_block_delta without a delta object")
+            raise malformed("a content_block_delta without a delta object")
         kind = delta.get("type")
         if (not kind or kind != block.grown_by) and not self._amend_block(block, delta):
             return
         fragment = delta.get(block.fragment)
         if type(fragment) is not str:
-            _breach(f"a delta whose {block.fragment} is not a string")
+            raise malformed(f"a delta whose {block.fragment} is not a string")
         if self._room is None or kind == "input_json_delta":
             block.pieces.append(fragment)
         elif self._room > 0:
@@ -298,12 +298,12 @@ class Accumulator:
         """Apply a delta other than the block's usual one; returns whether it has a fragment of the field that grows."""
         kind = delta.get("type")
         if type(kind) is not str:
-            _breach("a delta without a type")
+            raise malformed("a delta without a type")
         rule = DELTAS.get(kind)
         if rule is None:
             return False
         if block.kind not in rule.blocks and block.kind in KNOWN_BLOCKS:
-            _breach(f"a {kind} on a {block.kind} block")
+            raise malformed(f"a {kind} on a {block.kind} block")
         if rule.apply:
             rule.apply(block, delta)
             return False
@@ -325,7 +325,7 @@ class Accumulator:
         usage = _usage(event)
         if delta is not None:
             if not isinstance(delta, dict):
-                _breach("a message_delta whose delta is not an object")
+                raise malformed("a message_delta whose delta is not an object")
             self._message.update({k: v for k, v in delta.items() if v is not None and k not in _NEVER_AMENDED})
         self._merge_usage(usage)
         for key, value in event.items():  # beta: beside the delta, not in it
@@ -354,7 +354,7 @@ class Accumulator:
         block = self._open.get(index) if type(index) is int else None
         if block is None:
             state = "was never started" if _index(event) >= len(self._blocks) else "is closed"
-            _breach(f"content block {index} {state}")
+            raise malformed(f"content block {index} {state}")
         return block
 
 
@@ -459,7 +459,7 @@ def _close(block: _Block) -> None:
         return
     found = _read_input(block)
     if found.deviation and not block.accepts:
-        _breach(f"the input of tool {block.fields.get('name')!r} {found.deviation}")
+        raise malformed(f"the input of tool {block.fields.get('name')!r} {found.deviation}")
     block.fields.pop("partial_json", None)
     if found.whole:
         block.fields["input"] = found.value
@@ -480,7 +480,7 @@ def _exact(event: dict[str, Any], data: bytes, name: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = exact(event, data)
     except ValueError:
-        _breach("data that is nested too deeply")
+        raise malformed("data that is nested too deeply") from None
     found.setdefault("type", name)
     return found
 
@@ -492,7 +492,7 @@ def _is_block(fields: Any) -> bool:
 def _usage(holder: dict[str, Any]) -> dict[str, Any] | None:
     usage = holder.get("usage")
     if not isinstance(usage, dict | None):
-        _breach("usage is not an object")
+        raise malformed("usage is not an object")
     return usage
 
 
@@ -507,16 +507,12 @@ def _check_unknown(event: dict[str, Any]) -> None:
 def _index(event: dict[str, Any]) -> int:
     index = event.get("index")
     if type(index) is not int or index < 0:
-        _breach(f"a content block index of {index!r}")
+        raise malformed(f"a content block index of {index!r}")
     return index
 
 
 def _field(event: dict[str, Any], name: str, kind: type) -> Any:
     value = event.get(name)
     if not isinstance(value, kind):
-        _breach(f"{event.get('type', 'an event')} whose {name} is not {_JSON_TYPES[kind]}")
+        raise malformed(f"{event.get('type', 'an event')} whose {name} is not {_JSON_TYPES[kind]}")
     return value
-
-
-def _breach(what: str) -> NoReturn:
-    raise ProtocolError(f"the stream is malformed: {what}")

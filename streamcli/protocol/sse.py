@@ -9,6 +9,7 @@ not an error. No I/O. The rules: https://html.spec.whatwg.org/multipage/server-s
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from itertools import repeat
 from typing import NamedTuple
 
@@ -19,7 +20,6 @@ MAX_EVENT_BYTES = 64 * 1024 * 1024
 # As many lines are made one, because each takes far more memory than its bytes.
 _MANY_LINES = 4096
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _COLON = ord(":")
 # The smallest limit that int() can be given (sys.set_int_max_str_digits); a time of more digits is not one.
 _MAX_RETRY_DIGITS = 640
@@ -107,9 +107,9 @@ class Decoder:
         return events
 
     def _after_bom(self, start: bytes) -> bytes:
-        is_cut = len(start) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(start)
+        is_cut = len(start) < len(BOM_UTF8) and BOM_UTF8.startswith(start)
         self._start = start if is_cut else None
-        return b"" if is_cut else start.removeprefix(BYTE_ORDER_MARK)
+        return b"" if is_cut else start.removeprefix(BOM_UTF8)
 
     def close(self) -> None:
         """Say that the stream ended: what is unfinished is dropped.

@@ -7,6 +7,7 @@ UsageError is the only exception. No I/O.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import UsageError, reason
@@ -16,7 +17,6 @@ from .jsontext import loads_exact
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1""", re.DOTALL)
 # A line of a shell, of an .env file or of PowerShell that sets a key.
 _SETS_KEY = re.compile(r"(?:export\s+|set\s+|\$env:)?(\w*(?:KEY|TOKEN))\s*=\s*(.+?)(?:\s+#.*)?", re.IGNORECASE)
@@ -35,7 +35,7 @@ def json_value(data: bytes, source: str, *, hint: str = "") -> Any:
     """The value of the JSON text `data`; `hint` ends the message about what is not JSON."""
     decoded(data, source)
     try:
-        return loads_exact(data.removeprefix(BYTE_ORDER_MARK))
+        return loads_exact(data.removeprefix(BOM_UTF8))
     except ValueError as fault:
         why = reason(fault)
         if b"\n" not in data.strip():  # `data` may be one line of a file, and not its first

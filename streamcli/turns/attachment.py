@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
+from codecs import BOM_UTF8
 from typing import Any
 from urllib.parse import urlsplit
 
 from streamcli.errors import UsageError
-from streamcli.protocol.userinput import BYTE_ORDER_MARK, decoded
+from streamcli.protocol.userinput import decoded
 
 _IMAGES = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -44,7 +45,7 @@ def of_bytes(data: bytes, source: str, title: str | None = None) -> dict[str, An
 
     Raises UsageError for a kind that cannot be attached, and for an empty file.
     """
-    if not data.removeprefix(BYTE_ORDER_MARK).strip():
+    if not data.removeprefix(BOM_UTF8).strip():
         raise UsageError(f"{source} is empty")
     image = _image_type(data)
     if image:

@@ -17,11 +17,11 @@ import itertools
 import json
 import os
 import stat
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Self
 
 from streamcli.errors import OutputError, UsageError, reason
 from streamcli.protocol.jsontext import loads
-from streamcli.protocol.userinput import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -80,7 +80,7 @@ class Journal:
 
     def lines(self, start: int = 0) -> Iterator[bytes]:
         """The lines from offset `start` on, without line ends and byte order mark. Raises UsageError."""
-        mark = BYTE_ORDER_MARK if start == 0 else b""
+        mark = BOM_UTF8 if start == 0 else b""
         for line in self._read(start, self._end):
             yield line.removeprefix(mark).rstrip(b"\r\n")
             mark = b""
@@ -191,7 +191,7 @@ class Journal:
                 at += len(line)
                 continue
             head = line.partition(b"\0")[0]
-            last = head.removeprefix(BYTE_ORDER_MARK) if at == 0 else head
+            last = head.removeprefix(BOM_UTF8) if at == 0 else head
             whole = at + len(head) if _is_object(last) else at
             self.torn = whole < self._size and self._is_broken_append(whole, b"\n" if whole > at else b"{")
             if self.torn:

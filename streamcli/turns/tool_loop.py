@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from streamcli.errors import ProtocolError, ToolError
+from streamcli.errors import ToolError, malformed
 from streamcli.protocol.history import continued
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ToolLoop:
             return None
         calls = [block for block in message["content"] if block.get("type") == "tool_use"]
         if not all(isinstance(call.get(key), str) for call in calls for key in ("id", "name")):
-            raise ProtocolError("the stream is malformed: a tool_use block without id or name")
+            raise malformed("a tool_use block without id or name")
         return None if not calls or any(map(self._is_for_others, calls)) else calls
 
     def _is_for_others(self, call: Mapping[str, Any]) -> bool:
