@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from codecs import BOM_UTF8
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from streamcli.errors import (
     APIError,
@@ -24,8 +24,8 @@ from streamcli.errors import (
     status_error,
     type_of_status,
 )
-from streamcli.protocol.jsontext import dumps, loads
-from streamcli.turns.journal import Journal
+from streamcli.protocol.jsontext import dumps, loads, object_in
+from streamcli.turns.journal import Journal, Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -136,7 +136,7 @@ class _Record(NamedTuple):
     text: bytes
 
 
-class Results:
+class Results(Keeper):
     """The output file at `path`, held until `close`, so that no other run writes it.
 
     With `resume` it may hold results of this input already: those that succeeded stay, and so do the others unless
@@ -166,18 +166,9 @@ class Results:
         self._furthest = 0
         self._in_order = True
         self._journal = Journal(path, mode=_MODE, busy=self._busy)
-        try:
+        with self._journal.closed_on_failure():
             self._check_file(resume=resume)
             self._take_up(retry_errors=retry_errors, judge=judge)
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def done(self, number: int) -> bool:
         """Whether the line of that number has its result."""
@@ -221,10 +212,6 @@ class Results:
             self._journal.replace(text + b"\n" for text in self._journal.lines())
         self._journal.replace(self._sorted())
         self._in_order = True
-
-    def close(self) -> None:
-        """Release the file; one that was made here and is empty is removed."""
-        self._journal.close()
 
     def _busy(self) -> NoReturn:
         raise UsageError(f"{self.path} is being written by another run")
@@ -310,12 +297,7 @@ _HEAD = b'{"custom_id":'
 
 def _parsed(text: bytes) -> tuple[str, dict[str, Any], str] | None:
     """The id, the outcome and the hash of a result, which may be empty, or None for anything else."""
-    try:
-        value = loads(text)
-    except ValueError:
-        return None
-    if not isinstance(value, dict):
-        return None
+    value = object_in(text) or {}
     custom_id, outcome, digest = value.get("custom_id"), value.get("result"), value.get("digest") or ""
     if not isinstance(custom_id, str) or not isinstance(outcome, dict) or not isinstance(outcome.get("type"), str):
         return None

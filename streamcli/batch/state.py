@@ -13,11 +13,11 @@ import hashlib
 import os
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamcli.errors import UsageError
 from streamcli.protocol.jsontext import dumps, loads
-from streamcli.turns.journal import Journal
+from streamcli.turns.journal import Journal, Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -99,7 +99,7 @@ class Digest:
         return self._hash.hexdigest()
 
 
-class State:
+class State(Keeper):
     """What was submitted: a journal at `path`, held until `close`, so that no other run submits anything.
 
     `url` is where the batches are. Raises UsageError for a file that another run holds, or that holds batches of
@@ -112,19 +112,10 @@ class State:
         self._parts: dict[int, Part] = {}
         self._last = 0
         self._journal = Journal(path, mode=_MODE, busy=self._busy)
-        try:
+        with self._journal.closed_on_failure():
             for place, text in enumerate(self._journal.lines(), 1):
                 if text.strip():
                     self._take_up(place, text)
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     @property
     def waiting(self) -> list[Part]:
@@ -163,10 +154,6 @@ class State:
         """Remove the file: no batch is left."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.realpath(self.path))
-
-    def close(self) -> None:
-        """Release the file; one that was made here and is empty is removed."""
-        self._journal.close()
 
     def line_to_add(self, part: Part, batch_id: str | None) -> str:
         """What a person has to add to tell the next run which batch the part has, or with None that it has none."""

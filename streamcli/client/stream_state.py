@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from streamcli.errors import IncompleteStreamError, ProtocolError
 from streamcli.network.response import drop
 from streamcli.protocol.exchange import MAX_BODY
-from streamcli.protocol.jsontext import loads_exact
+from streamcli.protocol.jsontext import loads_exact, object_in
 from streamcli.protocol.message import parsed
 from streamcli.protocol.records import Event, Message, Record, events
 
@@ -116,11 +116,8 @@ class ResultsState:
             raise ProtocolError(f"a line of the results is longer than {MAX_BODY >> 20} MiB")
 
     def _result(self, line: bytes) -> Record:
-        try:
-            value = loads_exact(line)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
+        value = object_in(line, loads_exact)
+        if value is None:
             fault = ProtocolError(f"a line of the results is not a JSON object: {line[:_EXCERPT]!r}")
             raise self._exchange.explained(fault)
         return Record(value)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx
 
 from streamcli import errors
-from streamcli.protocol.jsontext import dumps, loads
+from streamcli.protocol.jsontext import dumps, loads, object_in
 from streamcli.protocol.secrets import without_secrets
 
 from .response import Response
@@ -239,11 +239,7 @@ class TapeTurns:
 
 def body_of(request: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a request on a tape; none where its body is not a JSON object."""
-    try:
-        fields = loads(str(request.get("body")).encode())
-    except ValueError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
+    return object_in(str(request.get("body")).encode()) or {}
 
 
 def _headers(head: dict[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import codecs
 from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import APIError, APIStatusError, StreamcliError
-from streamcli.protocol.jsontext import dumps, loads
+from streamcli.protocol.jsontext import dumps, object_in
 from streamcli.protocol.message import parsed, text_of
 
 from .meter import summary, summary_lines
@@ -242,11 +242,8 @@ def _event_line(raw: ServerSentEvent, event: Mapping[str, Any] | None) -> bytes:
 
 def _object_line(name: str, data: bytes) -> bytes | None:
     """Data that is one object as it was sent, on one line and with a type; None for any other."""
-    try:
-        value = loads(data)
-    except ValueError:
-        return None
-    if not isinstance(value, dict):
+    value = object_in(data)
+    if value is None:
         return None
     line = data.replace(b"\n", b" ") + b"\n"
     if "type" in value:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _LEVELS = 2048
 # A pair of escaped surrogates, an escaped backslash, or a surrogate that stands alone.
@@ -38,6 +38,15 @@ def loads(text: bytes) -> Any:
 def loads_exact(text: bytes) -> Any:
     """As `loads`, with integers of any size kept exact, at the price of one more look at the text."""
     return exact(loads(text), text)  # orjson alone decides what is JSON
+
+
+def object_in(text: bytes, read: Callable[[bytes], Any] = loads) -> dict[str, Any] | None:
+    """The object that the JSON text is, or None for any other text; `read` may be `loads_exact`."""
+    try:
+        value = read(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def exact(value: Any, text: bytes) -> Any:

@@ -9,14 +9,14 @@ Lines are compact JSON in UTF-8 that jq reads and a person may edit.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import OutputError, UsageError, reason
 from streamcli.protocol.history import continued, sendable
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.userinput import json_value
 
-from .journal import Journal
+from .journal import Journal, Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ _ROLES = ("user", "assistant", "system")
 _NO_RESULT = "no result: the call was not carried out, or not to its end"
 
 
-class Conversation:
+class Conversation(Keeper):
     """The conversation in the file at `path`, which is made with mode 0600 if it is not there, held until `close`.
 
     `busy` is called once if another process holds the file, before waiting for it. `messages` are the lines as dicts,
@@ -38,17 +38,8 @@ class Conversation:
         self.notes: list[str] = []
         self._cut = ""
         self._journal = Journal(path, mode=0o600, busy=busy)
-        try:
+        with self._journal.closed_on_failure():
             self.messages = self._read()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def user_message(self, content: str | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The user message that goes on with the conversation: `content`, text or blocks, and what must precede it.
@@ -78,10 +69,6 @@ class Conversation:
         self._journal.append(b"".join([self._line(message) for message in turn]))
         self.messages += turn
         return True
-
-    def close(self) -> None:
-        """Release the file; one that was made here and is empty is removed."""
-        self._journal.close()
 
     def _read(self) -> list[dict[str, Any]]:
         numbers, messages = [], []

@@ -21,7 +21,7 @@ from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Self
 
 from streamcli.errors import OutputError, UsageError, reason
-from streamcli.protocol.jsontext import loads
+from streamcli.protocol.jsontext import loads, object_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -50,23 +50,29 @@ class Journal:
             raise UsageError(f"{path} is a directory") from None
         except (OSError, ValueError) as fault:
             raise _unlockable(path, fault) or self._unwritable(fault) from None
-        try:
+        with self.closed_on_failure():
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
-                raise UsageError(f"{path} is not a regular file")  # noqa: TRY301 - closed below, as after any other fault
+                raise UsageError(f"{path} is not a regular file")
             self._size = self._end = status.st_size
             with contextlib.suppress(OSError):
                 os.unlink(self._replacement)  # of a run that was killed while it replaced the file
             self._find_tail()
-        except BaseException:
-            self.close()
-            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def closed_on_failure(self) -> Iterator[None]:
+        """For whoever opens it, until what they read there is known to be good."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def _replacement(self) -> str:
@@ -192,7 +198,7 @@ class Journal:
                 continue
             head = line.partition(b"\0")[0]
             last = head.removeprefix(BOM_UTF8) if at == 0 else head
-            whole = at + len(head) if _is_object(last) else at
+            whole = at + len(head) if object_in(last) is not None else at
             self.torn = whole < self._size and self._is_broken_append(whole, b"\n" if whole > at else b"{")
             if self.torn:
                 self._end = whole
@@ -250,6 +256,22 @@ class Journal:
 
     def _unwritable(self, fault: OSError | ValueError) -> OutputError:
         return OutputError(f"cannot write to {self.path}: {reason(fault)}")
+
+
+class Keeper:
+    """What keeps its lines in a journal, whose file it holds until `close`."""
+
+    _journal: Journal
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file; one that was made here and is empty is removed."""
+        self._journal.close()
 
 
 def _locked(path: str, mode: int, busy: Callable[[], None]) -> tuple[int, bool]:
@@ -319,19 +341,12 @@ def _sync_directory(path: str) -> None:
             os.close(fd)
 
 
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(loads(line), dict)
-    except ValueError:
-        return False
-
-
 def _is_of_an_append(line: bytes) -> bool:
     """Whether the line is an object, or blank, or, where it has no line end, one that did not reach the disk whole."""
     if line.endswith(b"\n"):
-        return not line.strip() or _is_object(line)
+        return not line.strip() or object_in(line) is not None
     written = line.rstrip(b"\0")
-    return not written.strip() or _is_object(written) or _is_cut(written)
+    return not written.strip() or object_in(written) is not None or _is_cut(written)
 
 
 def _is_cut(line: bytes) -> bool:

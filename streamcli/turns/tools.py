@@ -16,7 +16,7 @@ import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.errors import ToolError, UsageError, reason
-from streamcli.protocol.jsontext import dumps, loads_exact
+from streamcli.protocol.jsontext import dumps, loads_exact, object_in
 from streamcli.protocol.secrets import split_scheme
 from streamcli.protocol.userinput import json_value
 
@@ -136,11 +136,8 @@ def _definition(path: str, end: End) -> dict[str, Any]:
         why = f"{_ending(end.status)}: {said}" if said else _ending(end.status)
     if why:
         raise UsageError(f"the tool {path} cannot describe itself: {why}")
-    try:
-        definition = loads_exact(end.output)
-    except ValueError:
-        definition = None
-    if not isinstance(definition, dict):
+    definition = object_in(end.output, loads_exact)
+    if definition is None:
         raise UsageError(f"the tool {path} cannot describe itself: what --describe printed is not a JSON object")
     name = definition.get("name")
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
