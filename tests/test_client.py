@@ -786,7 +786,7 @@ class TestTheRestOfTheAPI:
 
     @pytest.mark.parametrize("coded", [False, True])
     def test_a_whole_response_has_a_longest_length(self, driver, server, monkeypatch, coded):
-        for module in ("network.async_body", "network.body", "protocol.exchange"):
+        for module in ("network.async_body", "network.body", "protocol.responses"):
             monkeypatch.setattr(f"streamcli.{module}.MAX_BODY", 100_000)
         body = json.dumps({"type": "message", "text": "x" * 200_000}).encode()
         coding = {"content_encoding": "gzip"} if coded else {}

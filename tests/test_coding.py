@@ -29,7 +29,7 @@ CODED = {
 
 
 def body(name):
-    return coding.Body("" if "without" in name else name.partition(",")[0])
+    return coding.Decoding("" if "without" in name else name.partition(",")[0])
 
 
 def decoded(name, pieces):
@@ -63,14 +63,14 @@ def test_of_a_body_that_was_cut_what_came_is_there(name):
 
 def test_what_is_flushed_by_the_server_waits_for_nothing():
     made = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
-    read = coding.Body("gzip")
+    read = coding.Decoding("gzip")
     for line in (b"one\n", b"two\n"):
         assert read.decode(made.compress(line) + made.flush(zlib.Z_SYNC_FLUSH)) == line
 
 
 def test_broken_compression_is_a_protocol_error():
     with pytest.raises(ProtocolError, match="compression is broken"):
-        coding.Body("gzip").decode(b"plain text, whatever the header says")
+        coding.Decoding("gzip").decode(b"plain text, whatever the header says")
 
 
 @pytest.mark.parametrize("header", ["", " Identity", "none", "UTF-8", "identity "])

@@ -14,8 +14,8 @@ from streamcli.network.async_body import AsyncPieces, error_body, whole_body
 from streamcli.network.async_transport import own_client
 from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
 from streamcli.network.request import for_httpx
-from streamcli.protocol.exchange import request_id_in
-from streamcli.protocol.records import Message, Record
+from streamcli.protocol.exchange import Exchange, request_id_in
+from streamcli.protocol.records import Event, Message, Record
 
 from .calls import (
     BATCHES,
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     import httpx
-
-    from streamcli.protocol.exchange import Exchange
-    from streamcli.protocol.records import Event
 
     from .settings import Timeout
 
@@ -96,13 +93,12 @@ class AsyncClient(ClientState):
             try:
                 response = await self._send(exchange)
                 pieces = AsyncPieces(response)
-                if exchange.accepted(response.status_code, response.headers):
+                accepted = exchange.accepted(response.status_code, response.headers)
+                if accepted is None:
+                    accepted = await _looks_readable(exchange, pieces)
+                if accepted:
                     return pieces
-                if exchange.may_be_read(response.status_code, response.headers) and await _can_be_read(
-                    exchange, pieces
-                ):
-                    return pieces
-                body = await error_body(pieces, exchange.looked_at)
+                body = await error_body(pieces, exchange.body.looked_at)
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -120,12 +116,12 @@ class AsyncClient(ClientState):
             await sleep(wait)
 
 
-async def _can_be_read(exchange: Exchange, pieces: AsyncPieces) -> bool:
+async def _looks_readable(exchange: Exchange, pieces: AsyncPieces) -> bool:
     """Whether a body can be read that does not say so, by what it begins with."""
     try:
         verdict = None
         while verdict is None:
-            verdict = exchange.look(await pieces.read())
+            verdict = exchange.body.look(await pieces.read())
     except APIError:
         await pieces.aclose()
         raise
@@ -269,7 +265,7 @@ class AsyncBatchResults(ResultsState):
             while line is None and not self._over:
                 self._exchange.check_time()
                 came = await self._pieces.read()
-                self._receive(self._exchange.decoded(came), is_last=came is None)
+                self._receive(self._exchange.body.decoded(came), is_last=came is None)
                 line = next(self._ready, None)
         except APIError as error:
             self._told = True
@@ -446,7 +442,7 @@ class _AsyncReads:
     def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
         self._exchange = exchange
         self._pieces = pieces
-        self._looked_at = exchange.looked_at
+        self._looked_at = exchange.body.looked_at
         # By whoever reads it, who must not take what came for the whole.
         self.closed = False
         self._over = False
@@ -464,7 +460,7 @@ class _AsyncReads:
                     return data
                 self._exchange.check_time()
                 came = await self._pieces.read()
-                data = self._exchange.decoded(came)
+                data = self._exchange.body.decoded(came)
                 if data:
                     return data
                 if came is None:

@@ -150,10 +150,6 @@ class Download(Exchange):
         self._begin(coded)
         return True
 
-    def may_be_read(self, status: int, headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - as any call's
-        """Nothing else is read as results."""
-        return False
-
     def error_response(
         self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "a list of results"
     ) -> APIError:

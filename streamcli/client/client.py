@@ -15,8 +15,8 @@ from streamcli.network.body import Pieces, error_body, whole_body
 from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
 from streamcli.network.request import for_httpx
 from streamcli.network.transport import own_client
-from streamcli.protocol.exchange import request_id_in
-from streamcli.protocol.records import Message, Record
+from streamcli.protocol.exchange import Exchange, request_id_in
+from streamcli.protocol.records import Event, Message, Record
 
 from .calls import (
     BATCHES,
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import httpx
-
-    from streamcli.protocol.exchange import Exchange
-    from streamcli.protocol.records import Event
 
     from .settings import Timeout
 
@@ -97,11 +94,12 @@ class Client(ClientState):
             try:
                 response = self._send(exchange)
                 pieces = Pieces(response)
-                if exchange.accepted(response.status_code, response.headers):
+                accepted = exchange.accepted(response.status_code, response.headers)
+                if accepted is None:
+                    accepted = _looks_readable(exchange, pieces)
+                if accepted:
                     return pieces
-                if exchange.may_be_read(response.status_code, response.headers) and _can_be_read(exchange, pieces):
-                    return pieces
-                body = error_body(pieces, exchange.looked_at)
+                body = error_body(pieces, exchange.body.looked_at)
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -119,12 +117,12 @@ class Client(ClientState):
             sleep(wait)
 
 
-def _can_be_read(exchange: Exchange, pieces: Pieces) -> bool:
+def _looks_readable(exchange: Exchange, pieces: Pieces) -> bool:
     """Whether a body can be read that does not say so, by what it begins with."""
     try:
         verdict = None
         while verdict is None:
-            verdict = exchange.look(pieces.read())
+            verdict = exchange.body.look(pieces.read())
     except APIError:
         pieces.close()
         raise
@@ -268,7 +266,7 @@ class BatchResults(ResultsState):
             while line is None and not self._over:
                 self._exchange.check_time()
                 came = self._pieces.read()
-                self._receive(self._exchange.decoded(came), is_last=came is None)
+                self._receive(self._exchange.body.decoded(came), is_last=came is None)
                 line = next(self._ready, None)
         except APIError as error:
             self._told = True
@@ -445,7 +443,7 @@ class _Reads:
     def __init__(self, exchange: Exchange, pieces: Pieces) -> None:
         self._exchange = exchange
         self._pieces = pieces
-        self._looked_at = exchange.looked_at
+        self._looked_at = exchange.body.looked_at
         # By whoever reads it, who must not take what came for the whole.
         self.closed = False
         self._over = False
@@ -463,7 +461,7 @@ class _Reads:
                     return data
                 self._exchange.check_time()
                 came = self._pieces.read()
-                data = self._exchange.decoded(came)
+                data = self._exchange.body.decoded(came)
                 if data:
                     return data
                 if came is None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING
 
-from streamcli.errors import IncompleteStreamError, ProtocolError
+from streamcli.errors import APIError, IncompleteStreamError, ProtocolError
 from streamcli.network.response import drop
-from streamcli.protocol.exchange import MAX_BODY
+from streamcli.protocol.body import MAX_BODY
 from streamcli.protocol.jsontext import loads_exact, object_in
 from streamcli.protocol.message import parsed
 from streamcli.protocol.records import Event, Message, Record, events
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from streamcli.errors import APIError
     from streamcli.protocol.exchange import Exchange
 
 _EXCERPT = 80

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from streamcli.errors import APIError, UnexpectedResponseError
-from streamcli.protocol.exchange import MAX_BODY, MAX_ERROR_BODY
+from streamcli.protocol.body import MAX_BODY, MAX_ERROR_BODY
 
 from .library_errors import HTTPX_ERRORS, from_httpx
 from .response import hasten

@@ -9,19 +9,22 @@ Source: streamcli(7), section "Deviations of HTTP".
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import coding
-from .jsontext import loads_exact
+from .jsontext import loads_exact, object_in
 from .sse import MAX_EVENT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Literal
 
     # "": too short to tell.
     Kind = Literal["", "events", "object", "other"]
 
+# How much of an error response's body is worth reading (streamcli(7), section "Error responses").
+MAX_ERROR_BODY = 64 * 1024
+# How long a response may be that is read whole, its coding undone.
+MAX_BODY = 64 << 20
 # What is enough to tell the kind of a body, and to show it.
 _SHOWN = 4096
 _FIELDS = (b"event", b"data", b"id", b"retry")
@@ -33,12 +36,14 @@ class Body:
     """The body of one response; `coded` is the coding that its head names. A whole message has at most `max_bytes`.
 
     The order of calls is: for a body that does not say what it is, `look` with each piece until that is known; then
-    `decoded` with each piece, None at the end, and `keep` with what comes out as long as no event was in it.
+    `decoded` with each piece, None at the end, and `keep` with what comes out as long as no event was in it. That it
+    `may_be_whole` says that a body which calls itself an event stream may turn out to be a message at its end.
     """
 
-    def __init__(self, coded: str = "", max_bytes: int = MAX_EVENT_BYTES) -> None:
+    def __init__(self, coded: str = "", max_bytes: int = MAX_EVENT_BYTES, *, may_be_whole: bool = True) -> None:
         self._max = max_bytes
-        self._coding = coding.Body(coded)
+        self._may_be_whole = may_be_whole
+        self._coding = coding.Decoding(coded)
         # All that was looked at: nobody has used it yet.
         self.looked_at = b""
         # The message, once it is known that the body is one and not an event stream.
@@ -50,7 +55,7 @@ class Body:
 
         Raises ProtocolError for a coding that is broken.
         """
-        self.keep(self._coding.close() if data is None else self._coding.decode(data), all_of_it=True)
+        self._kept += self._coding.close() if data is None else self._coding.decode(data)
         kind = self._kind()
         if kind in {"", "object"} and data is not None and len(self._kept) <= self._max:
             return None
@@ -67,14 +72,14 @@ class Body:
         if data is not None:
             return self._coding.decode(data)
         rest = self._coding.close()
-        if not rest and self._kept and self.message is None:
+        if not rest and self._kept and self._may_be_whole and self.message is None:
             self.message = message_in(self.beginning)
             return self.beginning if self.message else b""
         return rest
 
-    def keep(self, data: bytes, *, all_of_it: bool = False) -> None:
+    def keep(self, data: bytes) -> None:
         """Remember bytes that no event came of: all of what may be a message, of anything else the beginning."""
-        if all_of_it or len(self._kept) < _SHOWN or self._kept.startswith(b"{"):
+        if len(self._kept) < _SHOWN or self._kept.startswith(b"{"):
             self._kept += data
 
     @property
@@ -105,12 +110,8 @@ def kind_of(beginning: bytes) -> Kind:
 
 def message_in(body: bytes) -> dict[str, Any] | None:
     """The message that is the whole body, or None."""
-    try:
-        value = loads_exact(body.removeprefix(BOM_UTF8))
-    except ValueError:
-        return None
-    is_message = isinstance(value, dict) and value.get("type") == "message" and isinstance(value.get("content"), list)
-    return value if is_message else None
+    value = object_in(body.removeprefix(BOM_UTF8), loads_exact) or {}
+    return value if value.get("type") == "message" and isinstance(value.get("content"), list) else None
 
 
 def events_of(message: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -34,7 +34,7 @@ def can_undo(coding: str) -> bool:
     return not coding or coding in _CAN_UNDO
 
 
-class Body:
+class Decoding:
     """Undoes the coding of one body; `coding` is what its header names."""
 
     def __init__(self, coding: str = "") -> None:

@@ -3,124 +3,44 @@
 Contract: this module is entered when the accumulator rejects an event, and reads the rest of that stream. What a server
 meant is handed on as events that the accumulator takes, each taken before the next one is asked for; what deviates is
 counted by its kind, with the place where it came first. What has no such reading stays the ProtocolError that the
-accumulator makes of it. No I/O. Source: streamcli(7), section "DEVIATIONS", which has a row for each row of KINDS.
+accumulator makes of it. No I/O. Source: streamcli(7), section "DEVIATIONS", which has an entry for each of KINDS.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import malformed, status_error
 
-from .jsontext import dumps, exact, loads
-from .message import DELTAS, DONE, KNOWN_BLOCKS, KNOWN_TYPES, object_or_text
+from .jsontext import dumps, loads_exact
+from .message import DELTAS, DONE, KNOWN_BLOCKS, KNOWN_TYPES, Accumulator, object_or_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .message import Accumulator
-
     Event = dict[str, Any]
 
 
-class Kind(NamedTuple):
-    """A kind of deviation: how it is read, and who was seen to send it."""
-
-    rule: str
-    source: str
-
-
-KINDS: dict[str, Kind] = {
-    "index": Kind(
-        "blocks stand by their index, whatever whole number it is; one that is used again is a new block behind the "
-        "others; without an index the newest block is meant",
-        "gateways that translate Chat Completions: thinking and text both at 0, counting from 1, or no index at all",
-    ),
-    "repeated start": Kind(
-        "a start of the same kind on an open block, bringing nothing, goes on with that block",
-        "gateways that send a start before every piece",
-    ),
-    "missing start": Kind(
-        "a text or thinking delta for no open block begins one; a tool's input without its start is an error",
-        "gateways that forward pieces as they come",
-    ),
-    "kind": Kind(
-        "a text or thinking delta on a block of another kind belongs to a block of its own beside it",
-        "gateways that keep one block open for reasoning, text and tools",
-    ),
-    "stray stop": Kind(
-        "a stop for no open block is nothing, and what comes after the stop of its block still belongs to it",
-        "gateways that close a tool's block before its input is whole, or twice",
-    ),
-    "missing message_start": Kind(
-        "the message has neither id nor model, because nobody sent them",
-        "llama.cpp, where the first piece of text ends inside a character",
-    ),
-    "repeated message_start": Kind(
-        "before any content the later one counts; after content two answers were spliced, which is an error",
-        "gateways that begin anew when a fallback takes over",
-    ),
-    "event name": Kind(
-        "the type inside the data decides, whatever the event is called",
-        "gateways that name every event alike",
-    ),
-    "null": Kind(
-        "a null text, thinking, fragment, signature, citation or delta is nothing",
-        "servers that serialise every field of a delta",
-    ),
-    "delta type": Kind(
-        "a delta without a type, with one field that only one type has, is of that type",
-        "gateways that copy the delta of another protocol",
-    ),
-    "no data": Kind(
-        "an event without data, or an unnamed one whose data does not begin like JSON, is nothing",
-        "keep-alives of proxies and load balancers",
-    ),
-    "joined events": Kind(
-        "several data lines that are each one JSON object are one event each",
-        "servers that leave out the blank line between events",
-    ),
-    "[DONE]": Kind(
-        "it is skipped, and after a stop reason it ends the message",
-        "servers that speak Chat Completions as well",
-    ),
-    "tool input": Kind(
-        "an input that is given as an object, begins with an empty object, holds unescaped control characters, or is "
-        "JSON and not an object, is taken as what it is",
-        "models that write the input themselves, and the servers that pass it on",
-    ),
+# The kinds of deviations, and who was seen to send them; how each is read is in the manual.
+KINDS: dict[str, str] = {
+    "index": "gateways that translate Chat Completions: thinking and text both at 0, counting from 1, or no index",
+    "repeated start": "gateways that send a start before every piece",
+    "missing start": "gateways that forward pieces as they come",
+    "kind": "gateways that keep one block open for reasoning, text and tools",
+    "stray stop": "gateways that close a tool's block before its input is whole, or twice",
+    "missing message_start": "llama.cpp, where the first piece of text ends inside a character",
+    "repeated message_start": "gateways that begin anew when a fallback takes over",
+    "event name": "gateways that name every event alike",
+    "null": "servers that serialise every field of a delta",
+    "delta type": "gateways that copy the delta of another protocol",
+    "no data": "keep-alives of proxies and load balancers",
+    "joined events": "servers that leave out the blank line between events",
+    "[DONE]": "servers that speak Chat Completions as well",
+    "tool input": "models that write the input themselves, and the servers that pass it on",
 }
-
-
-class Deviations:
-    """What deviated in one stream: for each kind how often, and where first."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-        self._places: dict[str, str] = {}
-
-    def note(self, kind: str, place: str) -> None:
-        """One more deviation of `kind`, one of KINDS; `place` says what was seen."""
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        self._places.setdefault(kind, place)
-
-    @property
-    def total(self) -> int:
-        """How many deviations there were."""
-        return sum(self._counts.values())
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How often each kind came, in the order of their first coming."""
-        return dict(self._counts)
-
-    def lines(self) -> list[str]:
-        """A line for each kind: what it is, where it came first, how often."""
-        lines = ((kind, self._places[kind], count) for kind, count in self._counts.items())
-        return [f"deviation: {kind}: {place} (×{count})" for kind, place, count in lines]  # noqa: RUF001 - meant
-
 
 # Deltas that may begin a block of their own, and the type of that block.
 _GROW_ALONE = {"text_delta": "text", "thinking_delta": "thinking"}
@@ -134,15 +54,36 @@ _BEGIN_MESSAGE = frozenset({"content_block_start", "content_block_delta", "messa
 
 
 class Reader:
-    """Reads the rest of a stream in which something deviated, into `accumulator`; `deviations` are counted."""
+    """Reads the rest of a stream in which something deviated, into `accumulator`.
 
-    def __init__(self, accumulator: Accumulator, deviations: Deviations) -> None:
+    `counts` says how often each of KINDS came, in the order of their first coming. A block has a number, by when it was
+    started; an index, by which the wire means it; and a place in the message.
+    """
+
+    def __init__(self, accumulator: Accumulator) -> None:
         self._accumulator = accumulator
-        self.deviations = deviations
-        # The index on the wire, and the numbers of the blocks that it stands for: the one that was started last, then
-        # those beside it. Until now the two were the same.
-        self._blocks: dict[int, list[int]] = {number: [number] for number in range(len(accumulator))}
-        self._furthest = len(accumulator) - 1
+        self.counts: Counter[str] = Counter()
+        # For each kind what was seen when it came first.
+        self._places: dict[str, str] = {}
+        self._number_blocks()
+
+    def _number_blocks(self) -> None:
+        """Take the blocks that are there: of each its number, its index on the wire and its place are the same."""
+        # Which blocks an index stands for: the one that was started last, then those beside it.
+        self._blocks: dict[int, list[int]] = {number: [number] for number in range(len(self._accumulator))}
+        self._furthest = len(self._accumulator) - 1
+
+    def lines(self) -> list[str]:
+        """A line for each kind that came: what it is, where it came first, how often."""
+        return [
+            f"deviation: {kind}: {self._places[kind]} (×{count})"  # noqa: RUF001 - meant
+            for kind, count in self.counts.items()
+        ]
+
+    def _note(self, kind: str, place: str) -> None:
+        """One more deviation of `kind`; `place` says what was seen."""
+        self.counts[kind] += 1
+        self._places.setdefault(kind, place)
 
     def read(self, name: str, data: bytes) -> Iterator[Event]:
         """The events that one event stands for, each taken by the accumulator. Raises ProtocolError, APIStatusError."""
@@ -207,8 +148,7 @@ class Reader:
             self._note("repeated message_start", "message_start came again")
             self._accumulator.restart()
         yield from self._taken(event)
-        self._blocks = {number: [number] for number in range(len(self._accumulator))}
-        self._furthest = len(self._accumulator) - 1
+        self._number_blocks()
 
     def _block_start(self, event: Event) -> Iterator[Event]:
         index = self._index(event)
@@ -224,16 +164,19 @@ class Reader:
             self._note("index", "a content block was started without an index")
         elif index != len(self._accumulator):
             self._note("index", f"content block {index} was started without {len(self._accumulator)}")
-        yield from self._begun(event, index, behind=bool(there) or index is None)
+        yield from self._begun(event, index, behind=bool(there))
 
     def _begun(self, event: Event, index: int | None, *, behind: bool) -> Iterator[Event]:
         """The event as it starts the next block, which stands by its index, or `behind` all others."""
-        number = len(self._accumulator)
         place = self._furthest if behind or index is None else index
-        yield from self._taken({**event, "index": number})
-        self._accumulator.place(number, (place, number))
         self._furthest = max(self._furthest, place)
-        self._blocks[number if index is None else index] = [number]
+        self._blocks[len(self._accumulator) if index is None else index] = [len(self._accumulator)]
+        yield from self._begun_at(place, event)
+
+    def _begun_at(self, place: int, event: Event) -> Iterator[Event]:
+        number = len(self._accumulator)
+        yield from self._taken({**event, "index": number})
+        self._accumulator.place(number, place)
 
     def _block_delta(self, event: Event) -> Iterator[Event]:
         index = self._index(event)
@@ -242,7 +185,7 @@ class Reader:
         if delta is None:
             return
         event = {**event, "delta": delta}
-        kind = delta.get("type")
+        kind = delta["type"]
         number = self._taker(numbers, kind)
         if number is None and kind in _GROW_ALONE:
             number = len(self._accumulator)
@@ -263,12 +206,10 @@ class Reader:
         if opened is None:
             self._note("missing start", f"a {kind} came for content block {index}, which is not open")
             yield from self._begun(start, index, behind=bool(numbers))
-            return
-        self._note("kind", f"a {kind} came for content block {index}, which is {self._accumulator.kind(opened)}")
-        number = len(self._accumulator)
-        yield from self._taken({**start, "index": number})
-        self._accumulator.place(number, (self._furthest if index is None else index, number))
-        numbers.append(number)
+        else:
+            self._note("kind", f"a {kind} came for content block {index}, which is {self._accumulator.kind(opened)}")
+            numbers.append(len(self._accumulator))
+            yield from self._begun_at(self._furthest if index is None else index, start)
 
     def _block_stop(self, event: Event) -> Iterator[Event]:
         index = self._index(event)
@@ -288,10 +229,9 @@ class Reader:
         yield from self._taken({**(event or {"type": "content_block_stop"}), "index": number})
 
     def _check_input(self, number: int) -> None:
-        deviation = self._accumulator.input_deviation(number)
+        deviation = self._accumulator.accept_input(number)
         if deviation:
             self._note("tool input", f"the input of content block {number} {deviation}")
-            self._accumulator.accept_input(number)
 
     def _index(self, event: Event) -> int | None:
         """The index on the wire, or None where there is none. Raises ProtocolError for one that is not a number."""
@@ -318,9 +258,8 @@ class Reader:
         """Of some blocks the one that a delta of that type belongs to: an open one, or one that lacks its end."""
         fitting = [number for number in numbers if _fits(self._accumulator.kind(number), kind)]
         still_open = [number for number in fitting if self._accumulator.is_open(number)]
-        if still_open or kind in _GROW_ALONE:
-            return still_open[-1] if still_open else None
-        return fitting[-1] if fitting else None
+        takers = still_open if kind in _GROW_ALONE else still_open or fitting
+        return takers[-1] if takers else None
 
     def _delta(self, event: Event) -> Event | None:
         """The delta with its type and no deviation of its own, or None where it brings nothing."""
@@ -362,9 +301,6 @@ class Reader:
         if self._accumulator.take(event):
             yield event
 
-    def _note(self, kind: str, place: str) -> None:
-        self.deviations.note(kind, place)
-
 
 _READERS: dict[str, Callable[[Reader, Event], Iterator[Event]]] = {
     "message_start": Reader._message_start,
@@ -378,7 +314,7 @@ _READERS: dict[str, Callable[[Reader, Event], Iterator[Event]]] = {
 def _parsed(data: bytes) -> Any:
     """The JSON value of some data, or None where it is not JSON."""
     try:
-        return exact(loads(data), data)
+        return loads_exact(data)
     except ValueError:
         return None
 

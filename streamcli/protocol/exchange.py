@@ -1,37 +1,33 @@
 """One logical call as a machine without I/O: what to send, what a response means, what its body brings, how it ends.
 
-Contract: the driver opens, reads, sleeps and closes; every decision is made here. `accepted` says whether a stream
-begins, `error_response` what a response without one means, and `failed` how long to wait before another attempt, or it
-raises what is final. Then `receive` hands out events one by one, so that the message so far is never ahead of the
-caller, and `end` raises unless message_stop came. Errors carry the request id and the message so far.
+Contract: the driver opens, reads, sleeps and closes; every decision is made here. `accepted` says of each response
+whether a stream begins, `error_response` what one without a stream means, and `failed` how long to wait before another
+attempt, or it raises what is final. Then each piece goes through `body`, and `receive` hands out its events one by one,
+so that the message so far is never ahead of the caller; `end` raises unless message_stop came. Errors carry the request
+id and the message so far.
 """
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
 from streamcli.errors import (
-    APIConnectionError,
     APIError,
     APIStatusError,
     APITimeoutError,
     IncompleteStreamError,
     ProtocolError,
     UnexpectedResponseError,
-    status_error,
 )
 
 from . import coding
 from .body import Body, events_of
-from .jsontext import dumps, loads
-from .message import OF_CHAT_COMPLETIONS, Accumulator
+from .message import Accumulator
 from .records import Message
-from .retry import MAX_RETRIES, MAX_WAIT, delay, retry_after
-from .secrets import hidden, hidden_text, secrets_of
+from .retry import MAX_RETRIES, delay
+from .secrets import hidden, hide_in_error, secrets_of
 from .sse import MAX_EVENT_BYTES, Decoder, ServerSentEvent
 
 if TYPE_CHECKING:
@@ -40,17 +36,7 @@ if TYPE_CHECKING:
     from .deviations import Reader
     from .request import Request
 
-# How much of an error response's body is worth reading (streamcli(7), section "Error responses").
-MAX_ERROR_BODY = 64 * 1024
-# How long a response may be that is read whole, its coding undone.
-MAX_BODY = 64 << 20
-# A body is undone in pieces of this size, because each may become a thousand times as long.
-_PIECE = 16 * 1024
-_EXCERPT = 120
 _EVENT_STREAM = "text/event-stream"
-# What a gateway says of whoever is behind it, often without a word.
-_OF_GATEWAYS = frozenset({502, 504})
-_OK = frozenset({200})
 # Statuses with which servers send what was asked for.
 _READ = frozenset({200, 201, 203})
 
@@ -77,6 +63,9 @@ def request_id_in(headers: Mapping[str, str]) -> str | None:
 
 class Exchange:
     """One request, its attempts, and the stream or body that comes back.
+
+    An attempt goes from `accepted` through `receive` to `end`. Where one of them raises, `failed` says whether the next
+    attempt begins. All that is remembered of one response is made in `_begin`.
 
     `deadline` is a time of `time.monotonic`, or None; `total` is how many seconds it allows, for the message. `timeout`
     is for the driver's single reads; it is only kept here.
@@ -107,18 +96,19 @@ class Exchange:
         self._begin()
 
     def _begin(self, coded: str = "") -> None:
-        self._body = Body(coded, self._max_event_bytes)
+        """What a response brings, from its bytes to its message: nothing so far."""
+        self.body = Body(coded, self._max_event_bytes, may_be_whole=not self._strict)
+        self._decoder = Decoder(self._max_event_bytes)
         self._is_begun = False  # whether an event has come
         self.accumulator = Accumulator(keep_text=self._keep_text)
-        self._decoder = Decoder(self._max_event_bytes)
-        # Reads on once something deviated.
+        # Takes the accumulator over once an event broke the rules.
         self._reader: Reader | None = None
 
     def failed(self, error: APIError) -> float:
         """The attempt ended with `error`. Returns the seconds to wait, or raises the error that is final."""
         error.request_id = error.request_id or self.request_id
         self.request_id = None  # the next attempt gets one of its own
-        self._hide_secrets(error)
+        hide_in_error(error, self._secrets)
         wait = delay(
             error,
             self.attempt,
@@ -137,55 +127,23 @@ class Exchange:
         self.attempt += 1
         return wait
 
-    def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Whether the response is an event stream by what it says of itself; if so, `receive` may begin."""
+    def accepted(self, status: int, headers: Mapping[str, str]) -> bool | None:
+        """Whether the body is to be received, by what the response says of it; None where `body.look` has to tell."""
         self.request_id = request_id_in(headers)
         coded = coding.of(headers)
-        readable = not coded if self._strict else coding.can_undo(coded)
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if status not in self._statuses() or kind != _EVENT_STREAM or not readable:
-            return False
-        self._begin(coded)
-        return True
-
-    def may_be_read(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Whether the response may be read by what it begins with, though it does not say that it is an event stream.
-
-        If so, `look` tells.
-        """
-        coded = coding.of(headers)
-        self._begin(coded if coding.can_undo(coded) else "")
-        return not self._strict and status in self._statuses() and coding.can_undo(coded)
-
-    def look(self, data: bytes | None) -> bool | None:
-        """Whether a body that goes on with `data`, None at its end, can be read; None while that cannot be told.
-
-        What was looked at is in `looked_at`, to be given to `receive` first. Raises ProtocolError.
-        """
-        return self._body.look(data)
-
-    @property
-    def looked_at(self) -> bytes:
-        """What was read of the body by `look`, its coding undone."""
-        return self._body.looked_at
-
-    def decoded(self, data: bytes | None) -> bytes:
-        """What to give to `receive` for the bytes of the body that came, None at its end. Raises ProtocolError."""
-        if data is None and self._strict:
-            return b""
-        return self._body.decoded(data)
-
-    def _statuses(self) -> frozenset[int]:
-        return _OK if self._strict else _READ
+        can_be_read = status == 200 and not coded if self._strict else status in _READ and coding.can_undo(coded)
+        self._begin(coded if can_be_read else "")
+        if can_be_read and headers.get("content-type", "").partition(";")[0].strip().lower() == _EVENT_STREAM:
+            return True
+        return None if can_be_read and not self._strict else False
 
     def json_object(self, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
         """The JSON object in a response that is not a stream. Raises the error that it is otherwise."""
+        from .responses import json_object  # noqa: PLC0415 - a stream needs none of it
+
         self.request_id = request_id_in(headers)
-        plain = _plain(body, headers)
-        if len(plain) > MAX_BODY:
-            raise UnexpectedResponseError(f"the response is longer than {MAX_BODY >> 20} MiB")
-        value = _json_or_text(plain)
-        if status != 200 or not isinstance(value, dict) or value.get("type") == "error":
+        value = json_object(status, headers, body)
+        if value is None:
             raise self.error_response(status, headers, body, wanted="a JSON object")
         return value
 
@@ -193,45 +151,26 @@ class Exchange:
         self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "an event stream"
     ) -> APIError:
         """The error that a response without a stream is; `body` is its first MAX_ERROR_BODY bytes at most."""
+        from .responses import error_of  # noqa: PLC0415 - few calls fail
+
         self.request_id = request_id_in(headers)
-        body = hidden(_plain(body, headers), self._secrets)  # before anything of it is cut
-        value = _json_or_text(body)
-        is_error = isinstance(value, dict) and value.get("type") == "error"
-        if status == 407:
-            return APIConnectionError("a proxy on the way rejected the request: 407", retryable=False)
-        if 300 <= status < 400:
-            place = hidden_text(headers.get("location", "nowhere"), self._secrets)
-            message = f"a redirect to {_excerpt(place)} is not followed"
-            return APIStatusError(message, status_code=status, headers=headers, request_id=self.request_id)
-        if status >= 400 or is_error:
-            has_reason = isinstance(value, dict) and "error" in value
-            reason = value if has_reason else _seen(body.decode("utf-8", "replace"))
-            error = status_error(None if status < 400 else status, reason, headers=headers, request_id=self.request_id)
-            if status in _OF_GATEWAYS and not body.strip():
-                error.message = f"{_gateway(self.request.url, headers)} gave no reason"
-            if status == 404:
-                error.message += f"; asked {self.request.url}"
-            error.retry_after = asked = retry_after(headers, time.time())
-            if asked is not None and asked > MAX_WAIT:
-                error.message += f"; the server asks to wait {asked:.0f} s"
-            return error
-        if status == 204 or not body:
-            return IncompleteStreamError("the response is empty", request_id=self.request_id)
-        return UnexpectedResponseError(_what_it_is(value, headers, wanted), request_id=self.request_id)
+        error = error_of(self.request.url, status, headers, body, wanted=wanted, secrets=self._secrets)
+        error.request_id = self.request_id or error.request_id
+        return error
 
     def receive(self, data: bytes) -> Iterator[Received]:  # noqa: C901 - nothing is called for an event that need not be
         """The events that `data` completes, each accumulated as it is handed out; none after message_stop.
 
         Raises ProtocolError, or the error that an `error` event is, after the events before it.
         """
-        if not self._is_begun:
-            if self._body.message:
-                yield from self._received_whole(data, self._body.message)
-                return
-            self._body.keep(data)
         accumulator = self.accumulator
         receive = accumulator.receive
         try:
+            if self.body.message:
+                yield from self._receive_whole(data, self.body.message)
+                return
+            if not self._is_begun:
+                self.body.keep(data)
             for raw in self._decoder.feed(data):
                 self._is_begun = True
                 if self._reader:
@@ -243,7 +182,6 @@ class Exchange:
                         if self._strict:
                             breach.retryable = False
                             raise
-                        self._reader = _reader(accumulator)
                         yield from self._read_on(raw)
                     else:
                         yield _new(Received, (raw, event, False))
@@ -254,41 +192,41 @@ class Exchange:
                 error.data = raw.data
             raise self.explained(error) from None
 
-    def _received_whole(self, data: bytes, message: dict[str, Any]) -> Iterator[Received]:
+    def _receive_whole(self, data: bytes, message: dict[str, Any]) -> Iterator[Received]:
         """The events of a message that came whole, as those of a stream."""
         source: ServerSentEvent | None = ServerSentEvent("message", data)
         for event in events_of(message):
-            try:
-                self.accumulator.take(event)
-            except APIError as error:
-                raise self.explained(error) from None
+            self.accumulator.take(event)
             yield Received(source, event)
             source = None
 
     @property
     def came_whole(self) -> bool:
         """Whether the message came whole, and not as a stream."""
-        return self._body.message is not None
+        return self.body.message is not None
 
     def _read_on(self, raw: ServerSentEvent) -> Iterator[Received]:
-        """What an event means in a stream that deviates."""
-        assert self._reader  # noqa: S101 - the caller's
-        known = self._reader.deviations.total
-        source: ServerSentEvent | None = raw
-        for event in self._reader.read(raw.event, raw.data):
-            yield Received(source, event)
-            source = None
-        if source:
-            yield Received(raw, None, is_nothing=self._reader.deviations.total > known)
+        """What an event means in a stream that deviates, from the first that does."""
+        if self._reader is None:
+            from .deviations import Reader  # noqa: PLC0415 - few streams deviate
+
+            self._reader = Reader(self.accumulator)
+        counts = self._reader.counts
+        known = counts.total()
+        events = self._reader.read(raw.event, raw.data)
+        first = next(events, None)
+        yield Received(raw, first, is_nothing=first is None and counts.total() > known)
+        for event in events:
+            yield Received(None, event)
 
     @property
     def deviations(self) -> dict[str, int]:
         """How often the stream deviated from the documented one, by kind; streamcli(7), section "DEVIATIONS"."""
-        return self._reader.deviations.counts if self._reader else {}
+        return dict(self._reader.counts) if self._reader else {}
 
     def deviation_lines(self) -> list[str]:
         """A line for each kind: where it came first, and how often."""
-        return self._reader.deviations.lines() if self._reader else []
+        return self._reader.lines() if self._reader else []
 
     def check_time(self) -> None:
         """Raise APITimeoutError once the total timeout has passed; for drivers whose reads do not know it."""
@@ -311,8 +249,10 @@ class Exchange:
             self._decoder.close()
         except APIError as error:
             raise self.explained(error) from None
-        if not self._is_begun and self._body.is_no_event_stream():
-            what = _seen(hidden(self._body.beginning, self._secrets).decode("utf-8", "replace"))
+        if not self._is_begun and self.body.is_no_event_stream():
+            from .responses import shown  # noqa: PLC0415 - few calls fail
+
+            what = shown(hidden(self.body.beginning, self._secrets))
             raise self.explained(UnexpectedResponseError(f"there is no event in the response, which begins: {what}"))
         reason = self.accumulator.stop_reason
         after = f", after stop reason {reason}" if reason else ""
@@ -322,86 +262,10 @@ class Exchange:
         """`error` with the request id and the message so far."""
         error.request_id = error.request_id or self.request_id
         error.partial = self.snapshot()
-        self._hide_secrets(error)
+        hide_in_error(error, self._secrets)
         return error
-
-    def _hide_secrets(self, error: APIError) -> None:
-        """Take out of an error, before it is seen, what went out in secret: a server may say it back."""
-        error.message = hidden_text(error.message, self._secrets)
-        error.args = (error.message,)
-        if isinstance(error, APIStatusError):
-            shown = {name: hidden_text(value, self._secrets) for name, value in error.headers.items()}
-            error.headers = error.headers if shown == dict(error.headers.items()) else shown
-            error.data = error.data and hidden(error.data, self._secrets)
-            error.body, error.details = self._without_secrets(error.body), self._without_secrets(error.details)
-
-    def _without_secrets(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return hidden_text(value, self._secrets)
-        try:
-            text = dumps(value)
-        except ValueError:
-            return value
-        shown = hidden(text, self._secrets)
-        return value if shown == text else loads(shown)
 
     def snapshot(self) -> Message | None:
         """The message so far, or None before message_start."""
         fields = self.accumulator.snapshot()
         return None if fields is None else Message(fields)
-
-
-def _reader(accumulator: Accumulator) -> Reader:
-    from .deviations import Deviations, Reader  # noqa: PLC0415 - few streams deviate
-
-    return Reader(accumulator, Deviations())
-
-
-def _plain(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """A body, or its beginning, its coding undone as far as that goes; little more than MAX_BODY of it."""
-    coded = coding.of(headers)
-    made = coding.Body(coded if coding.can_undo(coded) else "")
-    plain = bytearray()
-    with contextlib.suppress(ProtocolError):
-        for start in range(0, len(body), _PIECE):
-            plain += made.decode(body[start : start + _PIECE])
-            if len(plain) > MAX_BODY:
-                break
-        return bytes(plain) + made.close() or body
-    return body
-
-
-def _what_it_is(value: Any, headers: Mapping[str, str], wanted: str) -> str:
-    """What a response is that is not what was wanted: a JSON value or text."""
-    if isinstance(value, dict) and isinstance(value.get("choices"), list):
-        return OF_CHAT_COMPLETIONS
-    coded = coding.of(headers)
-    if not coding.can_undo(coded):
-        return f"the response is in the coding {_excerpt(coded)}, which was not asked for and cannot be read"
-    kind = _excerpt(headers.get("content-type") or "of no content type")
-    text = value if isinstance(value, str) else dumps(value).decode()
-    return f"the response is not {wanted} but {kind}: {_seen(text)}"
-
-
-def _gateway(url: str, headers: Mapping[str, str]) -> str:
-    """Who responds where something behind it does not: its address, and what it says it is."""
-    kind = headers.get("server") or headers.get("via")
-    return f"the gateway at {urlsplit(url).netloc}{f' ({_excerpt(kind)})' if kind else ''}"
-
-
-def _json_or_text(body: bytes) -> Any:
-    try:
-        return loads(body)
-    except ValueError:
-        return body.decode("utf-8", "replace")
-
-
-def _excerpt(text: Any) -> str:
-    line = " ".join(str(text).split())
-    return line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…"
-
-
-def _seen(body: str) -> str:
-    from .pages import words  # noqa: PLC0415 - few responses are pages, and html takes its time to import
-
-    return _excerpt(words(body))

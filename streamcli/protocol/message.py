@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from streamcli.errors import UnexpectedResponseError, malformed, status_error
 
 from . import tool_input
-from .jsontext import exact, loads
+from .jsontext import exact, loads, object_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,7 @@ class Accumulator:
         self._blocks: list[_Block] = []
         self._open: dict[int, _Block] = {}
         # Where blocks stand in the message that do not stand where they came.
-        self._places: dict[int, tuple[int, int]] = {}
+        self._places: dict[int, int] = {}
 
     def receive(self, name: str, data: bytes) -> dict[str, Any] | None:
         """Take one event. Returns it parsed, or None if it builds nothing: a ping, an unknown event, a late one.
@@ -206,18 +206,15 @@ class Accumulator:
         """Whether the content block at `index` has not stopped yet."""
         return index in self._open
 
-    def input_deviation(self, index: int) -> str:
-        """How the tool input of the block at `index` differs from a JSON object, though it can be read; or ""."""
+    def accept_input(self, index: int) -> str:
+        """Let the tool input of the block at `index` count if it can be read; how it differs from an object, or ""."""
         block = self._blocks[index]
+        block.accepts = True
         return _read_input(block).deviation if block.kind in _TOOL_INPUTS else ""
 
-    def accept_input(self, index: int) -> None:
-        """Let the input of the block at `index` count, however it deviates."""
-        self._blocks[index].accepts = True
-
-    def place(self, index: int, key: tuple[int, int]) -> None:
-        """Let the block at `index` stand in the message by `key`, and not by when it came."""
-        self._places[index] = key
+    def place(self, index: int, place: int) -> None:
+        """Let the block at `index` stand in the message at `place`, behind those that came there before it."""
+        self._places[index] = place
 
     def reopen(self, index: int) -> None:
         """Let the block at `index` go on though it has stopped."""
@@ -230,7 +227,7 @@ class Accumulator:
     def _ordered(self) -> list[_Block]:
         if not self._places:
             return self._blocks
-        return [self._blocks[n] for n in sorted(range(len(self._blocks)), key=lambda n: self._places.get(n, (n, n)))]
+        return [self._blocks[n] for n in sorted(range(len(self._blocks)), key=lambda n: self._places.get(n, n))]
 
     def _begin_message(self, event: dict[str, Any]) -> None:
         if self.started:
@@ -447,11 +444,8 @@ def parsed(name: str, data: bytes) -> dict[str, Any]:
 
 def object_or_text(data: bytes) -> dict[str, Any] | str:
     """The JSON object that the data is, else its text."""
-    try:
-        value = loads(data)
-    except ValueError:
-        value = None
-    return value if isinstance(value, dict) else data.decode("utf-8", "replace")
+    value = object_in(data)
+    return data.decode("utf-8", "replace") if value is None else value
 
 
 def _close(block: _Block) -> None:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .message import block_text, text_of
+from .message import Accumulator, block_text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
-    from .message import Accumulator
 
 
 class Record(dict[str, Any]):

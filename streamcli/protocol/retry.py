@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from streamcli.errors import APIStatusError
+from streamcli.errors import APIError, APIStatusError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from streamcli.errors import APIError
 
 MAX_RETRIES = 2
 MAX_WAIT = 60.0

@@ -8,10 +8,13 @@ beginning of one. No I/O. Source: SECURITY.md.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from streamcli.errors import APIError, APIStatusError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+
 
 HIDDEN = b"***"
 # The words of a header's name, between - and _, that say that its value is a secret. A name may only sound like one:
@@ -93,6 +96,30 @@ def hidden_text(text: str, secrets: Collection[str]) -> str:
     ):
         return text
     return hidden(text.encode("utf-8", "surrogatepass"), secrets).decode("utf-8", "surrogatepass")
+
+
+def hide_in_error(error: APIError, secrets: Collection[str]) -> None:
+    """Take out of an error, before it is seen, what went out in secret: a server may say it back."""
+    error.message = hidden_text(error.message, secrets)
+    error.args = (error.message,)
+    if isinstance(error, APIStatusError):
+        shown = {name: hidden_text(value, secrets) for name, value in error.headers.items()}
+        error.headers = error.headers if shown == dict(error.headers.items()) else shown
+        error.data = error.data and hidden(error.data, secrets)
+        error.body, error.details = _hidden_in(error.body, secrets), _hidden_in(error.details, secrets)
+
+
+def _hidden_in(value: Any, secrets: Collection[str]) -> Any:
+    if isinstance(value, str):
+        return hidden_text(value, secrets)
+    from .jsontext import dumps, loads  # noqa: PLC0415 - nothing that starts quickly needs orjson
+
+    try:
+        text = dumps(value)
+    except ValueError:
+        return value
+    shown = hidden(text, secrets)
+    return value if shown == text else loads(shown)
 
 
 def _without_pieces(data: bytes, secret: bytes) -> bytes:

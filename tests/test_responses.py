@@ -1,8 +1,8 @@
-"""streamcli.protocol.pages: of a page for browsers, what its reader sees."""
+"""streamcli.protocol.responses: of a page for browsers, what its reader sees."""
 
 import pytest
 
-from streamcli.protocol.pages import words
+from streamcli.protocol.responses import words
 
 NGINX = """<html>\r
 <head><title>502 Bad Gateway</title></head>\r
