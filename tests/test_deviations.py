@@ -324,6 +324,10 @@ class TestErrors:
         assert error.message == "m"
         assert error.data == dumps(body)
 
+    @pytest.mark.parametrize("kind", [[], {}, 7])
+    def test_are_deltas_whose_type_is_not_a_string_also_where_no_block_is_open(self, kind):
+        assert isinstance(Read(stream(START, delta(0, kind, text="a"), STOP)).error, ProtocolError)
+
     def test_of_another_protocol_name_it(self):
         error = Read(stream({"object": "chat.completion.chunk", "choices": [{"delta": {"content": "hi"}}]})).error
         assert error.exit_code == 3

@@ -185,7 +185,7 @@ class Reader:
         if delta is None:
             return
         event = {**event, "delta": delta}
-        kind = delta["type"]
+        kind: str = delta["type"]
         number = self._taker(numbers, kind)
         if number is None and kind in _GROW_ALONE:
             number = len(self._accumulator)
@@ -254,7 +254,7 @@ class Reader:
         newest = len(self._accumulator) - 1
         return next((numbers for numbers in self._blocks.values() if newest in numbers), [])
 
-    def _taker(self, numbers: list[int], kind: Any) -> int | None:
+    def _taker(self, numbers: list[int], kind: str) -> int | None:
         """Of some blocks the one that a delta of that type belongs to: an open one, or one that lacks its end."""
         fitting = [number for number in numbers if _fits(self._accumulator.kind(number), kind)]
         still_open = [number for number in fitting if self._accumulator.is_open(number)]
@@ -275,7 +275,9 @@ class Reader:
                 raise malformed("a delta without a type")
             self._note("delta type", f"a delta with {DELTAS[kinds[0]].field} has no type")
             delta = {**delta, "type": kinds[0]}
-        rule = DELTAS.get(delta["type"]) if isinstance(delta["type"], str) else None
+        if not isinstance(delta["type"], str):
+            raise malformed(f"a delta's type is {delta['type']!r}")
+        rule = DELTAS.get(delta["type"])
         if rule is None or rule.field not in delta:
             return delta
         value = delta[rule.field]
@@ -319,8 +321,8 @@ def _parsed(data: bytes) -> Any:
         return None
 
 
-def _fits(block: str, delta: Any) -> bool:
-    rule = DELTAS.get(delta) if isinstance(delta, str) else None
+def _fits(block: str, delta: str) -> bool:
+    rule = DELTAS.get(delta)
     return rule is None or block in rule.blocks or block not in KNOWN_BLOCKS
 
 
