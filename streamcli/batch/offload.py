@@ -32,18 +32,16 @@ from streamcli.errors import (
 )
 from streamcli.protocol.jsontext import dumps
 
-from .results import accept, errored, result
-from .source import Line
-from .state import Digest, Part
+from .results import Result, Results, accept, errored, result
+from .source import Line, Source
+from .state import Digest, Part, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from streamcli.client.client import Client
 
-    from .results import Judge, Result, Results
-    from .source import Source
-    from .state import State
+    from .results import Judge
     from .statistics import Statistics
 
 # What one batch may hold. The bytes are far fewer than the server accepts, because they are held in memory.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from codecs import BOM_UTF8
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn
 
 from streamcli.errors import StreamcliError, UsageError, reason
 from streamcli.protocol.jsontext import dumps
@@ -19,7 +19,6 @@ from streamcli.protocol.userinput import decoded, json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import BinaryIO
 
     Mark = Callable[[dict[str, Any], Mapping[str, Any] | None], dict[str, Any]]
 

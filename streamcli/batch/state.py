@@ -15,14 +15,12 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from streamcli.errors import UsageError
+from streamcli.errors import APIError, UsageError
 from streamcli.protocol.jsontext import dumps, loads
 from streamcli.turns.journal import Journal, Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from streamcli.errors import APIError
 
     from .source import Line
 
@@ -37,9 +35,8 @@ class Part:
 
     `lines` are pairs of first and last line number, `digest` is that of their ids and requests. `mark` is what the ids
     that are sent end with, or "" if all of them are too long for it. `newest` was the newest batch at the server before
-    this one, and `id` is its own, None while that is unknown. `adopted` says that the id did not come in the response
-    to the submission but was found in the server's list. `ended`, and `faults`, how many looks in a row failed, the
-    last with `fault`, are of this run.
+    this one, and `id` is its own, None while that is unknown. `ended`, and `faults`, how many looks in a row failed,
+    the last with `fault`, are of this run.
     """
 
     number: int
@@ -49,7 +46,6 @@ class Part:
     mark: str = ""
     newest: str | None = None
     id: str | None = None
-    adopted: bool = False
     fetched: bool = False
     ended: bool = False
     faults: int = 0
@@ -136,9 +132,9 @@ class State(Keeper):
         self._last = part.number
 
     def submitted(self, part: Part, batch_id: str, *, adopted: bool = False) -> None:
-        """The part's batch has this id."""
+        """The part's batch has this id; it is `adopted` where no response said so, but the server's list did."""
         self._write(part, {"id": batch_id} | ({"adopted": True} if adopted else {}))
-        part.id, part.adopted = batch_id, adopted
+        part.id = batch_id
 
     def not_submitted(self, part: Part) -> None:
         """The part has no batch: its lines are as before."""
@@ -186,7 +182,7 @@ class State(Keeper):
         elif fields["id"] is None:
             del self._parts[part.number]
         else:
-            part.id, part.adopted = str(fields["id"]), bool(fields.get("adopted"))
+            part.id = str(fields["id"])
 
     def _busy(self) -> NoReturn:
         raise UsageError(f"{self.path} is held by another run")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import httpx
 
-from streamcli.errors import UsageError
-from streamcli.network.proxy import proxy_for
+from streamcli.errors import APIError, UsageError
+from streamcli.network.proxy import Proxy, proxy_for
 from streamcli.network.timeouts import TIMEOUT, WHOLE_TIMEOUT
 from streamcli.protocol.exchange import Exchange
 from streamcli.protocol.request import (
@@ -28,9 +28,6 @@ from streamcli.protocol.userinput import variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from streamcli.errors import APIError
-    from streamcli.network.proxy import Proxy
 
     Timeout = float | httpx.Timeout | None
 

@@ -16,13 +16,12 @@ import re
 import signal
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from streamcli.errors import UsageError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import BinaryIO
 
 _CONTEXT_TOKENS = 8192
 # The threads of a model wait for each other at every layer. Below this size that gains nothing on idle cores, and on

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from streamcli.errors import UsageError
-from streamcli.protocol.request import holds_credential, is_loopback
+from streamcli.protocol.request import Endpoint, is_loopback, readable_on_the_way
 
 from .peer import address
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     import httpcore
 
-    from streamcli.protocol.request import Endpoint
 
 # The schemes of proxies and the ports they have without one in the URL.
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
@@ -131,8 +130,7 @@ def proxy_for(endpoint: Endpoint, *, named: str | None = None, allow_http: bool 
     """
     url = endpoint.base_url
     proxy = Proxy(named, "--proxy").checked() if named else environment_proxy(url, os.environ)
-    in_clear = urlsplit(url).scheme == "http" and (endpoint.credential or holds_credential(endpoint.headers))
-    if proxy and in_clear and not allow_http and not is_loopback(proxy.url):
+    if proxy and endpoint.has_credential and not allow_http and readable_on_the_way(url, proxy.url):
         host = urlsplit(proxy.url).hostname
         raise UsageError(f"{proxy.source} takes plain http to {host}: the key would be readable there; see NO_PROXY")
     return proxy

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from streamcli.errors import UsageError
+from streamcli.errors import APIError, UsageError
 
 from .library_errors import rejected_by
 from .peer import address
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import httpcore
     import httpx
 
-    from streamcli.errors import APIError
     from streamcli.protocol.exchange import Exchange
 
     from .proxy import Proxy

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from streamcli.errors import malformed
+from streamcli.errors import APIError, malformed
 
 from .framing import Framing
 from .timeouts import ERROR_BODY_TIMEOUT
 
 if TYPE_CHECKING:
     import httpcore
-
-    from streamcli.errors import APIError
 
 
 class Response(httpx.Response):

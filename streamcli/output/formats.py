@@ -15,7 +15,7 @@ from streamcli.errors import APIError, APIStatusError, StreamcliError
 from streamcli.protocol.jsontext import dumps, object_in
 from streamcli.protocol.message import parsed, text_of
 
-from .meter import summary, summary_lines
+from .meter import Meter, summary, summary_lines
 from .prose import last_fenced_block, pieces
 from .terminal import Visible
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from streamcli.protocol.exchange import Exchange, Received
     from streamcli.protocol.sse import ServerSentEvent
-
-    from .meter import Meter
 
 
 class Format:

@@ -99,13 +99,8 @@ def _kill(leaders: Set[int]) -> None:
     for pid in leaders:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-    # Processes with a group of their own, as those that timeout(1) runs, are still in the session.
-    _send(signal.SIGKILL, _members(leaders) if leaders else ())
-
-
-def _members(sessions: Set[int]) -> Iterator[int]:
-    """The processes of some sessions, on systems where /proc tells."""
-    return (pid for pid, (_, session) in _processes().items() if session in sessions)
+    if leaders:  # processes with a group of their own, as those that timeout(1) runs, are still in the session
+        _send(signal.SIGKILL, [pid for pid, (_, session) in _processes().items() if session in leaders])
 
 
 def _processes() -> dict[int, tuple[int, int]]:

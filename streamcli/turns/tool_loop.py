@@ -8,14 +8,11 @@ Source: streamcli(7), section "Tool use".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from streamcli.errors import ToolError, malformed
 from streamcli.protocol.history import continued
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
 
 _FORCED = frozenset({"any", "tool"})
 
