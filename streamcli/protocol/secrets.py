@@ -8,7 +8,7 @@ beginning of one. No I/O. Source: SECURITY.md.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, AnyStr
 
 from streamcli.errors import APIError, APIStatusError
 
@@ -91,9 +91,7 @@ def hidden(data: bytes, secrets: Collection[str]) -> bytes:
 
 def hidden_text(text: str, secrets: Collection[str]) -> str:
     """As `hidden`, of text."""
-    if not any(
-        secret[at : at + _PIECE] in text for secret in secrets for at in range(max(1, len(secret) - _PIECE + 1))
-    ):
+    if not any(piece in text for secret in secrets for piece in _pieces(secret)):
         return text
     return hidden(text.encode("utf-8", "surrogatepass"), secrets).decode("utf-8", "surrogatepass")
 
@@ -122,13 +120,15 @@ def _hidden_in(value: Any, secrets: Collection[str]) -> Any:
     return value if shown == text else loads(shown)
 
 
+def _pieces(secret: AnyStr) -> Iterator[AnyStr]:
+    """The shortest pieces of a secret that are hidden; the whole of one that is shorter."""
+    return (secret[at : at + _PIECE] for at in range(max(1, len(secret) - _PIECE + 1)))
+
+
 def _without_pieces(data: bytes, secret: bytes) -> bytes:
-    parts, at = [], 0
-    for start in range(len(secret) - _PIECE + 1):
-        if secret[start : start + _PIECE] in data:
-            break
-    else:
+    if not any(piece in data for piece in _pieces(secret)):
         return data
+    parts, at = [], 0
     while at < len(data):
         size = _piece_at(data, at, secret)
         parts.append(HIDDEN if size else data[at : at + 1])
