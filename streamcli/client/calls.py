@@ -141,6 +141,8 @@ class Creation(Exchange):
 class Download(Exchange):
     """A call whose response is JSON Lines, of whatever content type."""
 
+    _wanted = "a list of results"
+
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
         """Whether the response holds what was asked for."""
         self.request_id = request_id_in(headers)
@@ -149,9 +151,3 @@ class Download(Exchange):
             return False
         self._begin(coded)
         return True
-
-    def error_response(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "a list of results"
-    ) -> APIError:
-        """As any call's, but it is results that were wanted."""
-        return super().error_response(status, headers, body, wanted=wanted)

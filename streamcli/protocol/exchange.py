@@ -71,6 +71,9 @@ class Exchange:
     is for the driver's single reads; it is only kept here.
     """
 
+    # What a response should be, for messages.
+    _wanted = "an event stream"
+
     def __init__(
         self,
         request: Request,
@@ -147,14 +150,12 @@ class Exchange:
             raise self.error_response(status, headers, body, wanted="a JSON object")
         return value
 
-    def error_response(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "an event stream"
-    ) -> APIError:
+    def error_response(self, status: int, headers: Mapping[str, str], body: bytes, *, wanted: str = "") -> APIError:
         """The error that a response without a stream is; `body` is its first MAX_ERROR_BODY bytes at most."""
         from .responses import error_of  # noqa: PLC0415 - few calls fail
 
         self.request_id = request_id_in(headers)
-        error = error_of(self.request.url, status, headers, body, wanted=wanted, secrets=self._secrets)
+        error = error_of(self.request.url, status, headers, body, wanted=wanted or self._wanted, secrets=self._secrets)
         error.request_id = self.request_id or error.request_id
         return error
 
