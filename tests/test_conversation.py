@@ -386,6 +386,13 @@ class TestCutShort:
                 assert left.read_bytes() == cut.removeprefix(lines(*expected)) + b"\n"
                 left.unlink()
 
+    def test_what_was_cut_and_cannot_be_kept_stays_where_it_is(self, path):
+        path.write_bytes(cut := lines(*PLAIN)[:-5])
+        path.with_name(f"{path.name}.torn").mkdir()
+        with conversation(path) as talk, pytest.raises(OutputError, match="is a directory"):
+            talk.append([talk.user_message("go on"), assistant(text("well"))])
+        assert path.read_bytes() == cut
+
     def test_a_write_of_ours_that_was_cut_is_not_kept_nor_is_anything_before_it_dropped(self, path):
         mine = lines(*PLAIN, user("written by hand"))
         path.write_bytes(mine + b'\0"role":"user","content":"a"}\n{"role"')

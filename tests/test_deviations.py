@@ -313,6 +313,19 @@ class TestNothing:
     def test_is_lost_where_the_data_might_have_been_something(self, data):
         assert isinstance(Read(stream(START, block_start(0), data, END, STOP)).error, ProtocolError)
 
+    @pytest.mark.parametrize("data", ["half", "[1]", '{"type": "novelty"}'])
+    def test_is_in_an_event_of_an_unknown_name_and_kind(self, data):
+        [before] = stream(START, block_start(1))
+        [after] = stream(text(1, "a"), END, STOP)
+        read = Read([before + f"event: novelty\ndata: {data}\n\n".encode() + after])
+        assert texts(read) == ["a"]
+        assert read.exchange.deviations == {"index": 1}
+
+    def test_is_in_what_follows_the_end(self):
+        read = Read(stream(START, block_start(1), text(1, "a"), END, STOP))
+        assert [received.event for received in read.exchange.receive(b"data: [DONE]\n\n")] == [None]
+        assert read.exchange.deviations == {"index": 1}
+
 
 class TestErrors:
     @pytest.mark.parametrize(

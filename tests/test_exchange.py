@@ -90,6 +90,7 @@ class TestRefusal:
             (404, {}, b'{"detail":"Not Found"}', NotFoundError, 3, 'status 404: {"detail":"Not Found"}'),
             (404, {}, b'{"error":"gone"}', NotFoundError, 3, "status 404: gone; asked https://host/v1/messages"),
             (400, {}, b"\xff\xfe\x00", BadRequestError, 3, "status 400"),
+            (400, {"content-encoding": "gzip"}, b"it is not", BadRequestError, 3, "status 400: it is not"),
             (400, {}, b"x" * 9000, BadRequestError, 3, "x…"),
             (200, AS_JSON, REFUSED, OverloadedError, 5, "overloaded"),
             (307, {"location": "https://evil/\nx"}, b"", APIStatusError, 3, "redirect to https://evil/ x is not"),
@@ -247,6 +248,12 @@ class TestEnd:
         stream = begun()
         list(stream.receive(opening("a") + MESSAGE_STOP[:-1]))
         with pytest.raises(IncompleteStreamError):
+            stream.end()
+
+    def test_tells_of_an_event_over_the_cap_that_came_with_the_events_before_it(self):
+        stream = begun(max_event_bytes=2**10)
+        assert len(list(stream.receive(opening("a") + b"data: " + b"x" * 2**10))) == 3
+        with pytest.raises(ProtocolError, match="larger than"):
             stream.end()
 
     def test_after_message_stop_is_fine_whatever_follows(self):

@@ -88,6 +88,13 @@ def test_a_derived_event_follows_its_delta():
     assert [(event.text, event.snapshot) for event in taken if event.type == "text"] == [("a", "a"), ("b", "ab")]
 
 
+def test_a_derived_event_has_no_more_keys_than_it_says():
+    *_, derived = handed_out(message_start(), block_start(), text_delta("a"))
+    assert derived["snapshot"] == "a"
+    with pytest.raises(KeyError):
+        derived["other"]
+
+
 def test_a_stop_carries_what_it_ends():
     *_, stop, _, end = handed_out(*text_events("a", "b"))
     assert stop == {"type": "content_block_stop", "index": 0, "content_block": {"type": "text", "text": "ab"}}

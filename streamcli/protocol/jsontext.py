@@ -50,7 +50,7 @@ def object_in(text: bytes, read: Callable[[bytes], Any] = loads) -> dict[str, An
 
 
 def exact(value: Any, text: bytes) -> Any:
-    """`value`, which `loads` gave for `text`, with its integers exact. Raises ValueError."""
+    """`value`, which `loads` gave for `text`, with its integers exact; what orjson reads, the standard library does."""
     digits = text.translate(_DIGITS_AS_ZEROS)
     if not any(long in digits for long in _LONG_INTEGERS):
         return value

@@ -123,7 +123,8 @@ class Accumulator:
         if event.setdefault("type", name) == "content_block_delta" and self.started:  # nearly all there are
             self._grow_block(event)
             return event
-        event = _exact(event, data, name)
+        event = exact(event, data)
+        event.setdefault("type", name)
         return event if self.take(event) else None
 
     def take(self, event: dict[str, Any]) -> bool:
@@ -468,15 +469,6 @@ def _read_input(block: _Block) -> tool_input.ToolInput:
         return tool_input.read(text)
     start = block.fields.get("input")
     return tool_input.ToolInput({} if start is None else start)
-
-
-def _exact(event: dict[str, Any], data: bytes, name: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = exact(event, data)
-    except ValueError:
-        raise malformed("data that is nested too deeply") from None
-    found.setdefault("type", name)
-    return found
 
 
 def _is_block(fields: Any) -> bool:

@@ -112,10 +112,7 @@ def _hidden_in(value: Any, secrets: Collection[str]) -> Any:
         return hidden_text(value, secrets)
     from .jsontext import dumps, loads  # noqa: PLC0415 - nothing that starts quickly needs orjson
 
-    try:
-        text = dumps(value)
-    except ValueError:
-        return value
+    text = dumps(value)  # it was parsed, so it can be written
     shown = hidden(text, secrets)
     return value if shown == text else loads(shown)
 
