@@ -12,6 +12,7 @@ Source: streamcli(7), section "Throttling".
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -30,15 +31,13 @@ _SPREAD, _WEIGHT = 0.8, 0.2
 _PREFIX, _REMAINING, _RESET = "anthropic-ratelimit-", "-remaining", "-reset"
 
 
+@dataclass(slots=True)
 class Permit:
     """The permission to send one request: which round it belongs to, when it started, whether its answer has begun."""
 
-    __slots__ = ("begun", "round", "started")
-
-    def __init__(self, round_: int, started: float) -> None:
-        self.round = round_
-        self.started = started
-        self.begun = False
+    round: int
+    started: float
+    begun: bool = False
 
 
 class Limiter:

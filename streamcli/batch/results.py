@@ -80,9 +80,8 @@ def errored(error: StreamcliError) -> dict[str, Any]:
     if details:
         said["details"] = details
     outcome: dict[str, Any] = {"type": "error", "error": said}
-    request_id = getattr(error, "request_id", None)
-    if request_id:
-        outcome["request_id"] = request_id
+    if error.request_id:
+        outcome["request_id"] = error.request_id
     return {"type": "errored", "error": outcome}
 
 

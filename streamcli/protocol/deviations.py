@@ -63,8 +63,7 @@ class Reader:
     def __init__(self, accumulator: Accumulator) -> None:
         self._accumulator = accumulator
         self.counts: Counter[str] = Counter()
-        # For each kind what was seen when it came first.
-        self._places: dict[str, str] = {}
+        self._first_seen: dict[str, str] = {}
         self._number_blocks()
 
     def _number_blocks(self) -> None:
@@ -74,16 +73,15 @@ class Reader:
         self._furthest = len(self._accumulator) - 1
 
     def lines(self) -> list[str]:
-        """A line for each kind that came: what it is, where it came first, how often."""
+        """A line for each kind that came: what it is, what was seen first, how often."""
         return [
-            f"deviation: {kind}: {self._places[kind]} (×{count})"  # noqa: RUF001 - meant
+            f"deviation: {kind}: {self._first_seen[kind]} (×{count})"  # noqa: RUF001 - meant
             for kind, count in self.counts.items()
         ]
 
-    def _note(self, kind: str, place: str) -> None:
-        """One more deviation of `kind`; `place` says what was seen."""
+    def _note(self, kind: str, seen: str) -> None:
         self.counts[kind] += 1
-        self._places.setdefault(kind, place)
+        self._first_seen.setdefault(kind, seen)
 
     def read(self, name: str, data: bytes) -> Iterator[Event]:
         """The events that one event stands for, each taken by the accumulator. Raises ProtocolError, APIStatusError."""

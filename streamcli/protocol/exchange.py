@@ -144,7 +144,6 @@ class Exchange:
         """The JSON object in a response that is not a stream. Raises the error that it is otherwise."""
         from .responses import json_object  # noqa: PLC0415 - a stream needs none of it
 
-        self.request_id = request_id_in(headers)
         value = json_object(status, headers, body)
         if value is None:
             raise self.error_response(status, headers, body, wanted="a JSON object")
