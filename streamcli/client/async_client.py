@@ -93,10 +93,7 @@ class AsyncClient(ClientState):
             try:
                 response = await self._send(exchange)
                 pieces = AsyncPieces(response)
-                accepted = exchange.accepted(response.status_code, response.headers)
-                if accepted is None:
-                    accepted = await _looks_readable(exchange, pieces)
-                if accepted:
+                if await _is_accepted(exchange, pieces):
                     return pieces
                 body = await error_body(pieces, exchange.body.looked_at)
                 raise exchange.error_response(response.status_code, response.headers, body)
@@ -116,16 +113,16 @@ class AsyncClient(ClientState):
             await sleep(wait)
 
 
-async def _looks_readable(exchange: Exchange, pieces: AsyncPieces) -> bool:
-    """Whether a body can be read that does not say so, by what it begins with."""
+async def _is_accepted(exchange: Exchange, pieces: AsyncPieces) -> bool:
+    """Whether a body is to be received, by its head, or else by what it begins with."""
+    accepted = exchange.accepted(pieces.response.status_code, pieces.response.headers)
     try:
-        verdict = None
-        while verdict is None:
-            verdict = exchange.body.look(await pieces.read())
+        while accepted is None:
+            accepted = exchange.body.look(await pieces.read())
     except APIError:
         await pieces.aclose()
         raise
-    return verdict
+    return accepted
 
 
 class AsyncMessages:

@@ -94,10 +94,7 @@ class Client(ClientState):
             try:
                 response = self._send(exchange)
                 pieces = Pieces(response)
-                accepted = exchange.accepted(response.status_code, response.headers)
-                if accepted is None:
-                    accepted = _looks_readable(exchange, pieces)
-                if accepted:
+                if _is_accepted(exchange, pieces):
                     return pieces
                 body = error_body(pieces, exchange.body.looked_at)
                 raise exchange.error_response(response.status_code, response.headers, body)
@@ -117,16 +114,16 @@ class Client(ClientState):
             sleep(wait)
 
 
-def _looks_readable(exchange: Exchange, pieces: Pieces) -> bool:
-    """Whether a body can be read that does not say so, by what it begins with."""
+def _is_accepted(exchange: Exchange, pieces: Pieces) -> bool:
+    """Whether a body is to be received, by its head, or else by what it begins with."""
+    accepted = exchange.accepted(pieces.response.status_code, pieces.response.headers)
     try:
-        verdict = None
-        while verdict is None:
-            verdict = exchange.body.look(pieces.read())
+        while accepted is None:
+            accepted = exchange.body.look(pieces.read())
     except APIError:
         pieces.close()
         raise
-    return verdict
+    return accepted
 
 
 class Messages:
