@@ -383,7 +383,6 @@ def status_error(
     *,
     headers: Mapping[str, str] | None = None,
     request_id: str | None = None,
-    partial: Any = None,
 ) -> APIStatusError:
     """The error that an error response or an `error` event is; streamcli(7), section "Error responses".
 
@@ -408,7 +407,6 @@ def status_error(
         body=body,
         in_stream=status_code is None,
         request_id=request_id,
-        partial=partial,
     )
 
 

@@ -103,7 +103,7 @@ class TestLines:
         with journal(path) as first:
             assert first.empty
             first.append(OLD)
-            first.append(NEW, sync=False)
+            first.append(NEW)
             assert not first.empty
             assert list(first.lines()) == split(OLD + NEW)
         assert path.read_bytes() == OLD + NEW
@@ -115,7 +115,7 @@ class TestLines:
             path = Path(directory, "file")
             held = journal(path)
             for objects in appends:
-                held.append(encoded(objects), sync=False)
+                held.append(encoded(objects))
                 if again:
                     held.close()
                     held = journal(path)
@@ -127,11 +127,6 @@ class TestLines:
         with journal(path) as held:
             held.append(b"")
         assert path.read_bytes() == OLD[:-1]
-
-    def test_lines_can_be_read_from_an_offset_on(self, path):
-        path.write_bytes(OLD + NEW)
-        with journal(path) as held:
-            assert list(held.lines(len(OLD))) == split(NEW)
 
     def test_reading_half_of_them_does_not_move_where_the_next_append_goes(self, path):
         path.write_bytes(OLD + NEW)
@@ -438,18 +433,14 @@ class TestInterrupted:
 
         steps(interrupted)
 
-    @pytest.mark.parametrize(
-        ("sync", "expected"),
-        [(True, ["pwrite", "fsync", "pwrite", "fsync", "fsync"]), (False, ["pwrite", "pwrite"])],
-    )
-    def test_a_power_cut_finds_the_first_byte_only_where_the_others_are(self, path, monkeypatch, sync, expected):
+    def test_a_power_cut_finds_the_first_byte_only_where_the_others_are(self, path, monkeypatch):
         called = []
         for name in ("pwrite", "fsync"):
             real = getattr(os, name)
             monkeypatch.setattr(os, name, lambda *args, n=name, f=real: called.append((n, args)) or f(*args))
         with journal(path) as held:
-            held.append(NEW, sync=sync)
-        assert [name for name, _ in called] == expected
+            held.append(NEW)
+        assert [name for name, _ in called] == ["pwrite", "fsync", "pwrite", "fsync", "fsync"]
         assert [args[2] for name, args in called if name == "pwrite"] == [1, 0]
 
     def test_a_replacement_whose_lines_fail_changes_nothing(self, path):
@@ -519,7 +510,7 @@ waits = []
 for number in range(count):
     with Journal(path, mode=0o600, busy=lambda: waits.append(number)) as held:
         seen = [json.loads(line) for line in held.lines()]
-        held.append(json.dumps({"seen": len(seen)}).encode() + b"\\n", sync=False)
+        held.append(json.dumps({"seen": len(seen)}).encode() + b"\\n")
         if number % 7 == 0:
             held.replace([line + b"\\n" for line in held.lines()])
 print(json.dumps(len(waits)))

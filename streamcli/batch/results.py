@@ -246,9 +246,7 @@ class Results(Keeper):
 
     def _recorded(self) -> Iterator[_Record]:
         """Each line of the file."""
-        for place, text in enumerate(self._journal.lines(), 1):
-            if not text.strip():
-                continue
+        for place, text in self._journal.numbered():
             found = _parsed(text)
             if found is None or (found[1]["type"] == "succeeded" and self._holds not in found[1]):
                 raise UsageError(f"{self.path}: line {place} is not a result")

@@ -109,9 +109,8 @@ class State(Keeper):
         self._last = 0
         self._journal = Journal(path, mode=_MODE, busy=self._busy)
         with self._journal.closed_on_failure():
-            for place, text in enumerate(self._journal.lines(), 1):
-                if text.strip():
-                    self._take_up(place, text)
+            for place, text in self._journal.numbered():
+                self._take_up(place, text)
 
     @property
     def waiting(self) -> list[Part]:

@@ -72,9 +72,7 @@ class Conversation(Keeper):
 
     def _read(self) -> list[dict[str, Any]]:
         numbers, messages = [], []
-        for number, line in enumerate(self._journal.lines(), 1):
-            if not line.strip():
-                continue
+        for number, line in self._journal.numbered():
             messages.append(_message(line, f"{self.path}: line {number}"))
             numbers.append(number)
         if not self._journal.torn:

@@ -84,12 +84,16 @@ class Journal:
         """Whether there are no lines."""
         return self._end == 0
 
-    def lines(self, start: int = 0) -> Iterator[bytes]:
-        """The lines from offset `start` on, without line ends and byte order mark. Raises UsageError."""
-        mark = BOM_UTF8 if start == 0 else b""
-        for line in self._read(start, self._end):
+    def lines(self) -> Iterator[bytes]:
+        """The lines, without line ends and byte order mark. Raises UsageError."""
+        mark = BOM_UTF8
+        for line in self._read(0, self._end):
             yield line.removeprefix(mark).rstrip(b"\r\n")
             mark = b""
+
+    def numbered(self) -> Iterator[tuple[int, bytes]]:
+        """The lines that are not blank, each with its number, counted from 1. Raises UsageError."""
+        return ((number, line) for number, line in enumerate(self.lines(), 1) if line.strip())
 
     def keep(self, count: int) -> None:
         """Have only the first `count` lines count from now on; the file changes with the next append."""
@@ -99,8 +103,8 @@ class Journal:
         self._unended = self._unended and end == self._end
         self._end = end
 
-    def append(self, lines: bytes, *, sync: bool = True, together: bool = True) -> None:
-        """Add whole lines, each with its line end; with `sync` they are on the disk when this returns.
+    def append(self, lines: bytes, *, together: bool = True) -> None:
+        """Add whole lines, each with its line end; they are on the disk when this returns.
 
         A process that is killed at any moment leaves all of them or none of them, or, if they do not belong `together`,
         some of them, each whole. Raises OutputError.
@@ -116,21 +120,18 @@ class Journal:
                 os.ftruncate(self._fd, end)
             if together:
                 _write(self._fd, rest, end + 1)
-                if sync:
-                    os.fsync(self._fd)
+                os.fsync(self._fd)
                 _write(self._fd, first, end)
             else:
                 _write(self._fd, b"".join([first, rest]), end)
-            if sync:
-                os.fsync(self._fd)
-                if self._made:
-                    _sync_directory(self._file)
+            os.fsync(self._fd)
+            if self._made:
+                _sync_directory(self._file)
         except BaseException as fault:
             self._take_back(fault)
             raise
         self._size = self._end = after
-        self._unended = self.torn = False
-        self._made = self._made and not sync
+        self._unended = self.torn = self._made = False
 
     def end_line(self) -> None:
         """End the last line, if it has no line end. Raises OutputError."""
