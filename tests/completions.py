@@ -18,7 +18,7 @@ HEADER = "# Made from the options by tests/completions.py: run `make completions
 # What a value is, by the option's metavar: names of files, of commands, one of some words, or nothing to offer.
 FILES = {"FILE", "PATH", "PATH|URL", "FILE|JSON", "PROGRAM", "[MODEL.gguf]"}
 COMMANDS = {"COMMAND"}
-FREE = {"TEXT", "KEY=VALUE", "N", "S", "X", "URL", "DATE", "'NAME: VALUE'"}
+FREE = {"TEXT", "KEY=VALUE", "N", "SECONDS", "X", "URL", "DATE", "'NAME: VALUE'"}
 WORDS = {
     "effort": ["low", "medium", "high", "xhigh", "max"],
     "thinking": ["adaptive", "off"],
@@ -130,7 +130,7 @@ def _shell_list(name):
 
 def zsh():
     lines = [_zsh_option(option) for option in OPTIONS]
-    lines += ["'(-)'{-h,--help}'[Print a summary of the options]'", "'(-)--version[Print the version]'"]
+    lines += ["'(-)'{-h,--help}'[Show all options]'", "'(-)--version[Print the version]'"]
     arguments = " \\\n        ".join(lines)
     completers = "".join(
         f"""
@@ -200,7 +200,7 @@ end
     lines = ["complete -c streamcli -f"]
     lines += [_fish_option(option) for option in OPTIONS]
     lines += [
-        "complete -c streamcli -s h -l help -d 'Print a summary of the options'",
+        "complete -c streamcli -s h -l help -d 'Show all options'",
         "complete -c streamcli -l version -d 'Print the version'",
     ]
     return HEADER + lists + "\n" + "\n".join(lines) + "\n"

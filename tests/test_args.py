@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcli.cli.args import OPTIONS, OUTPUT_FORMATS, Args, parse
+from streamcli.protocol import request, sse
 
 WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 
@@ -188,3 +189,22 @@ class TestFailOn:
     @pytest.mark.parametrize("text", ["refusal,max_tokens", " max_tokens , refusal ", "refusal,,max_tokens,"])
     def test_it_is_a_list_of_reasons(self, text):
         assert parse(["--fail-on", text]).fail_on == {"refusal", "max_tokens"}
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if "[default: " in option.help], ids=lambda o: o.name)
+def test_the_default_that_help_names_is_the_default(option):
+    elsewhere = {
+        "model": request.DEFAULT_MODEL,
+        "base_url": request.DEFAULT_BASE_URL,
+        "max_tokens": f"{request.ANTHROPIC_MAX_TOKENS}, elsewhere {request.DEFAULT_MAX_TOKENS}",
+        "timeout": "none",
+        "retry_errors": "yes",
+        "max_event_bytes": f"{sse.MAX_EVENT_BYTES >> 20} MiB",
+    }
+    assert option.help.endswith(f"[default: {elsewhere.get(option.name, option.default)}]")
+
+
+def test_every_default_that_is_one_is_named():
+    own = [option for option in OPTIONS if option.default and isinstance(option.default, int | float | str)]
+    silent = {option.name for option in own if "[default: " not in option.help}
+    assert silent == {"error_format"}

@@ -15,7 +15,9 @@ import pytest
 from faults_command import COMMAND, Running, Terminal, environment
 from server import HANG, MESSAGE_STOP, block_stop, head, message_delta, ok, opening, text_delta, text_stream
 
-NO_PROMPT = b"streamcli: error: no prompt: give one as an argument, in a file with -f, or on standard input\n"
+NO_PROMPT = (
+    b"streamcli: error: no prompt: give one as an argument, in a file with -f, or on standard input; see streamcli -h\n"
+)
 CLOSING = block_stop() + message_delta() + MESSAGE_STOP
 
 

@@ -170,6 +170,7 @@ class Option(click.Option):
 
 # A system call can wait some 24 days; 64 bits are the largest integers that every JSON parser takes.
 _SECONDS, _COUNT = Number(float, most=1e6), Number(int, most=2**63 - 1)
+_SPEED = Number(float, most=1e6)
 _SANITIZE = click.Choice(["auto", "always", "never"])
 _SOME, _MANY = Number(int, least=1, most=2**31 - 1), Number(int, least=1, most=2**63 - 1)
 
@@ -178,6 +179,11 @@ def _option(*names: str, metavar: str | None = None, help: str, **settings: Any)
     if settings.get("multiple"):
         settings["type"] = Texts()
     return Option(names, metavar=metavar, help=help, **settings)
+
+
+def _seconds(name: str, *, help: str, default: float | None = None) -> click.Option:  # noqa: A002
+    said = f"{help} [default: {default}]" if default is not None else help
+    return Option([name], type=_SECONDS, default=default, metavar="SECONDS", help=said)
 
 
 def _flag(*names: str, help: str, default: bool = False) -> click.Option:  # noqa: A002 - click's word
@@ -195,128 +201,138 @@ def _configure(context: click.Context, param: click.Parameter, value: str | None
 
 
 _EARLY: dict[str, Any] = {"is_eager": True, "callback": _configure}
-_MESSAGE = "The final message as JSON."
-_CACHE = "Mark what requests share for the prompt cache."
+_FORMS_OF_JSON = ["STREAMCLI_MESSAGE", "STREAMCLI_JSON"]
 
 GROUPS: dict[str, list[click.Option]] = {
     "Input": [
-        _option("-f", "--file", multiple=True, metavar="PATH", help="Text to put in front of the prompt."),
-        _option("-a", "--attach", multiple=True, metavar="PATH|URL", help="An image, a PDF or a text file."),
-        _option("-c", "--conversation", metavar="FILE", help="Go on with the conversation in FILE, and add to it."),
+        _option("-f", "--file", multiple=True, metavar="PATH", help="Add the text of a file to the prompt."),
+        _option("-a", "--attach", multiple=True, metavar="PATH|URL", help="Attach an image, a PDF or a text file."),
+        _option("-c", "--conversation", metavar="FILE", help="Continue the conversation in FILE."),
         _flag("-I", "--ignore-stdin", help="Do not read standard input."),
-        _option("--stdin-timeout", type=_SECONDS, default=60, metavar="S", help="For its first byte: 60; 0: none."),
-        _option("--body", metavar="FILE", help="Request JSON to start from; - is standard input."),
+        _seconds("--stdin-timeout", help="Time limit for silent input; 0: none.", default=60),
+        _option("--body", metavar="FILE", help="Start from the request in a JSON file."),
     ],
     "Model": [
-        _option("-m", "--model", metavar="NAME", help="The model to use."),
-        _option("--fallback-model", multiple=True, metavar="NAME", help="The model to ask where that one fails."),
-        _option("-s", "--system", metavar="TEXT", help="The system prompt."),
-        _option("--system-file", metavar="PATH", help="The system prompt, from a file."),
-        _option("--max-tokens", type=_COUNT, metavar="N", help="The most tokens of an answer: 8192."),
-        _option("--temperature", type=Number(float), metavar="X", help="Sampling temperature."),
-        _option("--top-p", type=Number(float), metavar="X", help="Nucleus sampling."),
-        _option("--top-k", type=_COUNT, metavar="N", help="Sample from the N most likely tokens."),
-        _option("--stop", multiple=True, metavar="TEXT", help="Stop when the model writes this."),
-        _option("--thinking", type=Thinking(), metavar="adaptive|off|N", help="Whether to think; N: at most N tokens."),
-        _option("--effort", metavar="LEVEL", help="low, medium, high, xhigh or max."),
-        _option("--schema", metavar="FILE|JSON", help="Ask for JSON of this schema."),
-        _option("--cache", type=click.Choice(["5m", "1h"]), metavar="[=1h]", help=_CACHE),
-        _option("--beta", multiple=True, metavar="NAME", help="Turn on a beta feature."),
-        _option("--set", multiple=True, metavar="KEY=VALUE", help="Any field of the request, as JSON or text."),
+        _option("-m", "--model", metavar="NAME", help="Model to ask. [default: claude-sonnet-5-5]"),
+        _option("--fallback-model", multiple=True, metavar="NAME", help="Ask this model if that one is overloaded."),
+        _option("-s", "--system", metavar="TEXT", help="System prompt."),
+        _option("--system-file", metavar="PATH", help="Read the system prompt from a file."),
+        _option("--max-tokens", type=_COUNT, metavar="N", help="Longest answer. [default: 32000, elsewhere 8192]"),
+        _option("--temperature", type=Number(float), metavar="X", help="Sampling temperature, such as 0.2."),
+        _option("--top-p", type=Number(float), metavar="X", help="Sample from the likeliest tokens up to X in sum."),
+        _option("--top-k", type=_COUNT, metavar="N", help="Sample from the N likeliest tokens."),
+        _option("--stop", multiple=True, metavar="TEXT", help="Stop when the model writes TEXT."),
+        _option(
+            "--thinking", type=Thinking(), metavar="adaptive|off|N", help="Think as needed, never, or up to N tokens."
+        ),
+        _option("--effort", metavar="LEVEL", help="Effort: low, medium, high, xhigh or max."),
+        _option("--schema", metavar="FILE|JSON", help="Answer in JSON that fits this JSON Schema."),
+        _option("--cache", type=click.Choice(["5m", "1h"]), metavar="[=1h]", help="Cache what requests share."),
+        _option("--beta", multiple=True, metavar="NAME", help="Enable a beta feature of the API."),
+        _option("--set", multiple=True, metavar="KEY=VALUE", help="Set any field, such as metadata.user_id=7."),
     ],
     "Tools": [
-        _option("--tools", metavar="FILE", help="Tools to declare; a call ends the run."),
-        _option("-T", "--tool", multiple=True, metavar="PROGRAM", help="A program to run when the model calls it."),
-        _option("--tool-choice", metavar="auto|any|none|NAME", help="Whether a tool must be called, or which."),
-        _option("--max-turns", type=_SOME, default=10, metavar="N", help="The most requests: 10."),
-        _option("--tool-timeout", type=_SECONDS, default=60, metavar="S", help="For each call: 60; 0: none."),
-        _flag("--confirm", help="Ask on the terminal before a tool is run."),
+        _option("--tools", metavar="FILE", help="Declare the tools in a JSON file; run none."),
+        _option("-T", "--tool", multiple=True, metavar="PROGRAM", help="Let the model run this program as a tool."),
+        _flag("--confirm", help="Ask on the terminal before a tool runs."),
+        _option("--tool-choice", metavar="auto|any|none|NAME", help="Whether to call a tool, or which."),
+        _option("--max-turns", type=_SOME, default=10, metavar="N", help="Most requests with tools. [default: 10]"),
+        _seconds("--tool-timeout", help="Time limit for a call; 0: none.", default=60),
     ],
-    "Output format, one of": [
-        _flag("--events", help="Each event's JSON unchanged, one a line."),
-        _option("--message", "--json", is_flag=True, envvar=["STREAMCLI_MESSAGE", "STREAMCLI_JSON"], help=_MESSAGE),
-        _flag("--summary", help="A summary, one key: value a line."),
-        _flag("--snapshots", help="The message so far, after each event, as JSON lines."),
-        _flag("--sse", help="The bytes of the event stream."),
+    "Output format (choose one; text otherwise)": [
+        _flag("--events", help="Print each event as a line of JSON."),
+        _option("--message", "--json", is_flag=True, envvar=_FORMS_OF_JSON, help="Print the final message as JSON."),
+        _flag("--summary", help="Print model, stop reason, tokens and times."),
+        _flag("--snapshots", help="Print the message so far after each event."),
+        _flag("--sse", help="Print the event stream as it came."),
     ],
     "Output": [
-        _option("-o", "--output", metavar="FILE", help="Write to FILE, which appears when it is complete."),
-        _flag("-x", "--extract", help="Only the last fenced block of the text."),
-        _flag("--show-thinking", help="The model's thinking, on standard error."),
-        _flag("--show-sources", help="What the answer cites, on standard error."),
-        _flag("--progress", help="Tokens, rate and time on standard error, if it is a terminal."),
-        _option(
-            "--sanitize", type=_SANITIZE, default="auto", metavar="WHEN", help="Show controls: auto, always or never."
-        ),
-        _option("--buffer", type=_SOME, metavar="N", help="Write text in sentences or pieces of N characters."),
-        _option("--pace", type=_SECONDS, metavar="S", help="Wait S seconds between two pieces of text."),
-        _flag("-u", "--usage", help="Tokens and times, on a line of standard error."),
-        _option("--usage-to", metavar="FILE", help="The summary as JSON, to a file or /dev/fd/N."),
-        _option("--events-to", metavar="FILE", help="As --events, to a file or /dev/fd/N."),
+        _option("-o", "--output", metavar="FILE", help="Write to FILE, once the answer is complete."),
+        _flag("-x", "--extract", help="Print only the last fenced code block."),
+        _flag("--show-thinking", help="Print the thinking to standard error."),
+        _flag("--show-sources", help="List cited sources on standard error."),
+        _flag("--progress", help="Show tokens, speed and time on the terminal."),
+        _option("--sanitize", type=_SANITIZE, default="auto", help="Show control characters. [default: auto]"),
+        _option("--buffer", type=_SOME, metavar="N", help="Print sentences, or pieces of N characters."),
+        _seconds("--pace", help="Pause between two pieces of text."),
+        _flag("-u", "--usage", help="Print token counts to standard error."),
+        _option("--usage-to", metavar="FILE", help="Write the summary as JSON; /dev/fd/N works."),
+        _option("--events-to", metavar="FILE", help="Write the events as well; /dev/fd/N works."),
     ],
-    "Tape": [
-        _option("--record", metavar="FILE", help="Record the HTTP traffic in FILE, secrets hidden."),
-        _option("--replay", metavar="FILE", help="Play a recording: no network, no key, no prompt."),
-        _option("--replay-speed", type=_SECONDS, default=0, metavar="X", help="1 as recorded, 2 twice as fast, 0 now."),
+    "Recording": [
+        _option("--record", metavar="FILE", help="Record the HTTP traffic, without secrets."),
+        _option("--replay", metavar="FILE", help="Answer from a recording: no network, no key."),
+        _option("--replay-speed", type=_SPEED, default=0, metavar="X", help="1: real time, 0: at once. [default: 0]"),
     ],
-    "Batch": [
-        _option("--batch", metavar="FILE", help="A request on each line of FILE, a result on each line of the output."),
-        _flag("--lines", help="Each line of FILE is a prompt, not JSON."),
-        _option("-j", "--jobs", type=_SOME, default=8, metavar="N", help="How many at a time: 8."),
-        _option("--max-total-tokens", type=_MANY, metavar="N", help="Start no line once so many were used."),
-        _flag("--unordered", help="Write results as they come, not in order."),
-        _flag("--resume", help="Go on with the output of a stopped run."),
-        _flag("--retry-errors/--no-retry-errors", default=True, help="With --resume, ask failed lines too (default)."),
-        _flag("--offload", help="Use the Message Batches API: cheaper, within a day."),
-        _flag("--cancel", help="With --offload: cancel what is running there."),
+    "Many prompts": [
+        _option("--batch", metavar="FILE", help="Ask every line of FILE; - is standard input."),
+        _flag("--lines", help="Each line is a prompt, not JSON."),
+        _option("-j", "--jobs", type=_SOME, default=8, metavar="N", help="Requests at a time. [default: 8]"),
+        _option("--max-total-tokens", type=_MANY, metavar="N", help="Start no more lines after N tokens."),
+        _flag("--unordered", help="Print results as they come."),
+        _flag("--resume", help="Ask only what -o does not hold yet."),
+        _flag("--retry-errors/--no-retry-errors", default=True, help="Resume failed lines too. [default: yes]"),
+        _flag("--offload", help="Use the Message Batches API: half the price."),
+        _flag("--cancel", help="Cancel the batches of --offload."),
     ],
     "Connection": [
-        _option("--base-url", metavar="URL", help="The base URL of the Messages API."),
-        _option("--local", metavar="[MODEL.gguf]", help="Run a model on this machine and use it."),
-        _option("--api-key-file", metavar="PATH", help="A file that holds the key."),
-        _option("--api-key-cmd", metavar="COMMAND", help="A shell command that prints the key."),
-        _option("--auth", type=click.Choice(["x-api-key", "bearer"]), help="The header that the key goes out in."),
-        _option("--api-version", metavar="DATE", help="The anthropic-version header."),
-        _option("-H", "--header", multiple=True, metavar="'NAME: VALUE'", help="A header to send."),
-        _option("--connect-timeout", type=_SECONDS, default=5, metavar="S", help="To connect, with TLS: 5; 0: none."),
-        _option("--idle-timeout", type=_SECONDS, default=90, metavar="S", help="Between two reads: 90; 0: none."),
-        _option("--timeout", type=_SECONDS, metavar="S", help="For each request, retries included: none."),
-        _option("--retries", type=_COUNT, default=2, metavar="N", help="Further attempts: 2."),
-        _option("--proxy", metavar="URL", help="A proxy, instead of the environment's."),
-        _option("--ca-file", metavar="PATH", help="Certificates to trust, instead of the usual ones."),
-        _flag("--strict", help="Fail at the first deviation from the documented event stream."),
-        _option("--max-event-bytes", type=_COUNT, default=1 << 26, metavar="N", help="Of one event: 64 MiB; 0: any."),
-        _flag("--allow-http", help="Let a key go to another machine over plain http."),
+        _option("--base-url", metavar="URL", help="Server. [default: https://api.anthropic.com]"),
+        _option("--local", metavar="[MODEL.gguf]", help="Run a model on this machine: no key needed."),
+        _option("--api-key-file", metavar="PATH", help="Read the API key from a file."),
+        _option("--api-key-cmd", metavar="COMMAND", help="Read the API key from a command's output."),
+        _option("--auth", type=click.Choice(["x-api-key", "bearer"]), help="Header that carries the API key."),
+        _option("--api-version", metavar="DATE", help="Value of the anthropic-version header."),
+        _option("-H", "--header", multiple=True, metavar="'NAME: VALUE'", help="Send this header too."),
+        _seconds("--connect-timeout", help="Time limit for connecting; 0: none.", default=5),
+        _seconds("--idle-timeout", help="Time limit for silence; 0: none.", default=90),
+        _seconds("--timeout", help="Time limit for everything. [default: none]"),
+        _option("--retries", type=_COUNT, default=2, metavar="N", help="Retries after passing errors. [default: 2]"),
+        _option("--proxy", metavar="URL", help="Proxy, instead of the environment's."),
+        _option("--ca-file", metavar="PATH", help="Trust these certificates, not the system's."),
+        _flag("--strict", help="Fail where the stream breaks the rules."),
+        _option(
+            "--max-event-bytes", type=_COUNT, default=1 << 26, metavar="N", help="Largest event. [default: 64 MiB]"
+        ),
+        _flag("--allow-http", help="Allow a key to be sent over plain HTTP."),
     ],
     "Other": [
-        _option("--fail-on", metavar="LIST", default="refusal", help="Stop reasons that end with status 9: refusal."),
-        _option("--error-format", type=click.Choice(["text", "json"]), default="text", help="How errors are printed."),
-        _flag("--dry-run", help="Print the request as JSON, key hidden, and send nothing."),
-        _flag("--as-curl", help="Print the request as a curl command, and send nothing."),
-        _flag("--count-tokens", help="Print how many tokens the request has, and send no prompt."),
-        _flag("--models", help="Print the available models; with --json all about them."),
-        _option("--config", metavar="FILE", help="Another configuration file than the usual one.", **_EARLY),
-        _option("--profile", metavar="NAME", help="The table [profile.NAME] of the configuration.", **_EARLY),
-        _flag("--show-config", help="Print what is in force and where it was set."),
-        _flag("-v", "--verbose", help="Request id, times and rate limits on standard error."),
-        _flag("-q", "--quiet", help="No notes on standard error; errors stay."),
+        _option("--fail-on", metavar="LIST", default="refusal", help="Stop reasons that fail. [default: refusal]"),
+        _option("--error-format", type=click.Choice(["text", "json"]), default="text", help="How to print errors."),
+        _flag("--dry-run", help="Print the request as JSON; send nothing."),
+        _flag("--as-curl", help="Print the request for curl; send nothing."),
+        _flag("--count-tokens", help="Print how many tokens the request has."),
+        _flag("--models", help="List the server's models."),
+        _option("--config", metavar="FILE", help="Use this configuration file.", **_EARLY),
+        _option("--profile", metavar="NAME", help="Use [profile.NAME] of the configuration.", **_EARLY),
+        _flag("--show-config", help="Print all settings and where each was set."),
+        _flag("-v", "--verbose", help="Print request id, times and rate limits."),
+        _flag("-q", "--quiet", help="Print errors only, no notes."),
     ],
 }
+# What -h shows: those of every day.
+DAILY = ("file", "attach", "model", "system", "conversation", "output", "extract", "message", "usage", "local")
 OPTIONS = [option for options in GROUPS.values() for option in options]
 
 
 class Command(click.Command):
-    """A command whose --help has headings."""
+    """A command whose --help has headings, and whose -h shows the options of every day."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings, in the table's order."""
         grouped = {id(option) for option in OPTIONS}
         rest = [param for param in self.get_params(ctx) if id(param) not in grouped]
-        for heading, options in GROUPS.items():
-            shown = [*options, *(rest if heading == "Other" else ())]
-            records = [option.get_help_record(ctx) for option in shown if isinstance(option, click.Option)]
+        groups: dict[str, list[Any]] = {**GROUPS, "Other": [*GROUPS["Other"], *rest]}
+        if _IS_SHORT in ctx.meta:
+            groups = {"Options": [option for name in DAILY for option in OPTIONS if option.name == name]}
+        for heading, options in groups.items():
+            records = [option.get_help_record(ctx) for option in options if isinstance(option, click.Option)]
             with formatter.section(heading):
                 formatter.write_dl([record for record in records if record])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write where there is more, or what the exit statuses mean."""
+        self.epilog = _MORE if _IS_SHORT in ctx.meta else _EPILOG
+        super().format_epilog(ctx, formatter)
 
 
 _MODES = ("batch", "count_tokens", "models", "show_config", "dry_run", "as_curl")
@@ -361,10 +377,28 @@ _NEEDS = [
     ("confirm", "tool"),
 ]
 
-_EPILOG = (
-    "Exit status: 0 complete, 2 usage, 3 rejected, 4 authentication, 5 throttled or server error, 6 connection, "
-    "7 timeout, 8 incomplete, 9 --fail-on or --max-total-tokens, 10 output, 11 tool or schema. More: man streamcli."
-)
+_IS_SHORT = "streamcli.short"
+_HELP = """Send a prompt to a Messages endpoint and stream the answer.
+
+Standard input is sent too, before the prompt, unless it is a terminal. The API key comes from ANTHROPIC_API_KEY; a
+server on this machine needs none.
+
+\b
+Examples:
+  git diff --cached | streamcli 'Write the commit message.'
+  streamcli --base-url http://localhost:11434 -m qwen3 'Hello?'
+"""
+_MORE = "All options: streamcli --help. Everything else: man streamcli."
+_EPILOG = """\b
+Exit status:
+  0  complete                       6  no connection
+  2  wrong usage; nothing was sent  7  timeout
+  3  rejected by the server         8  the stream broke off
+  4  API key or permission          9  refused, or another reason of --fail-on
+  5  rate limited or overloaded    10  the output could not be written
+                                   11  not what --schema, -x or -T need
+
+The manual: man streamcli."""
 
 
 def command() -> click.Command:
@@ -378,12 +412,12 @@ def command() -> click.Command:
             *OPTIONS,
             click.Option(["--version"], help="Print the version.", callback=_version, **asked),
             # Versions of click differ in when they look at their own, and whether it has a variable.
-            click.Option(["-h", "--help"], help="Show this message and exit.", callback=_help, **asked),
+            click.Option(["-h"], help="Show the options of every day.", callback=_short_help, **asked),
+            click.Option(["--help"], help="Show all options.", callback=_help, **asked),
         ],
         add_help_option=False,
         callback=_collect,
-        help="Send a prompt to a Messages endpoint and stream the answer to standard output.",
-        epilog=_EPILOG,
+        help=_HELP,
         context_settings={"auto_envvar_prefix": "STREAMCLI"},
     )
 
@@ -424,6 +458,12 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 def _help(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         _print(ctx, ctx.get_help())
+
+
+def _short_help(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.meta[_IS_SHORT] = True
+    _help(ctx, param, wanted)
 
 
 def _print(ctx: click.Context, text: str) -> None:

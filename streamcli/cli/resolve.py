@@ -283,7 +283,9 @@ def body(args: Args, found: dict[str, Any], messages: Sequence[Message]) -> dict
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise UsageError("--set messages: needs a list of objects")
     if not messages:
-        raise UsageError("no prompt: give one as an argument, in a file with -f, or on standard input")
+        raise UsageError(
+            "no prompt: give one as an argument, in a file with -f, or on standard input; see streamcli -h"
+        )
     if found["stream"] is not True:
         raise UsageError("--set stream: answers are always streamed")
     return found
