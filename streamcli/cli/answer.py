@@ -22,7 +22,6 @@ from streamcli.errors import (
     StreamcliError,
     StreamError,
     ToolError,
-    UnexpectedResponseError,
 )
 from streamcli.output.meter import Meter, summary, summary_lines
 from streamcli.output.price import Prices
@@ -167,9 +166,6 @@ class Answer:
         # Not by `with`: when the run ends, the last stream is still asked how its answer came to be.
         stream = client.messages.stream(betas=self._args.beta, extra_body=fields).__enter__()
         self._stream = stream
-        if self._args.output_format == "sse" and stream.exchange.came_whole:
-            what = "the response is a whole message and not an event stream, which --sse would show"
-            raise stream.exchange.explained(UnexpectedResponseError(what))
         self._pump(stream, question.player)
         return stream
 

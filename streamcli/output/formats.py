@@ -11,7 +11,7 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING, Any
 
-from streamcli.errors import APIError, APIStatusError, StreamcliError
+from streamcli.errors import APIError, APIStatusError, StreamcliError, UnexpectedResponseError
 from streamcli.protocol.jsontext import dumps, object_in
 from streamcli.protocol.message import parsed, text_of
 
@@ -264,7 +264,10 @@ class RawStream(Format):
     """The stream's bytes."""
 
     def read(self, data: bytes) -> None:
-        """Pass them on as they came."""
+        """Pass them on as they came. Raises UnexpectedResponseError where they are not a stream after all."""
+        if self.exchange.came_whole:
+            what = "the response is a whole message and not an event stream, which --sse would show"
+            raise self.exchange.explained(UnexpectedResponseError(what))
         self.pending.append(data)
 
 

@@ -63,6 +63,8 @@ class _Block:
             self.grow(self.kind)
         if isinstance(fields.get("citations"), list):
             self.fields["citations"] = list(fields["citations"])
+        if not isinstance(fields.get("partial_json", ""), str):  # what a tool input's fragments would be kept as
+            raise malformed(f"a {self.kind} block whose partial_json is not a string")
 
     def grow(self, field: str) -> None:
         start = self.fields.get(field)
