@@ -70,7 +70,7 @@ def h11s(headers, reads, status=200):
 CHUNKED = {"transfer-encoding": "chunked"}
 TOKENS = st.sampled_from(
     [b"\r\n", b"\r", b"\n", b"0", b"5", b"a", b"F", b";", b";x=1", b" ", b"\t", b"hello", b"5\r\nhello\r\n"]
-    + [b"0\r\n", b"0\r\n\r\n", b"x: y\r\n", b": ", b"\x00", b"\x0b", b"1" * 21, b"\xff"]
+    + [b"0\r\n", b"0\r\n\r\n", b"x: y\r\n", b": ", b"\x00", b"\x0b", b"1" * 20, b"1" * 21, b"\xff"]
 )
 RUBBISH = st.lists(TOKENS | st.binary(max_size=3), max_size=12).map(b"".join)
 PIECES = st.lists(st.binary(min_size=1, max_size=40), max_size=6)
@@ -96,6 +96,7 @@ def chunked_bodies(draw):
 @example(b"5;a\rb\r\nhello\r\n0\r\n\r\n", [])
 @example(b"5 ;a\r\nhello\r\n0\r\n\r\n", [])
 @example(b"5\r\nhelloxx0\r\n\r\n", [])
+@example(b"f" * 20 + b"\r\nhello", [23])
 @example(b"0\r\nx: y\r\n folded\r\n\r\n", [8])
 @example(b"0\r\n folded\r\n\r\n", [])
 def test_chunks_come_out_as_from_h11_and_what_h11_refuses_is_refused(stream, positions):

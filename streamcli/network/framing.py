@@ -8,6 +8,7 @@ work in time linear in them. No I/O. Source: RFC 9112 sections 6 and 7.1.
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Framing:
         parts = [data[:end]]
         while not self._in_trailers and (head := _CHUNK_HEAD.match(data, end)):
             start = head.end()
-            end = start + int(head[1], 16)
+            end = min(start + int(head[1], 16), sys.maxsize)  # no string has places beyond
             parts.append(data[start:end])
             if end == start:
                 self._in_trailers = True
