@@ -368,6 +368,9 @@ EXCLUSIVE = [
     *itertools.product(OUTPUT_FORMATS, ("extract", "buffer", "pace", "batch")),
     *itertools.product(set(OUTPUT_FORMATS) - {"message"}, ("count_tokens", "models")),
 ]
+# Names of standard input, which is - for the options that know it by that.
+STANDARD_INPUT = frozenset({"/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
+_KNOW_DASH = ("file", "attach", "body", "batch")
 _MAY_BE_EMPTY = frozenset({"local", "system", "prompt"})
 # Options that mean nothing without another one.
 _NEEDS = [
@@ -478,6 +481,7 @@ def _collect(**values: Any) -> Args:
     for name, value in values.items():
         if name not in _MAY_BE_EMPTY and (value == "" or (isinstance(value, tuple) and "" in value)):
             raise click.UsageError(f"{_long(name)} needs a value that is not empty")
+    values.update({name: _with_dash(values[name]) for name in _KNOW_DASH})
     for pair in EXCLUSIVE:
         _choose(context, pair, values)
     asked = {name: values.pop(name) for name in OUTPUT_FORMATS}
@@ -495,6 +499,12 @@ def _listed(given: str) -> frozenset[str]:
     if not words or ("none" in words and len(words) > 1):
         raise click.UsageError("--fail-on needs stop reasons, comma-separated, or none")
     return words - {"none"}
+
+
+def _with_dash(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_with_dash, value))
+    return "-" if value in STANDARD_INPUT else value
 
 
 # Where click found a value, in the order of config.ORIGINS: a later place wins over an earlier one.

@@ -18,6 +18,7 @@ from streamcli.protocol.jsontext import loads_exact
 from streamcli.protocol.userinput import decoded, json_value, key_in, variable
 
 from . import io
+from .args import STANDARD_INPUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,8 @@ _FIELDS = {
 }
 # Options whose values are sent as text.
 _TEXTS = ("model", "fallback_model", "system", "stop", "effort", "tool_choice", "schema", "beta", "set")
+# Options whose file may be standard input, by a name that it has in /dev.
+_MAY_BE_STDIN = ("system_file", "schema", "tools", "api_key_file", "ca_file", "config")
 _CHOICES = frozenset({"auto", "any", "none"})
 # A first line that makes the file a program which runs us; one that names another interpreter is text to be sent.
 _RUNS_US = re.compile(r"\A#!(?:.*[ \t/])?streamcli(?:[ \t\r].*)?(?:\n|\Z)")
@@ -114,6 +117,7 @@ def _check_stdin(args: Args) -> list[str]:
     """What reads standard input. Raises UsageError if two do."""
     takers = {"--body": args.body == "-", "--batch": args.batch == "-", "part of the prompt": _asks_for_stdin(args)}
     taken = ["--attach"] * args.attach.count("-") + [name for name, takes in takers.items() if takes]
+    taken += [f"--{name.replace('_', '-')}" for name in _MAY_BE_STDIN if getattr(args, name) in STANDARD_INPUT]
     if args.attach.count("-") > 1:
         raise UsageError("standard input can be attached only once")
     if len(taken) > 1:
