@@ -14,9 +14,10 @@ import server as answers
 from faults_command import Running, alone
 from hypothesis import given
 from hypothesis import strategies as st
+from odd import oddities
 
 from streamcli.errors import APIConnectionError, APIError, APITimeoutError, IncompleteStreamError, UsageError
-from streamcli.network.tape import Player, Recorder
+from streamcli.network.tape import Player, Recorder, TapeTurns
 
 KEY = "sk-test-3f9a"
 WHOLE = answers.head() + answers.text_stream("Hello", ", wörld")
@@ -34,6 +35,7 @@ FAULTS = {
     + answers.block_start()
     + answers.text_delta("par")
     + answers.event("error", error={"type": "api_error", "message": "oh"}),
+    "a header beyond ASCII": answers.head(x_note="café") + answers.text_stream("a"),
     "bytes that are no text": answers.head() + b"event: x\ndata: \xff\xfe\n\n" + answers.text_stream("a"),
     "reset": (WHOLE[:-60], answers.RESET),
     "reset before the head": (answers.RESET,),
@@ -121,6 +123,15 @@ def test_an_attempt_that_the_tape_repeats_is_played_without_a_word_of_it():
             with client.stream("GET", "http://localhost/"):
                 assert player.repeats is repeats
     assert player.following() is None
+
+
+RESULTS = {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "7"}]}]}
+
+
+@given(oddities(RESULTS), st.sampled_from(["t1", [], {}, None]))
+def test_any_json_at_any_place_of_the_results_on_a_tape_is_read(body, call):
+    turns = TapeTurns(Player([json.dumps({"request": {"body": body.decode()}}).encode()]))
+    assert len(turns.answered({"content": [{"type": "tool_use", "id": call}]})) <= 1
 
 
 def test_a_tape_without_a_status_ends_as_its_text_would(tmp_path):

@@ -181,7 +181,9 @@ class TestToolChoice:
         forced = {"type": "tool", "name": "weather", "disable_parallel_tool_use": True}
         assert self.go_on(forced) == {"type": "auto", "disable_parallel_tool_use": True}
 
-    @pytest.mark.parametrize("choice", [{"type": "auto", "disable_parallel_tool_use": True}, {"type": "none"}, None])
+    @pytest.mark.parametrize(
+        "choice", [{"type": "auto", "disable_parallel_tool_use": True}, {"type": "none"}, None, {"type": []}]
+    )
     def test_any_other_choice_stays(self, choice):
         assert self.go_on(choice) == choice
 

@@ -88,9 +88,11 @@ def put_together(args: Args, streams: io.StandardStreams, diagnostics: io.Diagno
     prompt = compose(text)
     programs, run_tools = _programs(args, diagnostics, may_run)
     fields = resolve.fields(args, [program.definition for program in programs])
-    asked = [*fields.pop("messages", ()), *([prompt] if prompt else ())]
+    given = fields.pop("messages", [])
+    asked = [*given, *([prompt] if prompt else ())]
     conversation = _conversation(args, diagnostics, stack)
     if conversation:
+        conversation.check(given, f"--body {args.body}")
         asked = _next_turn(conversation, asked)
     body = resolve.body(args, fields, [*(conversation.messages if conversation else ()), *asked])
     if args.show_sources and args.attach and not resolve.documents(asked):

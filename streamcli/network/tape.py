@@ -222,7 +222,7 @@ class TapeTurns:
         if blocks is None:
             return None
         self._results = [block for block in blocks if block.get("type") == "tool_result"]
-        responded = {block.get("tool_use_id") for block in self._results}
+        responded = [block.get("tool_use_id") for block in self._results]
         return [block for block in message["content"] if block.get("id") in responded]
 
     def fall_back(self) -> str | None:
@@ -242,8 +242,10 @@ def body_of(request: Mapping[str, Any]) -> dict[str, Any]:
     return object_in(str(request.get("body")).encode()) or {}
 
 
-def _headers(head: dict[str, Any]) -> dict[str, str]:
-    return {name: value for name, value in head.get("headers", {}).items() if isinstance(value, str)}
+def _headers(head: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    """In bytes: as text, httpx would take none beyond ASCII."""
+    headers = head.get("headers", {}).items()
+    return [(name.encode(), value.encode()) for name, value in headers if isinstance(value, str)]
 
 
 class _Played(httpx.SyncByteStream):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-_SERVER_CALLS = frozenset({"server_tool_use", "mcp_tool_use"})
-_THINKING = frozenset({"thinking", "redacted_thinking"})
+# No sets: what is looked for in them is any JSON value.
+_SERVER_CALLS = ("server_tool_use", "mcp_tool_use")
+_THINKING = ("thinking", "redacted_thinking")
 _OURS = frozenset({"partial_json"})
 
 
@@ -27,7 +28,7 @@ def sendable(
     An answer that waits for results of the caller's, or that paused, goes through `continued` instead.
     """
     blocks = continued(content)
-    known = {block.get("tool_use_id") for block in blocks} if results is None else results
+    known = [block.get("tool_use_id") for block in blocks] if results is None else results
     blocks = [block for block in blocks if block.get("type") not in _SERVER_CALLS or block.get("id") in known]
     while is_last and blocks and blocks[-1].get("type") in _THINKING:
         blocks.pop()

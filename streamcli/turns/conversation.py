@@ -56,6 +56,13 @@ class Conversation(Keeper):
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         return {"role": "user", "content": [*results, *blocks]}
 
+    def check(self, messages: Iterable[Any], where: str) -> None:
+        """Raise UsageError, which begins with `where`, for one that no conversation can hold."""
+        for number, message in enumerate(messages, 1):
+            fault = _fault_of(message)
+            if fault:
+                raise UsageError(f"{where}: message {number} cannot be kept in {self.path}: {fault}")
+
     def append(self, messages: Iterable[Mapping[str, Any]]) -> bool:
         """Add messages, from the user's to the assistant's last: the `role` and the `content` of each.
 

@@ -14,7 +14,7 @@ from typing import Any
 from streamcli.errors import ToolError, malformed
 from streamcli.protocol.history import continued
 
-_FORCED = frozenset({"any", "tool"})
+_FORCED = ("any", "tool")  # no set: what is looked for may be any JSON value
 
 
 class ToolLoop:
