@@ -212,6 +212,9 @@ class TestSmoothText:
         output_format.finish()
         assert output_format.take() == b""
 
+    def test_one_read_may_hold_any_number_of_pieces(self):
+        assert len(writes(formats.SmoothText(2), text_stream("a" * 3_000_000))[0]) == 3_000_000  # minutes, if quadratic
+
     @given(st.lists(st.text()), st.integers(1, 9))
     def test_it_is_the_text(self, texts, most):
         assert written(formats.SmoothText(most), text_stream(*texts)) == written(formats.Text(), text_stream(*texts))

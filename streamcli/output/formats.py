@@ -9,6 +9,7 @@ Source: streamcli(5), section "OUTPUT FORMATS".
 from __future__ import annotations
 
 import codecs
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import APIError, APIStatusError, StreamcliError, UnexpectedResponseError
@@ -115,7 +116,7 @@ class SmoothText(Text):
         super().__init__()
         self._most = most
         self._held = ""
-        self._whole: list[str] = []
+        self._whole = deque[str]()
 
     def begin(self, exchange: Exchange) -> None:
         """An answer begins; what was held of one that failed is dropped."""
@@ -127,7 +128,7 @@ class SmoothText(Text):
         """The next piece."""
         if self._texts:
             self._cut()
-        return self._whole.pop(0).encode() if self._whole else b""
+        return self._whole.popleft().encode() if self._whole else b""
 
     def turn(self, *, tools: bool) -> None:
         """Hold nothing over to the next message."""
