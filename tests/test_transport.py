@@ -5,6 +5,7 @@ import pytest
 from driver import ASK
 from server import bytewise, chunk, head, ok, text_events, text_stream
 
+from streamcli.errors import UsageError
 from streamcli.network.proxy import Proxy
 from streamcli.network.tls import tls_context
 from streamcli.network.transport import Transport, own_client
@@ -16,6 +17,18 @@ class TestTrust:
 
     def test_is_the_public_authorities_otherwise(self):
         assert len(tls_context().get_ca_certs()) > 50
+
+    def test_cannot_be_read_from_what_holds_no_certificate(self):
+        with pytest.raises(UsageError, match=r"^--ca-file cannot be used: no certificate or crl found$"):
+            tls_context(__file__)
+
+    @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", None])
+    def test_is_not_blamed_for_a_log_of_keys_that_cannot_be_written(self, ca_file, monkeypatch, variable):
+        if variable:
+            monkeypatch.setenv(variable, ca_file)
+        monkeypatch.setenv("SSLKEYLOGFILE", "/nowhere/log")
+        with pytest.raises(UsageError, match=r"^SSLKEYLOGFILE cannot be used: no such file or directory$"):
+            tls_context(None if variable else ca_file)
 
 
 class TestOwnClient:

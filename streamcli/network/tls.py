@@ -10,7 +10,7 @@ import ssl
 
 import httpx
 
-from streamcli.errors import UsageError
+from streamcli.errors import UsageError, reason
 
 # What is named here is trusted alone.
 _NAMED = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -25,10 +25,16 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
         raise UsageError("SSL_CERT_DIR is not a directory")
     try:
         context = ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
-    except (OSError, ssl.SSLError) as fault:
-        source = next((name for name in ("SSL_CERT_FILE", "SSLKEYLOGFILE") if os.environ.get(name)), "the CA bundle")
-        reason = getattr(fault, "strerror", None) or str(fault)
-        raise UsageError(f"{'--ca-file' if ca_file else source} cannot be used: {reason}") from None
+    except OSError as fault:
+        trusted = "--ca-file" if ca_file else "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "the CA bundle"
+        source = "SSLKEYLOGFILE" if fault.filename else trusted  # OpenSSL names no file of its own
+        raise UsageError(f"{source} cannot be used: {_reason(fault)}") from None
     if not (ca_file or any(os.environ.get(name) for name in _NAMED)):
         context.load_default_certs()
     return context
+
+
+def _reason(fault: OSError) -> str:
+    """Without the library and the line of C that OpenSSL puts around it."""
+    words = fault.reason.replace("_", " ") if isinstance(fault, ssl.SSLError) and fault.reason else reason(fault)
+    return words.lower()
