@@ -39,6 +39,7 @@ from server import (
 
 from streamcli import (
     APIConnectionError,
+    APIError,
     APITimeoutError,
     AsyncClient,
     ContentTooLargeError,
@@ -330,6 +331,28 @@ def rejecting(status, *fields):
     return Proxy("\r\n".join(lines).encode())
 
 
+@contextlib.contextmanager
+def speaking(*replies):
+    """A server that says one after the other, each when it has heard something; with b"" it hangs up."""
+
+    def speak():
+        connection, _ = listener.accept()
+        with connection:
+            for reply in replies:
+                connection.recv(READ_BYTES)
+                if not reply:
+                    return
+                connection.sendall(reply)
+            while connection.recv(READ_BYTES):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=speak)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
 class TestProxies:
     def test_pass_on_plain_http(self, driver, server, proxy):
         server.responses = [ok(*text_events("a"))]
@@ -420,6 +443,34 @@ class TestProxies:
             pass
         error = failure(driver.routed(server, proxy=by(proxy)))
         assert str(error) == f"cannot connect to the proxy 127.0.0.1:{proxy.port}: connection refused"
+
+    def test_that_say_nothing_have_the_time_that_connecting_has(self, driver, server):
+        server.responses = [(HANG,)]
+        patience = {"timeout": httpx.Timeout(9, connect=0.05), "max_retries": 1}
+        client = driver.routed(None, url="https://127.0.0.1:1", proxy=by(server), settings=patience)
+        error = failure(client, APITimeoutError)
+        place = f"the proxy 127.0.0.1:{server.port}"
+        assert str(error) == f"{place} opened no connection to the server within the connect timeout of 0.05 s"
+        assert len(server.requests) == 2
+
+    @pytest.mark.parametrize(
+        ("replies", "said"),
+        [
+            ([], " opened no connection to the server within the connect timeout of 0.05 s"),
+            ([b"\5\0"], " opened no connection to the server within the connect timeout of 0.05 s"),
+            ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], " does not speak SOCKS 5: Malformed reply"),
+            ([b"\5\0", b"\5\5\0\1" + bytes(6)], " rejected the connection to localhost:1: Proxy Server could not"),
+            ([b"\5\0", b"\5\0\0\1" + bytes(6), b""], " broke off before responding: the connection was closed"),
+        ],
+    )
+    def test_of_socks_have_their_faults_named(self, driver, replies, said):
+        pytest.importorskip("socksio")
+        with speaking(*replies) as port:
+            named = NamedProxy(f"socks5://127.0.0.1:{port}", "--proxy").checked()
+            settings = {"timeout": httpx.Timeout(9, connect=0.05), "max_retries": 0}
+            client = driver.routed(None, url="http://localhost:1", proxy=named, settings=settings)
+            error = failure(client, APIError)
+        assert str(error).startswith(f"the proxy 127.0.0.1:{port}{said}")
 
     def test_do_not_take_the_blame_for_the_server_s_certificate(self, driver, tls_server, proxy):
         tls_server.responses = [(HANG,)]

@@ -14,7 +14,7 @@ import httpcore
 
 from .async_wire import AsyncWire, addresses, connect
 from .framing import HeadGate
-from .peer import Peer
+from .peer import TO_PROXIES, Peer
 
 if TYPE_CHECKING:
     import ssl
@@ -29,6 +29,8 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
     def __init__(self, wire: AsyncWire, peer: Peer) -> None:
         self._wire = wire
         self._gate = HeadGate()
+        # What is waited for: a response, or the word of a proxy that the way is open.
+        self._step = "read"
         self.peer = peer
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - a wire has its own size
@@ -42,10 +44,12 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
         """The next bytes of the body, b"" at its end, as one network read gives them."""
         if self._gate.held:
             return self._gate.take()
+        if self._step == "tunnel":  # httpcore names another timeout, or none
+            timeout = self.peer.connect_timeout
         try:
             data = await self._wire.read(self.peer.deadline.within(timeout))
         except TimeoutError:
-            raise self.peer.late("read", timeout) from None
+            raise self.peer.late(self._step, timeout) from None
         except OSError as fault:
             raise self.peer.lost(fault) from None
         self.peer.hear(data)
@@ -53,6 +57,9 @@ class AsyncConnection(httpcore.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send all of `buffer`."""
+        if buffer:
+            self._step = "tunnel" if buffer.startswith(TO_PROXIES) else "read"
+            self.peer.heard = b""  # what came before was no response to this
         try:
             await self._wire.write(buffer, self.peer.deadline.within(timeout))
         except TimeoutError:
@@ -111,7 +118,7 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
     ) -> AsyncConnection:
         """Connect to the first address of `host` that accepts, each within `timeout` seconds, as the lookup is."""
-        peer = Peer(self._prefix, host, port, self._deadline)
+        peer = Peer(self._prefix, host, port, self._deadline, timeout)
         try:
             self._wire = await self._connected(host, port, timeout)
         except TimeoutError:

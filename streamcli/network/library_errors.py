@@ -80,3 +80,7 @@ def httpcore_errors_as_ours(proxy: str, target: str) -> Iterator[None]:
         raise UnexpectedResponseError(f"the response is not HTTP: {fault}") from None
     except httpcore.LocalProtocolError as fault:
         raise UsageError(f"the request cannot be sent as HTTP: {fault}") from None
+    except Exception as fault:
+        if not type(fault).__module__.startswith("socksio."):  # which need not be there
+            raise
+        raise APIConnectionError(f"{proxy} does not speak SOCKS 5: {fault}", retryable=False) from None

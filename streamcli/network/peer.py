@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
 # An HTTP response begins with exactly these.
 _HTTP = b"HTTP/"
+# What is said to a proxy before the way through it is open: HTTP's CONNECT, and the messages of SOCKS.
+TO_PROXIES = (b"CONNECT ", b"\x05", b"\x01")
 # Of OpenSSL's codes, those of a certificate that is good, but for who made it.
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 # For each step that can take too long, what to say of it, and which timeout it had.
 _LATE = {
     "connect": ("cannot connect to {}", "connect"),
     "TLS handshake": ("the TLS handshake with {} did not end", "connect"),
+    "tunnel": ("{} opened no connection to the server", "connect"),
     "read": ("nothing came from {}", "idle"),
     "write": ("{} accepted no data", "idle"),
 }
@@ -42,10 +45,13 @@ def address(host: str, port: int) -> str:
 class Peer:
     """The peer at `host` and `port`; `prefix` goes before its name: "the proxy ", where it is one."""
 
-    def __init__(self, prefix: str, host: str, port: int, deadline: Deadline) -> None:
+    def __init__(
+        self, prefix: str, host: str, port: int, deadline: Deadline, connect_timeout: float | None = None
+    ) -> None:
         self.name = prefix + address(host, port)
         self.host = host
         self.deadline = deadline
+        self.connect_timeout = connect_timeout
         # The first bytes that came from it.
         self.heard = b""
         self.responded = False
@@ -56,7 +62,7 @@ class Peer:
             self.heard = (self.heard + data)[: len(_HTTP)]
 
     def late(self, step: str, timeout: float | None) -> APITimeoutError:
-        """The error of a step that took too long: "connect", "TLS handshake", "read" or "write"."""
+        """The error of a step that took too long: a key of _LATE."""
         if self.deadline.passed():
             return self.deadline.error()
         what, kind = _LATE[step]
