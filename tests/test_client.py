@@ -1164,8 +1164,9 @@ class TestTogether:
             assert next(texts) == "a"
             closer = threading.Timer(0.05, stream.close)
             closer.start()
-            caught(lambda: next(texts), IncompleteStreamError)
+            error = caught(lambda: next(texts), IncompleteStreamError)
             closer.join()
+        assert error.message == "the stream was closed before message_stop"
         assert server.hung_up()
 
     def test_a_stream_can_be_closed_by_another_task_while_one_waits_in_it(self, server):
@@ -1178,8 +1179,23 @@ class TestTogether:
                 waiting = asyncio.ensure_future(anext(texts))
                 await asyncio.sleep(0)
                 await stream.close()
-                with pytest.raises(IncompleteStreamError):
+                with pytest.raises(IncompleteStreamError, match="the stream was closed before message_stop"):
                     await waiting
+
+        asyncio.run(main())
+        assert server.hung_up()
+
+    def test_a_stream_whose_reading_was_cancelled_is_closed_and_did_not_end(self, server):
+        server.responses = [(head(), opening("a"), HANG)]
+
+        async def main():
+            async with AsyncClient(api_key="k", base_url=server.url).messages.stream(**ASK) as stream:
+                texts = aiter(stream.text_stream)
+                assert await anext(texts) == "a"
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(anext(texts), 0.01)
+                with pytest.raises(IncompleteStreamError, match="the stream was closed before message_stop"):
+                    await anext(texts)
 
         asyncio.run(main())
         assert server.hung_up()

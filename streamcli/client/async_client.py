@@ -464,7 +464,12 @@ class _AsyncReads:
                     self._exchange.end()  # raises, as the message is not complete
         except APIError as error:
             await self.aclose()
+            if self.closed:  # while it was waited for: what was closed here did not break off there
+                raise closed_early(self._exchange) from None
             raise self._exchange.explained(error) from error.__cause__
+        except BaseException:  # cancelled, or a signal: a read that was broken off would look like the end
+            self.closed = True
+            raise
         await self.aclose()
         raise StopAsyncIteration
 
