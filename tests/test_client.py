@@ -827,7 +827,7 @@ class TestTheRestOfTheAPI:
             assert error.request_id == "req_1"
 
 
-ODD_TIMEOUTS = [float("nan"), float("inf"), -1, 1e12, "5", (), [], httpx.Timeout(5, read=float("nan"))]
+ODD_TIMEOUTS = [float("nan"), float("inf"), -1, 0, 1e12, "5", (), [], httpx.Timeout(5, read=float("nan"))]
 
 
 class TestWhatCannotBeMeant:
