@@ -161,10 +161,11 @@ class TestResults:
             ("Dear diary", 1),
             ('{"my": "only copy', 1),
             ("\0\0\0 ftypmp42", 1),
+            (record("a") + record("b").replace("b", "\udcff"), 2),
         ],
     )
     def test_a_file_that_holds_anything_else_is_left_alone(self, path, text, line):
-        path.write_text(text)
+        path.write_text(text, errors="surrogateescape")
         assert not_opened(path) == f": line {line} is not a result"
 
     def test_results_of_another_input_are_left_alone(self, path):

@@ -294,6 +294,10 @@ _HEAD = b'{"custom_id":'
 
 def _parsed(text: bytes) -> tuple[str, dict[str, Any], str] | None:
     """The id, the outcome and the hash of a result, which may be empty, or None for anything else."""
+    try:
+        text.decode()  # `object_in` would mend it, and the file stay as it is
+    except UnicodeDecodeError:
+        return None
     value = object_in(text) or {}
     custom_id, outcome, digest = value.get("custom_id"), value.get("result"), value.get("digest") or ""
     if not isinstance(custom_id, str) or not isinstance(outcome, dict) or not isinstance(outcome.get("type"), str):
