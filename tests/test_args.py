@@ -73,6 +73,15 @@ class TestLocal:
         asked = parse(argv)
         assert (asked.local, asked.prompt) == (local, prompt)
 
+    @pytest.mark.parametrize(
+        ("value", "local"),
+        [("1", ""), ("True", ""), ("yes ", ""), ("0", None), (" ", None), ("m.gguf", "m.gguf")],
+    )
+    def test_its_variable_can_say_only_that_it_is_wanted(self, monkeypatch, value, local):
+        monkeypatch.setenv("STREAMCLI_LOCAL", value)
+        asked = parse(["hi"])
+        assert (asked.local, asked.near("local")) == (local, local is not None)
+
 
 class TestCache:
     @pytest.mark.parametrize(

@@ -159,13 +159,23 @@ class Texts(click.types.StringParamType):
         return [line.removesuffix("\r") for line in rv.split("\n") if line.strip("\r")]
 
 
+_ON, _OFF = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
+_SWITCHES = {**dict.fromkeys(_ON, ""), **dict.fromkeys(_OFF)}
+
+
 class Option(click.Option):
-    """An option whose variable may end in what an editor or a file leaves there: white space around it is left out."""
+    """An option whose variable may end in what an editor or a file leaves there: white space around it is left out.
+
+    The one whose value may be left out is also switched on and off, as click takes it for flags.
+    """
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """The variable's value, None where it is unset or blank."""
         value = super().resolve_envvar_value(ctx)
-        return value if self.multiple or value is None else value.strip() or None
+        if self.multiple or value is None:
+            return value
+        value = value.strip() or None
+        return _SWITCHES.get(value.lower(), value) if value and self.name == "local" else value
 
 
 # A system call can wait some 24 days; 64 bits are the largest integers that every JSON parser takes.
