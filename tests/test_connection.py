@@ -444,6 +444,12 @@ class TestProxies:
         error = failure(driver.routed(server, proxy=by(proxy)))
         assert str(error) == f"cannot connect to the proxy 127.0.0.1:{proxy.port}: connection refused"
 
+    def test_are_not_quoted_with_their_own_password(self, driver, monkeypatch):
+        with Proxy(head(502, type="text/plain") + b"Basic dXM6c2VzYW0tNzc4OA==, sesam-7788") as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//us:sesam-7788@"))
+            error = failure(driver.client(base_url="http://api.test", allow_http=True, max_retries=0), APIError)
+        assert (error.message, error.body) == ("Basic ***, ***", "Basic ***, ***")
+
     def test_that_say_nothing_have_the_time_that_connecting_has(self, driver, server):
         server.responses = [(HANG,)]
         patience = {"timeout": httpx.Timeout(9, connect=0.05), "max_retries": 1}

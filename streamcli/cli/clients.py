@@ -53,12 +53,14 @@ def client(
             raise error
         diagnostics.note(f"retrying in {wait:.1f} s after: {error}")
 
+    proxy = None if player else _proxy(args, endpoint)
     if player:
         http = httpx.Client(transport=player, trust_env=False)
     else:
-        http = own_client(proxy=_proxy(args, endpoint), ca_file=args.ca_file, around=recorded)
+        http = own_client(proxy=proxy, ca_file=args.ca_file, around=recorded)
+    diagnostics.secrets.update(proxy.secrets if proxy else ())  # of the tape too
     settings: Settings = {
-        **_settings(args, endpoint),
+        **_settings(args, endpoint, proxy),
         "max_retries": sys.maxsize if player else args.retries,
         "keep_text": keep_text,
         "on_retry": said,
@@ -78,11 +80,11 @@ def async_client(args: Args, endpoint: Endpoint) -> AsyncClient:
     secure = endpoint.base_url.startswith("https:") or (proxy is not None and proxy.scheme == "https")
     transport = AsyncTransport(proxy=proxy, context=tls_context(args.ca_file) if secure else None)
     http = httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False)
-    settings: Settings = {**_settings(args, endpoint), "max_retries": 0}
+    settings: Settings = {**_settings(args, endpoint, proxy), "max_retries": 0}
     return AsyncClient(http_client=http, **settings)
 
 
-def _settings(args: Args, endpoint: Endpoint) -> Settings:
+def _settings(args: Args, endpoint: Endpoint, proxy: Proxy | None) -> Settings:
     timeout = httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None)
     total = args.timeout or None
     return {
@@ -91,6 +93,7 @@ def _settings(args: Args, endpoint: Endpoint) -> Settings:
         "total_timeout": total,
         "strict": args.strict,
         "max_event_bytes": args.max_event_bytes or sys.maxsize,
+        "secrets": proxy.secrets if proxy else (),
     }
 
 

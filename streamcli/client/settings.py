@@ -27,7 +27,7 @@ from streamcli.protocol.sse import MAX_EVENT_BYTES
 from streamcli.protocol.userinput import variable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     Timeout = float | httpx.Timeout | None
 
@@ -45,7 +45,7 @@ class Settings(TypedDict, total=False):
     to wait before each. `allow_http` lets a key go out in clear. `endpoint` replaces key, address, headers and version.
     With `keep_text` false the message keeps its text only while that is short, for streams that are only passed on.
     An event of more than `max_event_bytes`, 64 MiB if not given, is a ProtocolError, and with `strict` so is the first
-    deviation of a stream (streamcli(7), section "DEVIATIONS").
+    deviation of a stream (streamcli(7), section "DEVIATIONS"). `secrets` are hidden in errors, as the key always is.
     """
 
     api_key: str | None
@@ -62,6 +62,7 @@ class Settings(TypedDict, total=False):
     keep_text: bool
     strict: bool
     max_event_bytes: int
+    secrets: Iterable[str]
 
 
 class ClientState:
@@ -79,9 +80,12 @@ class ClientState:
         self.strict = settings.get("strict", False)
         self.max_event_bytes = settings.get("max_event_bytes", MAX_EVENT_BYTES)
         self._allow_http = settings.get("allow_http", False)
+        self._secrets = list(settings.get("secrets", ()))
 
     def _proxy(self) -> Proxy | None:
-        return proxy_for(self.endpoint, allow_http=self._allow_http)
+        proxy = proxy_for(self.endpoint, allow_http=self._allow_http)
+        self._secrets += proxy.secrets if proxy else []
+        return proxy
 
     def _exchange(
         self,
@@ -101,6 +105,7 @@ class ClientState:
             keep_text=self.keep_text,
             strict=self.strict,
             max_event_bytes=self.max_event_bytes,
+            secrets=self._secrets,
         )
 
     def _next_attempt(self, exchange: Exchange, error: APIError) -> float:

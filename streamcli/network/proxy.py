@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from streamcli.errors import UsageError
 from streamcli.protocol.request import Endpoint, is_loopback, readable_on_the_way
+from streamcli.protocol.secrets import secrets_of
 
 from .peer import address
 
@@ -65,14 +66,26 @@ class Proxy(NamedTuple):
         """Whether it is an HTTP proxy, and not one of SOCKS."""
         return not self.scheme.startswith("socks")
 
+    @property
+    def secrets(self) -> list[str]:
+        """What it is told and might say back: the password, and the header that holds it."""
+        import base64  # noqa: PLC0415 - few proxies have a password
+
+        user, password = self._auth or (b"", b"")
+        return list(secrets_of([("proxy-authorization", f"Basic {base64.b64encode(user + b':' + password).decode()}")]))
+
+    @property
+    def _auth(self) -> tuple[bytes, bytes] | None:
+        parts = urlsplit(self.url)
+        return (unquote_to_bytes(parts.username), unquote_to_bytes(parts.password or "")) if parts.username else None
+
     def for_httpcore(self, context: ssl.SSLContext | None) -> httpcore.Proxy:
         """As httpcore takes it: the address, user and password apart, and the trust if it is spoken to by https."""
         import httpcore  # noqa: PLC0415
 
         parts = urlsplit(self.url)
         url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        auth = (unquote_to_bytes(parts.username), unquote_to_bytes(parts.password or "")) if parts.username else None
-        return httpcore.Proxy(url, auth=auth, ssl_context=context if parts.scheme == "https" else None)
+        return httpcore.Proxy(url, auth=self._auth, ssl_context=context if parts.scheme == "https" else None)
 
 
 def environment_proxy(url: str, environment: Mapping[str, str]) -> Proxy | None:

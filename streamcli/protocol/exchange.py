@@ -31,7 +31,7 @@ from .secrets import hidden, hide_in_error, secrets_of
 from .sse import MAX_EVENT_BYTES, Decoder, ServerSentEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from .deviations import Reader
     from .request import Request
@@ -84,6 +84,7 @@ class Exchange:
         keep_text: bool = True,
         strict: bool = False,
         max_event_bytes: int = MAX_EVENT_BYTES,
+        secrets: Iterable[str] = (),
     ) -> None:
         self.request = request
         self.timeout = timeout
@@ -95,7 +96,7 @@ class Exchange:
         self._keep_text = keep_text
         self._strict = strict
         self._max_event_bytes = max_event_bytes
-        self._secrets = list(secrets_of(request.headers.items()))
+        self._secrets = [*secrets_of(request.headers.items()), *secrets]
         self._begin()
 
     def _begin(self, coded: str = "") -> None:
