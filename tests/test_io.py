@@ -384,7 +384,7 @@ class TestDiagnostics:
 
     def test_a_fault_as_json_may_name_a_file_whose_name_is_not_utf_8(self, capfd):
         io.Diagnostics(as_json=True).fault(UsageError("cannot read caf\udce9"))
-        assert json.loads(capfd.readouterr().err)["message"] == "cannot read caf\udce9"
+        assert json.loads(capfd.readouterr().err)["message"] == "cannot read caf\ufffd"
 
     def test_nobody_to_hear_it_changes_nothing(self, monkeypatch):
         monkeypatch.setattr(io, "STDERR", 999_999)

@@ -132,6 +132,7 @@ class TestEnvironmentProxy:
             ({"ALL_PROXY": "c:1"}, ("http://c:1", "ALL_PROXY")),
             ({"http_proxy": "http://d"}, None),
             ({"HTTPS_PROXY": ""}, None),
+            ({"https_proxy": " ", "ALL_PROXY": " http://c\n"}, ("http://c", "ALL_PROXY")),
             *(({"ALL_PROXY": "ftp://bad", "no_proxy": exempt}, None) for exempt in ("*", "host.example", ".example")),
             ({"https_proxy": "http://a", "NO_PROXY": "other"}, ("http://a", "https_proxy")),
             ({"https_proxy": "http://a", "NO_PROXY": "[::1],::1,fe80::/10"}, ("http://a", "https_proxy")),

@@ -51,7 +51,7 @@ def layers(
         raise click.UsageError(f"--profile {profile}: {why}")
     if place is None:
         return Layers({}, {})
-    table = _table(place, needed=path is not None)
+    table = _table(place, needed=path is not None or profile is not None)
     profiles = table.pop("profile", {})
     found = Layers({}, {}, _prices(table.pop("price", {}), place))
     if not isinstance(profiles, dict):

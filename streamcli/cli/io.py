@@ -8,6 +8,7 @@ nothing else changes. Bytes go out as they are: no text layer, no locale, no buf
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import math
 import os
@@ -28,6 +29,8 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 # How many seconds standard input may be silent before that is mentioned.
 SILENCE = 3.0
 _DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d{1,9})|std(in|out|err))|/proc/self/fd/(\d{1,9})")
+# What a file name that is not UTF-8 has; strict parsers of JSON do not take it.
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 _NAMED = {"in": STDIN, "out": STDOUT, "err": STDERR}
 
 
@@ -134,6 +137,8 @@ class ReplacedFile(Descriptor):
     def __init__(self, path: str) -> None:
         super().__init__(-1, path)
         try:
+            if path.endswith("/"):  # which the next line would leave out
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             self._path = os.path.realpath(path)
             self._make()
         except OSError as fault:
@@ -336,10 +341,10 @@ class Diagnostics:
             return
         import json  # noqa: PLC0415 - errors are rare, start-ups are not
 
-        # In ASCII, so that it stays JSON: control characters would be made visible, and file names need not be UTF-8.
+        # In ASCII, so that it stays JSON: control characters would be made visible.
         evidence = error.evidence(status)
-        if advice:
-            evidence["message"] += f"; {advice}"
+        message = f"{evidence['message']}; {advice}" if advice else evidence["message"]
+        evidence["message"] = _NO_TEXT.sub("\ufffd", message)
         self._say(json.dumps(evidence, separators=(",", ":")).encode())
 
     def line(self, text: str) -> None:

@@ -99,8 +99,9 @@ def environment_proxy(url: str, environment: Mapping[str, str]) -> Proxy | None:
         return None
     for name in (f"{urlsplit(url).scheme}_proxy", "all_proxy"):
         for variable in (name, name.upper()):
-            if environment.get(variable):
-                return Proxy(environment[variable], variable).checked()
+            named = environment.get(variable, "").strip()
+            if named:
+                return Proxy(named, variable).checked()
     return None
 
 

@@ -84,7 +84,8 @@ def error_of(
 
 def shown(body: bytes) -> str:
     """What a reader is shown of a body: its beginning, on one line, and no markup."""
-    return _excerpt(words(body.decode("utf-8", "replace")))
+    text = body.decode("utf-8", "replace")
+    return _excerpt(words(text) or text)
 
 
 def words(text: str) -> str:
