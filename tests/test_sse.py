@@ -72,8 +72,8 @@ class TestVectors:
         assert outcome(vector, *(data[i : i + 1] for i in range(len(data)))) == expected(vector)
 
 
-def test_there_are_111_vectors():
-    assert len(VECTORS) == 111
+def test_there_are_115_vectors():
+    assert len(VECTORS) == 115
 
 
 FRAGMENTS = st.sampled_from(
