@@ -106,8 +106,9 @@ def test_the_server_has_none_of_the_command_s_streams_and_is_not_in_its_session(
         assert os.getsid(server) != os.getsid(running.pid)
 
 
-def test_an_output_that_cannot_be_opened_is_said_though_the_model_never_loads(model, tmp_path):
-    ended = streamcli(*ONE, "-o", tmp_path / "missing" / "answer", env=model.env)
+@pytest.mark.parametrize("words", [ONE, ["--local", "--models"], [*ONE, "--count-tokens"]])
+def test_an_output_that_cannot_be_opened_is_said_though_the_model_never_loads(model, words, tmp_path):
+    ended = streamcli(*words, "-o", tmp_path / "missing" / "answer", env=model.env)
     assert (ended.status, ended.error.startswith("cannot write to ")) == (10, True)
 
 

@@ -70,7 +70,7 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
         if args.show_config:
             from . import show  # noqa: PLC0415 - rarely asked for
 
-            return _print(this, show.settings(args, os.environ))
+            return _print(standard_output, show.settings(args, os.environ))
         if args.local is not None and not shows:
             this = this._replace(reach=_loading(this))
         if args.batch:
@@ -88,15 +88,21 @@ def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     if args.dry_run or args.as_curl:
         from . import show  # noqa: PLC0415 - rarely asked for
 
-        return _print(this, show.as_curl(request, endpoint, args) if args.as_curl else show.dry_run(request))
+        return _print(
+            this.standard_output, show.as_curl(request, endpoint, args) if args.as_curl else show.dry_run(request)
+        )
     del request
     return _answer(this, endpoint, question)
 
 
-def _print(this: Run, data: bytes, path: str | None = None) -> int:
-    sink = this.standard_output
-    if path:
-        sink = io.opened(path, atomic=True, note=lambda made: this.stack.callback(made.failed))
+def _output(this: Run) -> io.Descriptor:
+    """Where what a call returns goes, opened before the call is made."""
+    if not this.args.output:
+        return this.standard_output
+    return io.opened(this.args.output, atomic=True, note=lambda made: this.stack.callback(made.failed))
+
+
+def _print(sink: io.Descriptor, data: bytes) -> int:
     sink.write(data)
     sink.done()
     return 0
@@ -154,13 +160,14 @@ def _models(this: Run) -> int:
     args, endpoint = this.args, _endpoint(this)
     _advise(this, endpoint)
     client = clients.client(args, endpoint, this.diagnostics)
+    sink = _output(this)
     this.reach(client)
     models = list(client.models.list(betas=args.beta))
     wanted = [model for model in models if model.get("id")]
     names = b"".join(one_line(str(model["id"])).encode() + b"\n" for model in wanted)
     _keep_for_completions(names)
     full = b"".join(dumps(model) + b"\n" for model in wanted)
-    return _print(this, full if args.output_format == "message" else names, args.output)
+    return _print(sink, full if args.output_format == "message" else names)
 
 
 def _keep_for_completions(names: bytes) -> None:
@@ -178,11 +185,12 @@ def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     _advise(this, endpoint, question.loop.body.get("model"))
     client = clients.client(args, endpoint, this.diagnostics)
+    sink = _output(this)
     this.reach(client)
     count = client.messages.count_tokens(betas=args.beta, extra_body=calls.to_count(question.body))
     tokens = calls.counted(count)
     shown = dumps(count) if args.output_format == "message" else str(tokens).encode()
-    return _print(this, shown + b"\n", args.output)
+    return _print(sink, shown + b"\n")
 
 
 def _marking(args: Args) -> Mark | None:
