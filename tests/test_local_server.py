@@ -134,6 +134,15 @@ def test_what_only_shows_a_request_loads_no_model(model, option):
             "unknown model architecture: 'x'; no such tensor",
         ),
         (f"os.write(2, {LOG}); os._exit(3)", "unknown model architecture: 'x'; no such tensor"),
+        # It writes its log in a thread of its own, and what is left of it when it ends.
+        (
+            f"import atexit; atexit.register(os.write, 2, {LOG}); raise RuntimeError('check the params')",
+            "unknown model architecture: 'x'; no such tensor",
+        ),
+        (
+            f"os.write(2, {LOG.splitlines()[0]} + b'\\n'); raise RuntimeError('check the params')",
+            "failed to read header",
+        ),
         ("os.write(1, b'one\\nGGML_ASSERT(n) failed\\n'); os._exit(3)", "GGML_ASSERT(n) failed"),
         ("os._exit(3)", "llama.cpp ended without a word"),
         ("os.kill(os.getpid(), 11)", "llama.cpp ended without a word"),

@@ -102,6 +102,8 @@ def _url(output: int, path: str, log: BinaryIO) -> str:
         return str(result["url"])
     if not result["fault"]:
         raise UsageError(_NEEDS_PACKAGE)
+    while os.read(output, 65536):  # until it has ended its log may not be whole
+        pass
     raise UsageError(f"the model {path} cannot be loaded: {_why(log, result['fault'])}")
 
 
@@ -112,7 +114,7 @@ def _why(log: BinaryIO, fault: str) -> str:
     said = [line[match.end() :] for line in lines if (match := _LOG_LINE.match(line))]
     reasons = dict.fromkeys(line for line in said if not _GAVE_UP.search(line))
     asserted = [line for line in lines if "GGML_ASSERT" in line]
-    return "; ".join([*reasons, *asserted][:3]) or fault
+    return "; ".join([*reasons, *asserted][:3]) or next(iter(said), fault)
 
 
 def model_path(model: str, environment: Mapping[str, str]) -> str:

@@ -33,6 +33,8 @@ def main(options: dict[str, Any]) -> None:
     except (RuntimeError, ValueError) as fault:
         said = {"fault": str(fault)}
     os.write(result, json.dumps(said).encode() + b"\n")
+    if "fault" in said:
+        return  # by which the rest of llama.cpp's log is written: a thread of its own does that
     os.read(0, 1)
     os._exit(0)
 
