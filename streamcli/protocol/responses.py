@@ -23,11 +23,12 @@ from streamcli.errors import (
 )
 
 from . import coding
-from .body import MAX_BODY
-from .jsontext import dumps, loads
+from .body import MAX_BODY, kind_of
+from .jsontext import dumps, loads, object_in
 from .message import OF_CHAT_COMPLETIONS
 from .retry import MAX_WAIT, retry_after
 from .secrets import hidden, hidden_text
+from .sse import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -59,7 +60,7 @@ def error_of(
     `body` may be only its beginning. The id of the request is the caller's to add, but for one in the body.
     """
     body = hidden(_plain(body, headers), secrets)
-    value = _json_or_text(body)
+    value = (status >= 400 and _error_event(body)) or _json_or_text(body)
     is_error = isinstance(value, dict) and value.get("type") == "error"
     if status == 407:
         return APIConnectionError("a proxy on the way rejected the request: 407", retryable=False)
@@ -80,6 +81,12 @@ def error_of(
     if status == 204 or not body:
         return IncompleteStreamError("the response is empty")
     return UnexpectedResponseError(_what_it_is(value, headers, wanted))
+
+
+def _error_event(body: bytes) -> dict[str, Any] | None:
+    """The first object with an error in a body that is an event stream, or None."""
+    events = Decoder().feed(body + b"\n\n") if kind_of(body) == "events" else []
+    return next((value for event in events if "error" in (value := object_in(event.data) or {})), None)
 
 
 def shown(body: bytes) -> str:
