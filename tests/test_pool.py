@@ -617,6 +617,21 @@ def test_a_server_that_never_says_a_byte_is_given_up(server, hasty):
         ran.to_its_end()
 
 
+def test_nor_is_it_asked_again_for_each_line_that_waits(server, hasty, monkeypatch):
+    too_late, answer = [], Pool._answer
+
+    def asked(self, *args):
+        too_late.append(self._gate.silence > self._gate.patience)
+        return answer(self, *args)
+
+    monkeypatch.setattr(Pool, "_answer", asked)
+    monkeypatch.setattr(pool, "PATIENCE", 0.6)  # or all of them may be under way when it is over
+    server.responses = [[HANG]]
+    with pytest.raises(APITimeoutError, match="nobody has been answered"):
+        Run(server, "abcd", jobs=4, idle=0.05).to_its_end()
+    assert too_late and not any(too_late)
+
+
 def test_a_host_that_cannot_be_reached_is_no_server_without_room(hasty, at_once):
     with full_backlog() as port:
         gone = SimpleNamespace(url=f"http://127.0.0.1:{port}")

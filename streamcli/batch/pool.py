@@ -208,11 +208,16 @@ class Pool:
         """How the line ended; None if it is left."""
         attempt = 0
         succeed = self._count if self._settings.counting else self._answer
+        throttled: APIError | None = None
         while True:
             permit = await self._gate.enter()
             if self._is_spent():
                 self._gate.ended(permit)
                 return None
+            if throttled and self._gate.silence > self._gate.patience:  # it need not be silent to each in turn
+                self._gate.ended(permit)
+                self._name_silence(throttled)
+                return _Outcome(errored(throttled), throttled, is_common=True)
             meter = Meter()
             try:
                 return _Outcome({"type": "succeeded", **await succeed(line, permit, meter)})
@@ -221,6 +226,7 @@ class Pool:
                 if isinstance(error, APIStatusError):
                     self._gate.note_limits(error.headers)
                 is_throttled = self._is_throttled(error, permit, meter)
+                throttled = error if is_throttled else None
                 if is_throttled:
                     another = self._after_throttling(error, permit, attempt)
                 else:
@@ -294,9 +300,12 @@ class Pool:
         if too_long:
             self._statistics.longest_wait = max(self._statistics.longest_wait, asked or 0)
         if self._gate.throttled(permit, None if too_long else asked):
-            error.message += f"; nobody has been answered for {self._gate.patience:g} s"
+            self._name_silence(error)
             return None
         return None if too_long or _is_final(error) else _Attempt(attempt, 0)
+
+    def _name_silence(self, error: APIError) -> None:
+        error.message += f"; nobody has been answered for {self._gate.patience:g} s"
 
     def _tell_silence(self, line: Line, error: APIError) -> None:
         if not self._silence_told and self._gate.silence > _LONG_SILENCE:
