@@ -63,7 +63,7 @@ class Wire:
         ConnectionAbortedError where the peer has responded that it will not have it.
         """
         connection: socket.socket = self._stream.get_extra_info("socket")
-        if self._stream.get_extra_info("ssl_object") not in {None, connection}:  # TLS inside TLS is httpcore's
+        if isinstance(self._stream.get_extra_info("ssl_object"), ssl.SSLObject):  # TLS inside TLS is httpcore's
             try:
                 self._stream.write(data, timeout)
             except _CORE_FAULTS as fault:
