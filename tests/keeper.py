@@ -43,7 +43,8 @@ AT_START = ("GLIBC_", "LANG", "LC_", "LD_", "MALLOC_", "OPENSSL_", "PYTHON", "TZ
 _IGNORED = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
 _INHERITED = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")
 # What the command may import, beside its own modules.
-_IMPORTED = ("asyncio", "email.utils", "encodings.idna", "httpcore", "json", "tomllib")
+_IMPORTED = ("anyio.to_thread", "asyncio", "difflib", "email.utils", "encodings.idna", "httpcore", "json", "tomllib")
+_IMPORTED += ("anyio._backends._asyncio", "click._textwrap")  # at first use
 
 
 def can_be_forked(words, environment):
