@@ -19,6 +19,8 @@ class Driver:
     """Makes clients and hands out what they do as the synchronous half does it."""
 
     def __init__(self):
+        gc.collect()
+        gc.freeze()  # what there is by now is not looked through in `close`
         self._open = contextlib.ExitStack()
         # The seconds slept between attempts, which the tests do not wait for.
         self.waits = []
