@@ -144,5 +144,5 @@ class TestEndpoint:
 
     def test_a_local_server_gets_no_key(self, monkeypatch):
         monkeypatch.setitem(os.environ, "ANTHROPIC_API_KEY", "sk-1")
-        endpoint = resolve.endpoint(parse(["--local"]), "http://127.0.0.1:1")
+        endpoint = resolve.endpoint(parse(["--local"]))
         assert "sk-1" not in str(endpoint.request("POST", "/v1/messages", {}).headers)

@@ -1,6 +1,7 @@
 """What an import costs: nothing but the standard library until a name is used, and no asyncio where none is needed."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -57,3 +58,50 @@ def test_a_whole_synchronous_stream_loads_no_asyncio(server):
     )
     assert "streamcli.network.connection" in names
     assert not {name for name in names if name.partition(".")[0] in {"asyncio", "concurrent", "uvloop"}}
+
+
+RARE = {"batch.pool", "cli.batch", "cli.confirm", "cli.show", "network.local", "protocol.deviations"}
+RARE |= {"turns.conversation", "turns.journal", "turns.processes", "turns.tools"}
+# What the standard library adds for its own reasons: `python -m`, and the names of hosts.
+RUN = {"runpy", "encodings.idna", "stringprep"}
+
+
+def imports(*argv):
+    """The modules that a Python imports that is run so."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *argv],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"ANTHROPIC_API_KEY": "k"},
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+def test_a_whole_run_of_the_command_loads_its_libraries_and_next_to_nothing_else(server):
+    server.responses = [ok(*text_events("a"))]
+    libraries = imports("-c", "import click, httpcore, httpx, orjson")
+    found = imports("-m", "streamcli", "--base-url", server.url, "hi") - libraries
+    ours = {name for name in found if name.partition(".")[0] == "streamcli"}
+    assert found - ours - RUN <= {"fcntl", "gc", "importlib._abc", "importlib.util", "signal"}
+    assert "streamcli.cli.answer" in ours
+    assert not ours & {f"streamcli.{name}" for name in RARE}
+
+
+def test_garbage_is_looked_for_only_when_everything_is_imported(server):
+    server.responses = [ok(*text_events("a"))]
+    program = (
+        "import gc, json, os, sys\n"
+        "from streamcli.__main__ import main\n"
+        "looked = []\n"
+        "gc.callbacks.append(lambda *_: looked.append('streamcli.cli.run' in sys.modules))\n"
+        "os._exit = lambda status: print(json.dumps([status, all(looked), gc.isenabled()]), file=sys.stderr)\n"
+        f"sys.argv[1:] = ['--base-url', {server.url!r}, 'hi']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stderr) == [0, True, True]

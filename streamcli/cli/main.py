@@ -7,6 +7,7 @@ Source: streamcli(1), section "EXIT STATUS".
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -61,6 +62,9 @@ def _command(argv: list[str], streams: io.StandardStreams) -> int:
 
 def _run(asked: arguments.Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
     from .run import run  # noqa: PLC0415 - httpx and all that stands on it
+
+    gc.freeze()  # the start is over: see __main__
+    gc.enable()
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
         _on_ending(signal.SIG_DFL)

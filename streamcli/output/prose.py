@@ -9,8 +9,8 @@ import re
 import textwrap
 
 # As in CommonMark, but a fence may be indented further, as in lists.
-_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*(.*)")
-_SENTENCE_END = re.compile("[.!?\u2026:;][\"'\u201d\u2019)\\]]*[ \\t]+|\\n+|[\u3002\uff01\uff1f]")
+_FENCE = r"[ \t]*(`{3,}|~{3,})[ \t]*(.*)"
+_SENTENCE_END = "[.!?\u2026:;][\"'\u201d\u2019)\\]]*[ \\t]+|\\n+|[\u3002\uff01\uff1f]"
 
 
 def last_fenced_block(text: str) -> str | None:
@@ -19,7 +19,7 @@ def last_fenced_block(text: str) -> str | None:
     fence = ""  # that of the block we are in
     lines: list[str] = []
     for line in re.findall(r"[^\n]*\n|[^\n]+", text):  # splitlines knows more line ends
-        match = _FENCE.fullmatch(line.rstrip())
+        match = re.fullmatch(_FENCE, line.rstrip())
         if not fence:
             if match and not (match[1][0] == "`" and "`" in match[2]):  # else it is a code span
                 fence, lines, block = match[1], [], None
@@ -36,7 +36,7 @@ def pieces(text: str, most: int) -> tuple[list[str], str]:
     """`text` cut after each sentence, each line and each `most` characters; and the rest, which is not complete yet."""
     found: list[str] = []
     start = 0
-    for match in _SENTENCE_END.finditer(text):
+    for match in re.finditer(_SENTENCE_END, text):
         found += _cut(text[start : match.end()], most)
         start = match.end()
     rest = _cut(text[start:], most)

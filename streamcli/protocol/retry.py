@@ -19,7 +19,7 @@ MAX_RETRIES = 2
 MAX_WAIT = 60.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 
-_SECONDS = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*")
+_SECONDS = r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*"
 
 
 def delay(error: APIError, attempt: int, *, max_retries: int, chance: float, now: float) -> float | None:
@@ -37,11 +37,11 @@ def delay(error: APIError, attempt: int, *, max_retries: int, chance: float, now
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """The seconds a server asks to wait, or None if it names no time, nonsense, or a date that has passed."""
-    milliseconds = _SECONDS.fullmatch(headers.get("retry-after-ms", ""))
+    milliseconds = re.fullmatch(_SECONDS, headers.get("retry-after-ms", ""))
     if milliseconds:
         return float(milliseconds[1]) / 1000
     text = headers.get("retry-after", "")
-    seconds = _SECONDS.fullmatch(text)
+    seconds = re.fullmatch(_SECONDS, text)
     return float(seconds[1]) if seconds else _until(text, now)
 
 
