@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from link import far_server
 from measure import SKIPPED_DELTAS, Commands, WorkError
 from server import WORDS
 
@@ -21,6 +24,8 @@ BULK_BYTES = 1_000_000_000
 # Slow enough that the slowest contender keeps up: one that lags gets several events a read, which is less work.
 STREAMS, STREAM_DELTAS, STREAM_INTERVAL = 500, 30, 200_000
 LATENCY_DELTAS, LATENCY_INTERVAL = 1000, 2000
+# The milliseconds of a round trip, and how many times what curl takes a run may.
+LINKS = {40: 2.0, 150: 1.3}
 STDIN_BYTES = 27_000_000
 
 _CURL = "curl -sSN -d '{}' -H 'content-type: application/json' $0/v1/messages | "
@@ -83,9 +88,13 @@ class Row(NamedTuple):
 
 
 class Bench:
-    """Knows where everything is: the peers `found`, the server at `url`, the streamcli of `python`."""
+    """Knows where everything is: the peers `found`, the server at `url`, the streamcli of `python`.
 
-    def __init__(self, commands: Commands, found: dict[str, Path], url: str, python: Path) -> None:
+    What a row has to start is closed with `stack`.
+    """
+
+    def __init__(self, commands: Commands, found: dict[str, Path], url: str, python: Path, stack: ExitStack) -> None:
+        self._stack = stack
         self.commands = commands
         self.found = {**found, "click": python}
         self.url = url
@@ -105,8 +114,8 @@ class Bench:
         copy.write_bytes((PEERS / script).read_bytes())
         return ["node", copy, *map(str, arguments)]
 
-    def _command(self, path: str, *options: str) -> list:
-        return [*self.streamcli, "--base-url", self.url + path, *options, "hi"]
+    def _command(self, path: str, *options: str, url: str = "") -> list:
+        return [*self.streamcli, "--base-url", (url or self.url) + path, *options, "hi"]
 
     def _library(self, *arguments: object) -> list:
         return [self.python, PEERS / "streamcli_library.py", *map(str, arguments)]
@@ -152,6 +161,23 @@ class Bench:
             Limit("streamcli", 1 / 12, "llm"),
         ]
         return Row("whole one-shot run, instant loopback server", "ms", contenders, limits)
+
+    def link(self, milliseconds: int) -> Row:
+        far = self._stack.enter_context(far_server(milliseconds, self.commands.folder))
+        url, text = f"{far.url}/instant", _text(SHORT)
+        trusting = ["env", f"SSL_CERT_FILE={far.authorities}", f"NODE_EXTRA_CA_CERTS={far.authorities}"]
+        curl = ["curl", "-sSN", "-d", "{}", "-H", "content-type: application/json", f"{url}/v1/messages"]
+        script = self._peer("script", "httpx_sse_orjson.py", "text", url)
+        sdk = self._peer("anthropic", "anthropic_sdk.py", "text", url)
+        contenders = [
+            self._run("curl", [*trusting, *curl], ("curl",)),
+            self._run("script", [*trusting, *script], ("script",), text),
+            self._run("Node SDK", [*trusting, *self._node("node-sdk", "sdk.mjs", url)], ("node", "node-sdk"), text),
+            self._run("SDK", [*trusting, *sdk], ("anthropic",), text),
+            self._run("streamcli", [*trusting, *self._command("/instant", url=far.url)], expect=text),
+        ]
+        limits = [Limit("streamcli", LINKS[milliseconds], "curl"), Limit("streamcli", 0.67, "script")]
+        return Row(f"whole one-shot run, TLS, a round trip of {milliseconds} ms", "ms", contenders, limits)
 
     def deltas(self) -> Row:
         url, text = f"{self.url}/text/{LONG}", _text(LONG)
@@ -256,6 +282,7 @@ def rows() -> dict[str, Callable[[Bench], Row]]:
         "help": lambda bench: bench.startup("--help"),
         "version": lambda bench: bench.startup("--version"),
         "oneshot": Bench.oneshot,
+        **{f"link{milliseconds}": partial(Bench.link, milliseconds=milliseconds) for milliseconds in LINKS},
         "deltas": Bench.deltas,
         "latency": Bench.latency,
         "tool": Bench.tool,

@@ -11,7 +11,7 @@ writes as its row allows; each event is an HTTP chunk of its own, as real server
     /bulk/N           N bytes of stream made of text deltas
     /streams/C/N/US   waits until C requests are there, then N text deltas on each, one every US microseconds
 
-It prints its port and serves until its standard input ends.
+It prints its port and serves until its standard input ends. `server.py HOST CERTIFICATE` serves there, inside TLS.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -204,26 +205,29 @@ def receive_request(connection: socket.socket) -> str:
     return lines[0].split(" ")[1]
 
 
-def serve(connection: socket.socket) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    with connection:
-        try:
+def serve(accepted: socket.socket, context: ssl.SSLContext | None) -> None:
+    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        with context.wrap_socket(accepted, server_side=True) if context else accepted as connection:
             while path := receive_request(connection):
                 name, *numbers = path.partition("/v1/")[0].strip("/").split("/")
                 ANSWERS[name](connection, *map(int, numbers))
-        except ConnectionError:
-            pass  # a reader may leave at message_stop
+    except (ConnectionError, ssl.SSLError):
+        pass  # a reader may leave at message_stop
 
 
-def accept(listener: socket.socket) -> None:
+def accept(listener: socket.socket, context: ssl.SSLContext | None) -> None:
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=serve, args=[connection], daemon=True).start()
+        threading.Thread(target=serve, args=[connection, context], daemon=True).start()
 
 
-def main() -> None:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    threading.Thread(target=accept, args=[listener], daemon=True).start()
+def main(host: str = "127.0.0.1", certificate: str = "") -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
+    if context:
+        context.load_cert_chain(certificate)
+    listener = socket.create_server((host, 0), backlog=1024)
+    threading.Thread(target=accept, args=[listener, context], daemon=True).start()
     sys.stdout.write(f"{listener.getsockname()[1]}\n")
     sys.stdout.flush()
     sys.stdin.read()
@@ -231,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
