@@ -131,9 +131,7 @@ def _next_turn(conversation: Conversation, asked: list[dict[str, Any]]) -> list[
         return []
     first, *others = asked
     content = first.get("content")
-    answers = isinstance(content, list) and any(
-        isinstance(block, dict) and block.get("type") == "tool_result" for block in content
-    )
+    answers = isinstance(content, list) and any(block.get("type") == "tool_result" for block in content)
     return asked if answers or first.get("role") != "user" else [conversation.user_message(content or ""), *others]
 
 
