@@ -102,7 +102,7 @@ def caught(call, cls=APIError):
 
 
 class TestUses:
-    """What the library is used for (issue 3, point 2)."""
+    """What the library is used for."""
 
     def test_print_text_as_it_comes(self, driver, server):
         said_a, said_b = threading.Event(), threading.Event()

@@ -364,7 +364,7 @@ def test_an_error_is_recorded_as_the_batches_results_have_it():
         ({"type": "expired"}, 5),
         ({"type": "canceled"}, 5),
         ({"type": "errored"}, 5),
-        ({"type": "something_new"}, 1),
+        ({"type": "something_new"}, 8),
     ],
 )
 def test_every_outcome_has_its_status(outcome, status):

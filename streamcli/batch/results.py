@@ -92,7 +92,7 @@ def status(outcome: Mapping[str, Any], judge: Judge = accept) -> int:
         message = outcome.get("message")
         return judge(message) if isinstance(message, dict) else 0
     if kind != "errored":
-        return _OTHER_OUTCOMES.get(str(kind), StreamcliError.exit_code)
+        return _OTHER_OUTCOMES.get(str(kind), ProtocolError.exit_code)
     name = error_type(outcome)
     if name in _STATUSES:
         return _STATUSES[name]

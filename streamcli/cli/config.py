@@ -57,7 +57,7 @@ def layers(
     if not isinstance(profiles, dict):
         raise click.UsageError(f"{place}: profile is not a table of profiles")
     if profile is not None and profile not in profiles:
-        raise click.UsageError(f"{place} has no table [profile.{profile}]{_nearest(profile, profiles)}")
+        raise click.UsageError(f"{place} has no table [profile.{profile}]{nearest(profile, profiles)}")
     _add(found, table, place, place, options)
     if found.prices:
         found.origins["prices"] = place
@@ -143,16 +143,18 @@ def _add(found: Layers, table: Any, where: str, origin: str, options: Sequence[c
     for key, value in table.items():
         option = known.get(key)
         if option is None or option.name is None or option.name in _NOT_HERE:
-            raise click.UsageError(f"{where}: {key} is not an option that can be set there{_nearest(key, known)}")
+            raise click.UsageError(f"{where}: {key} is not an option that can be set there{nearest(key, known)}")
         found.values[option.name] = _value(option, value, f"{where}: {key}")
         found.origins[option.name] = origin
 
 
-def _nearest(name: str, known: Collection[str]) -> str:
+def nearest(name: str, known: Collection[str]) -> str:
+    """What to add to the message about a name that is not known: the one that it may stand for, or nothing."""
     import difflib  # noqa: PLC0415 - only for a mistake
 
-    close = [] if name in known else difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    names = {each.replace("_", "-"): each for each in known}
+    close = [] if name in known else difflib.get_close_matches(name.replace("_", "-"), names, n=1)
+    return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 def _value(option: click.Option, value: Any, what: str) -> Any:

@@ -63,9 +63,9 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
         this = Run(args, streams, diagnostics, standard_output, stack)
         files.check(args)
         for word in sorted(args.fail_on - KNOWN_TO_FAIL_ON):
-            diagnostics.note(
-                f"--fail-on {one_line(word)}: no stop reason of that name is known; it counts all the same"
-            )
+            near = config.nearest(word, KNOWN_TO_FAIL_ON)
+            what = f"--fail-on {one_line(word)}: no stop reason of that name is known"
+            diagnostics.note(f"{what}{near or '; it counts all the same'}")
         if args.show_config:
             from . import show  # noqa: PLC0415 - rarely asked for
 
