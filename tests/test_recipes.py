@@ -1,5 +1,7 @@
 """streamcli-recipes(7): every recipe is run by a shell as it stands, and what it asks and leaves is compared.
 
+The README shows ten of them, word for word.
+
 Programs of other people that need a screen or an account have stand-ins with the same interface.
 """
 
@@ -15,11 +17,13 @@ from typing import NamedTuple
 
 import pytest
 import starter
+from batches import BatchesServer
 from server import (
     MESSAGE_STOP,
     Server,
     block_start,
     block_stop,
+    delta,
     error_response,
     message_delta,
     message_start,
@@ -27,19 +31,26 @@ from server import (
     text_stream,
 )
 
-PAGE = (Path(__file__).parent.parent / "man" / "streamcli-recipes.7").read_text()
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "man" / "streamcli-recipes.7").read_text()
+README = (ROOT / "README.md").read_text()
+NIGHT = "Many prompts by night"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 TOOL = """#!/bin/sh
 [ "$1" = --describe ] && exec echo '{"name":"measure","description":"d","input_schema":{"type":"object"}}'
 echo 500 GB
 """
 BUSY = error_response(529, "overloaded_error", x_should_retry="false")
-CALL = [message_start(), block_start(type="tool_use", id="t", name="measure", input={}), block_stop()]
-CALL = ok(*CALL, message_delta("tool_use"), MESSAGE_STOP)
 
 
 def answer(text):
     return ok(text_stream(text))
+
+
+def call(name, **given):
+    block = [block_start(type="tool_use", id="t", name=name, input={})]
+    block += [delta("input_json_delta", partial_json=json.dumps(given)), block_stop()]
+    return ok(message_start(), *block, message_delta("tool_use"), MESSAGE_STOP)
 
 
 def busy_once(word):
@@ -72,7 +83,7 @@ RECIPES: dict[str, Recipe] = {
     "One field out of free text": Recipe(
         [answer('{"due":"2026-12-01"}')], ["Pay by December"], "2026-12-01\n", files={"invoice.txt": "Pay by December."}
     ),
-    "Words as they come, for a program of one's own": Recipe([answer("Once.")], ["a story"], "Once."),
+    "Each word as it comes, for another program": Recipe([answer("Once.")], ["a story"], "Once."),
     "The same question for many files": Recipe(
         [answer("about a"), answer("about b")],
         ["text of a", "text of b"],
@@ -94,26 +105,34 @@ RECIPES: dict[str, Recipe] = {
         files={"question": "Is it?"},
     ),
     "The login of another program": Recipe([answer("Hello.")], ["Hello?"], "Hello."),
+    "A tool of one's own": Recipe(
+        [call("search", pattern="class (Journal|Tape)"), answer("In a.py.")],
+        ["which file", "./a.py:2:class Journal:"],
+        "In a.py.",
+        files={"a.py": "# text\nclass Journal:\n"},
+    ),
     "Search and code that run at the server, beside programs that run here": Recipe(
-        [CALL, answer("No.")], ['"web_search"', "500 GB"], "No.", files={"measure": TOOL}
+        [call("measure"), answer("No.")], ['"web_search"', "500 GB"], "No.", files={"measure": TOOL}
     ),
     "MCP servers": Recipe([answer("None.")], ['"authorization_token"'], "None."),
     "A conversation at the prompt": Recipe(
         [answer("Hello."), answer("Bye.")], ["-hi", "Hello."], "> Hello.\n> Bye.\n> ", typed="-hi\nbye\n"
     ),
-    "A prompt as a rule of a Makefile": Recipe(
-        [answer("Short.")],
-        ["A long report"],
-        "streamcli -I -f report.txt -o report.summary 'Summarise this in three sentences.'\n",
-        left={"report.summary": "Short."},
-        files={"report.txt": "A long report"},
+    "A conversation in a Makefile": Recipe(
+        [answer("1. Cats"), answer("Cats are")],
+        ["All on cats", "1. Cats"],
+        "streamcli -I -c talk.jsonl -o outline -f notes.txt 'Make an outline of these notes.'\n"
+        "streamcli -I -c talk.jsonl -o draft 'Write the first section.'\n",
+        left={"outline": "1. Cats", "draft": "Cats are"},
+        files={"notes.txt": "All on cats"},
     ),
-    "Many prompts by night": Recipe(
+    NIGHT: Recipe(
         [busy_once("two")],
         ["", "", ""],
         "Yes.\nYes.\n",
         files={"questions.txt": "one\ntwo\n"},
     ),
+    "Many prompts for several machines": Recipe([answer("Yes.")], ["", ""], files={"questions.txt": "one\ntwo\n"}),
     "A script tested without a network": Recipe(
         [answer("MIT.")],
         ["Permission"],
@@ -124,6 +143,7 @@ RECIPES: dict[str, Recipe] = {
 STAND_INS = {
     "wl-paste": '#!/bin/sh\n[ "$*" = "-t image/png" ] && cat "$HOME/clipboard"\n',
     "glow": '#!/bin/sh\n[ "$*" = - ] && printf "rendered: " && cat\n',
+    "ssh": '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; SHELL=/bin/sh exec sh -c "$*"\n',
     "ant": '#!/bin/sh\n[ "$*" = "auth print-credentials --access-token" ] && echo secret\n',
 }
 IN_A_REPOSITORY = """git init -q .; git add a; git commit -qm one; echo two >> a; git add a
@@ -145,10 +165,9 @@ def test_each_recipe_of_the_page_is_run_here():
     assert list(RECIPES) == re.findall(r"^\.Ss (.*)", PAGE, re.MULTILINE)
 
 
-@pytest.mark.parametrize("title", RECIPES)
-def test_a_recipe_runs_as_it_stands(title, tmp_path):
-    recipe, commands = RECIPES[title], script(title)
-    needed = re.findall(r"\b(?:jq|git|make)\b", commands)
+def run(commands, recipe, tmp_path, url):
+    """What a shell makes of the commands in a new home and a folder with the recipe's files, and that folder."""
+    needed = re.findall(r"(?<!\.)\b(?:jq|git|make|parallel)\b", commands)
     if missing := [name for name in needed if not shutil.which(name)]:
         pytest.skip(f"{missing[0]} is not installed")
     home, folder = tmp_path / "home", tmp_path / "folder"
@@ -163,21 +182,43 @@ def test_a_recipe_runs_as_it_stands(title, tmp_path):
     environment = {
         "HOME": str(home),
         "PATH": f"{home}/bin:{starter.folder()}:{os.environ['PATH']}",
+        "ANTHROPIC_BASE_URL": url,
         **{f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
     }
-    if "git" in commands:
+    ran = subprocess.run(
+        ["sh", "-c", commands],
+        input=recipe.typed.encode(),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return ran, folder
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_recipe_runs_as_it_stands(title, tmp_path):
+    recipe, commands = RECIPES[title], script(title)
+    if "git commit" in commands:
         commands = IN_A_REPOSITORY.format(commands.replace("git commit -F", "git commit -q -F"))
     with Server(*recipe.responses) as server:
-        ran = subprocess.run(
-            ["sh", "-c", commands],
-            input=recipe.typed.encode(),
-            cwd=folder,
-            env={**environment, "ANTHROPIC_BASE_URL": server.url},
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
+        ran, folder = run(commands, recipe, tmp_path, server.url)
         asked = [json.dumps(request.json) for request in server.requests]
     assert (ran.stdout.decode(), len(asked)) == (recipe.printed, len(recipe.asked)), ran.stderr.decode()
     assert all(text in body for text, body in zip(recipe.asked, asked, strict=True))
     assert {name: (folder / name).read_text() for name in recipe.left} == recipe.left
+
+
+def test_the_prompts_by_night_go_by_the_message_batches_api_with_offload(tmp_path):
+    commands = script(NIGHT).replace("--resume", "--resume --offload")
+    with BatchesServer(polls=1) as server:
+        ran, _ = run(commands, RECIPES[NIGHT], tmp_path, server.url)
+    assert (ran.stdout.decode(), len(server.accepted)) == ("re: one\nre: two\n", 2), ran.stderr.decode()
+
+
+def test_the_recipes_of_the_readme_are_ten_of_the_page():
+    section = README.partition("\n## Recipes\n")[2].partition("\n## ")[0]
+    shown = dict(re.findall(r"^\*\*(.+?)\.\*\*.*?^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
+    assert len(shown) == 10
+    assert shown == {title: script(title) for title in shown}
