@@ -7,6 +7,7 @@ with TRUE_STARTS=1 each start of the command is that of a new Python, not a fork
 
 import gc
 import os
+import signal
 import ssl
 
 import keeper
@@ -20,6 +21,12 @@ _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scop
 settings.register_profile("quick", max_examples=30, **_COMMON)
 settings.register_profile("thorough", max_examples=1000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+# What a shell starts in the background, or nohup, ignores these, and so would whatever the tests start.
+_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+for _number, _handler in _USUAL.items():
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 _AMBIENT = ("ANTHROPIC_", "STREAMCLI_", "XDG_CONFIG_HOME", "SSL_CERT_", "SSLKEYLOGFILE", "HTTP_", "HTTPS_", "NO_PROXY")
 _AMBIENT += keeper.AT_START  # of Python, the locale, the time zone
