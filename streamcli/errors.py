@@ -52,6 +52,12 @@ def reason(fault: BaseException) -> str:
     return text[:1].lower() + text[1:]
 
 
+def excerpt(text: str) -> str:
+    """The beginning of a text that somebody else wrote, on one line, as part of a line of ours."""
+    line = " ".join(text.split())
+    return line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…"
+
+
 class StreamcliError(Exception):
     """Anything this package raises. `exit_code` is the status the command ends with."""
 
@@ -111,8 +117,13 @@ class APIError(StreamcliError):
         """The error's name for programs: the API's `error.type`, or one that begins with `streamcli.`."""
         return f"streamcli.{self.code}"
 
+    def _known(self) -> list[str]:
+        """What stands behind the message in parentheses."""
+        return [f"request_id {self.request_id}"] if self.request_id else []
+
     def __str__(self) -> str:
-        return f"{self.message} (request_id {self.request_id})" if self.request_id else self.message
+        known = ", ".join(self._known())
+        return f"{self.message} ({known})" if known else self.message
 
 
 class UsageError(APIError):
@@ -197,6 +208,10 @@ class APIStatusError(APIError):
     def type(self) -> str | None:  # type: ignore[override]  # an error response need not have one
         """The API's `error.type`, or None if the body had none."""
         return self._type
+
+    def _known(self) -> list[str]:
+        said = ((key, value) for key, value in self.details.items() if type(value) in {str, int, float})
+        return [f"{excerpt(key)} {excerpt(str(value))}" for key, value in said] + super()._known()
 
     def __str__(self) -> str:
         where = "error event" if self.in_stream else f"status {self.status_code}"
@@ -431,8 +446,7 @@ def _words(fields: dict[str, Any], body: Any) -> str | None:
         return None
     import json  # noqa: PLC0415 - for servers that say it in a way of their own
 
-    excerpt = json.dumps(said, ensure_ascii=False, default=str)
-    return excerpt if len(excerpt) <= _EXCERPT else excerpt[:_EXCERPT] + "…"
+    return excerpt(json.dumps(said, ensure_ascii=False, default=str))
 
 
 def _status_code(code: Any) -> int | None:

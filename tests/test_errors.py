@@ -222,6 +222,15 @@ def test_what_was_too_slow_may_be_quick_later_though_it_is_not_asked_again():
     assert not error.retryable
 
 
+def test_the_details_of_an_error_are_in_its_words_where_they_are_words_and_numbers():
+    details = {"error_code": "limit \n reached", "tries": 3, "more": {"a": 1}, "nothing": None, "on": True}
+    error = status_error(429, {"error": {"message": "No.", "details": details}}, request_id="req_1")
+    assert str(error) == "status 429: No. (error_code limit reached, tries 3, request_id req_1)"
+    assert error.message == "No."
+    long = status_error(429, {"error": {"message": "No.", "details": {"a": "x" * 500}}})
+    assert str(long) == f"status 429: No. (a {'x' * 120}…)"
+
+
 def test_the_details_of_an_error_are_evidence():
     assert status_error(400, {"error": {"details": {"a": 1}}}).evidence()["details"] == {"a": 1}
     assert status_error(400, {}).evidence()["details"] is None

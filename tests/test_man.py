@@ -38,7 +38,7 @@ from streamcli.client import calls
 from streamcli.network import proxy, timeouts
 from streamcli.network import tape as tapes
 from streamcli.output import price
-from streamcli.protocol import body, deviations, exchange, message, request, responses, retry, sse
+from streamcli.protocol import body, deviations, exchange, message, request, retry, sse
 from streamcli.turns import processes, tools
 
 PAGE = PAGES[1]
@@ -457,7 +457,7 @@ def test_a_status_means_what_the_table_says(words, kind, exit_status, retried):
 
 def test_the_limits_of_error_responses_are_those_of_the_page():
     said = prose(7, "Error responses")
-    assert f"at most {responses._EXCERPT} characters" in said
+    assert f"at most {errors._EXCERPT} characters" in said
     assert f"At most {body.MAX_ERROR_BODY >> 10} KiB of the body are read" in said
     assert f"for at most {timeouts.ERROR_BODY_TIMEOUT:g} seconds" in said
 

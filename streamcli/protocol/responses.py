@@ -19,6 +19,7 @@ from streamcli.errors import (
     IncompleteStreamError,
     ProtocolError,
     UnexpectedResponseError,
+    excerpt,
     status_error,
 )
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 # A body is undone in pieces of this size, because each may become a thousand times as long.
 _PIECE = 16 * 1024
-_EXCERPT = 120
 _MARKUP = re.compile(r"\s*<[A-Za-z!?]")
 # Of a page, what these hold is not for reading.
 _UNREAD = frozenset({"script", "style", "template"})
@@ -66,7 +66,7 @@ def error_of(
         return APIConnectionError("a proxy on the way rejected the request: 407", retryable=False)
     if 300 <= status < 400:
         place = hidden_text(headers.get("location", "nowhere"), secrets)
-        return APIStatusError(f"a redirect to {_excerpt(place)} is not followed", status_code=status, headers=headers)
+        return APIStatusError(f"a redirect to {excerpt(place)} is not followed", status_code=status, headers=headers)
     if status >= 400 or is_error:
         reason = value if isinstance(value, dict) and "error" in value else shown(body)
         error = status_error(None if status < 400 else status, reason, headers=headers)
@@ -92,7 +92,7 @@ def _error_event(body: bytes) -> dict[str, Any] | None:
 def shown(body: bytes) -> str:
     """What a reader is shown of a body: its beginning, on one line, and no markup."""
     text = body.decode("utf-8", "replace")
-    return _excerpt(words(text) or text)
+    return excerpt(words(text) or text)
 
 
 def words(text: str) -> str:
@@ -148,8 +148,8 @@ def _what_it_is(value: Any, headers: Mapping[str, str], wanted: str) -> str:
         return OF_CHAT_COMPLETIONS
     coded = coding.of(headers)
     if not coding.can_undo(coded):
-        return f"the response is in the coding {_excerpt(coded)}, which was not asked for and cannot be read"
-    kind = _excerpt(headers.get("content-type") or "of no content type")
+        return f"the response is in the coding {excerpt(coded)}, which was not asked for and cannot be read"
+    kind = excerpt(headers.get("content-type") or "of no content type")
     text = value.encode() if isinstance(value, str) else dumps(value)
     return f"the response is not {wanted} but {kind}: {shown(text)}"
 
@@ -157,7 +157,7 @@ def _what_it_is(value: Any, headers: Mapping[str, str], wanted: str) -> str:
 def _gateway(url: str, headers: Mapping[str, str]) -> str:
     """Who responds where something behind it does not: its address, and what it says it is."""
     kind = headers.get("server") or headers.get("via")
-    return f"the gateway at {urlsplit(url).netloc}{f' ({_excerpt(kind)})' if kind else ''}"
+    return f"the gateway at {urlsplit(url).netloc}{f' ({excerpt(kind)})' if kind else ''}"
 
 
 def _json_or_text(body: bytes) -> Any:
@@ -165,8 +165,3 @@ def _json_or_text(body: bytes) -> Any:
         return loads(body)
     except ValueError:
         return body.decode("utf-8", "replace")
-
-
-def _excerpt(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…"
