@@ -559,7 +559,7 @@ class TestACredentialThatIsNotAccepted:
     def test_but_not_of_more_in_a_row_than_may_run(self, server, response):
         server.responses = [lambda request: echo(request) if prompt(request) == "a" else response]
         ran = Run(server, "abcdefghi", jobs=2)
-        with pytest.raises(APIStatusError, match=r"line [34]: "):
+        with pytest.raises(APIStatusError, match=r"line [345]: "):
             ran.to_its_end()
         assert "".join(" x"[result.status > 0] for result in ran.results) == " xx"
         assert len(server.requests) <= 5
