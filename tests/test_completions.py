@@ -20,12 +20,13 @@ SHELLS = {
 }
 
 
-@pytest.fixture(params=SHELLS)
-def tab(request, tmp_path):
-    """What the line becomes, once Tab was pressed behind it and Enter after that."""
+@pytest.fixture(params=SHELLS, scope="module")
+def tab(request, tmp_path_factory):
+    """What the line becomes, once Tab was pressed behind it and Enter after that; one shell for all lines."""
     shell = shutil.which(request.param)
     if not shell:
         pytest.skip(f"{request.param} is not installed")
+    tmp_path = tmp_path_factory.mktemp(request.param)
     (tmp_path / "question one.txt").touch()
     (tmp_path / "answer.tape").touch()
     for name, text in (
