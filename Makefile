@@ -70,10 +70,48 @@ picture: $(VENV)/installed
 man:
 	man ./man/streamcli.1 ./man/streamcli.5 ./man/streamcli.7 ./man/streamcli-recipes.7
 
+# What is built is a copy: in the tree, root would leave files that its owner cannot remove, and what an earlier build
+# left there would be installed too.
+COPY = umask 022 && copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
+	cp -R pyproject.toml README.md LICENSE streamcli man completions "$$copy"
+
+ifndef DESTDIR
+# For this machine: with what it depends on, in an environment of its own, because Debian and others leave theirs to
+# their packages (PEP 668).
+ENVIRONMENT = $(PREFIX)/lib/streamcli
 install:
-	$(PYTHON) -m pip install --prefix '$(DESTDIR)$(PREFIX)' .
+	$(if $(filter /%,$(PREFIX)),,$(error PREFIX needs an absolute path))
+	$(COPY) && $(PYTHON) -m venv '$(ENVIRONMENT)' && \
+	'$(ENVIRONMENT)/bin/python' -m pip install --quiet --disable-pip-version-check "$$copy" && \
+	mkdir -p '$(PREFIX)/bin' && ln -sf ../lib/streamcli/bin/streamcli '$(PREFIX)/bin' && \
+	cp -R '$(ENVIRONMENT)/share' '$(PREFIX)'
+else
+# For a package: streamcli alone, among the packages of PYTHON. Debian's looks below /usr/local, where it installs by
+# itself, and below /usr, where its packages do; behind any prefix that it is given it would put /local.
+ifneq ($(PREFIX)/bin,$(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))'))
+export DEB_PYTHON_INSTALL_LAYOUT = deb
+THERE = --prefix '$(PREFIX)'
+endif
+export PIP_ROOT_USER_ACTION = ignore
+PIP = $(PYTHON) -m pip --quiet --disable-pip-version-check
+ALONE = --no-deps --no-index --ignore-installed --no-compile --no-warn-script-location
+install:
+	$(COPY) && $(PIP) wheel --no-deps --wheel-dir "$$copy" "$$copy" && \
+	$(PIP) install $(ALONE) --root '$(DESTDIR)' $(THERE) --find-links "$$copy" streamcli
+endif
+
+# Folders stay, as they may be others' even where they are empty.
+uninstall:
+	cd '$(DESTDIR)$(PREFIX)' && rm -rf bin/streamcli lib/streamcli \
+		lib/python3*/*-packages/streamcli lib/python3*/*-packages/streamcli-*.dist-info \
+		share/man/man[157]/streamcli.[157] share/man/man7/streamcli-recipes.7 share/fish/vendor_completions.d/streamcli.fish \
+		share/bash-completion/completions/streamcli share/zsh/site-functions/_streamcli
+
+# The source distribution, and the wheel made of it.
+dist: $(VENV)/installed
+	$(BIN)/pyproject-build
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: all demo test e2e soak bench lint twins completions docs picture man install clean
+.PHONY: all demo test e2e soak bench lint twins completions docs picture man install uninstall dist clean
