@@ -1,4 +1,4 @@
-"""What pyproject.toml says of click is true: the command is the same with the lowest version and with the newest.
+"""What pyproject.toml says of its dependencies is true: all is the same with the lowest version of each and the newest.
 
 Slow, because each version gets an environment of its own, with an index to install it from.
 """
@@ -14,9 +14,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-LOWEST = next(re.search(r"^click>=([\d.]+)", line)[1] for line in DEPENDENCIES if line.startswith("click"))
-# What depends on how click reads words and variables, and on what it prints.
-TESTS = ("test_args.py", "test_config.py", "test_cli.py", "test_command.py", "test_man.py")
+LOWEST = dict(re.match(r"(\w+)>=([\d.]+)", line).groups() for line in DEPENDENCIES)
+# The tests of what each is used for.
+TESTS = {
+    # How click reads words and variables, and what it prints.
+    "click": ("args", "config", "cli", "command", "man"),
+    "httpcore": ("transport", "connection", "proxy", "http_parts"),
+    "httpx": ("client", "clients", "transport", "pool"),
+    "orjson": ("jsontext", "message", "records", "results", "history"),
+}
 
 
 def environment_with(wanted, folder):
@@ -33,13 +39,14 @@ def environment_with(wanted, folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("wanted", [f"click=={LOWEST}", "click"], ids=["lowest", "newest"])
-def test_the_command_is_the_same_with_each_version_of_click(wanted, tmp_path):
-    python = environment_with(wanted, tmp_path)
-    version = [python, "-c", "from importlib.metadata import version; print(version('click'))"]
-    found = subprocess.run(version, capture_output=True, text=True, check=True).stdout.strip()
-    assert found == LOWEST or wanted == "click"
-    tests = [str(ROOT / "tests" / name) for name in TESTS]
+@pytest.mark.parametrize("version", ["lowest", "newest"])
+@pytest.mark.parametrize("name", LOWEST)
+def test_all_is_the_same_with_each_version_of(name, version, tmp_path):
+    python = environment_with(f"{name}=={LOWEST[name]}" if version == "lowest" else name, tmp_path)
+    asked = [python, "-c", f"from importlib.metadata import version; print(version({name!r}))"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    assert found.startswith(LOWEST[name]) or version == "newest"
+    tests = [str(ROOT / "tests" / f"test_{part}.py") for part in TESTS[name]]
     run = [python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     ended = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout[-3000:]
