@@ -111,7 +111,11 @@ uninstall:
 dist: $(VENV)/installed
 	$(BIN)/pyproject-build
 
+# A Debian package, for the release that it is made on.
+deb:
+	/usr/bin/python3 packaging/deb.py dist
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: all demo test e2e soak bench lint twins completions docs picture man install uninstall dist clean
+.PHONY: all demo test e2e soak bench lint twins completions docs picture man install uninstall dist deb clean

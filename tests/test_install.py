@@ -1,9 +1,11 @@
-"""What others get of this tree: users from `make install`, packagers with its DESTDIR, an index from `make dist`.
+"""What others get of this tree: users from `make install`, packagers with its DESTDIR, Debian from `make deb`, an index
+from `make dist`.
 
 Slow where something is built, for which setuptools is fetched from an index.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,11 +21,15 @@ from streamcli.version import __version__
 
 ROOT = Path(__file__).parent.parent
 SYSTEM = "/usr/bin/python3"
-TOOL = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+# Where the tests have what streamcli depends on.
+PURE = Path(pytest.__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+TOOL = PROJECT["tool"]["setuptools"]
 SHARED = {f"{folder}/{Path(name).name}" for folder, names in TOOL["data-files"].items() for name in names}
 # What building adds to a source distribution; and what is of no use in one.
 MADE = {"PKG-INFO", "setup.cfg"}
 LEFT_OUT = {".ci/run", ".gitignore"}
+DOCUMENTS = {"CHANGELOG.md.gz", "README.md", "changelog.gz", "copyright"}
 
 
 def run(*words, **options):
@@ -89,6 +95,11 @@ def able(python):
     return python if said.returncode == 0 else pytest.skip(f"{python} has no pip, no venv or is too old")
 
 
+def debian(name):
+    """Where Debian has one of the files that are not Python's."""
+    return f"{name}.gz" if "/man/" in name else name.replace("/site-functions/", "/vendor-completions/")
+
+
 building = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("_index")]
 
 
@@ -122,11 +133,47 @@ class TestInstalled:
         assert beside == {"bin/streamcli", *SHARED}
         assert not [name for name in files(tmp_path) if str(tmp_path).encode() in (tmp_path / name).read_bytes()]
         # What a package depends on are other packages.
-        path = f"{tmp_path}{library}:{Path(pytest.__file__).parent.parent}"
+        path = f"{tmp_path}{library}:{PURE}"
         said = run(python, folder / "bin/streamcli", "--version", env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path)
         assert (said.stdout, said.stderr) == (f"streamcli {__version__}\n", "")
         made("uninstall", PREFIX=prefix, DESTDIR=tmp_path)
         assert files(tmp_path) == set()
+
+
+# What apt answers when it is asked for what streamcli depends on.
+@pytest.fixture(scope="module", params=["true", "false"], ids=["depends", "takes along"])
+def package(request, tmp_path_factory):
+    if not shutil.which("dpkg-deb"):
+        pytest.skip("this is no Debian")
+    folder = tmp_path_factory.mktemp("deb")
+    (folder / "apt-get").symlink_to(shutil.which(request.param))
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    ended = run(able(SYSTEM), ROOT / "packaging/deb.py", folder, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    [package] = folder.glob("*.deb")
+    return package
+
+
+class TestDebianPackage:
+    pytestmark = building
+
+    @pytest.mark.skipif(not shutil.which("lintian"), reason="lintian is not installed")
+    def test_lintian_has_nothing_to_say(self, package):
+        assert run("lintian", "--fail-on", "error,warning", package).stdout == ""
+
+    def test_it_has_what_streamcli_needs_or_depends_on_it(self, package, tmp_path):
+        subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
+        depends = set(run("dpkg-deb", "--field", package, "Depends").stdout.split())
+        needed = {f"python3-{re.match('[a-z]+', line)[0]}" for line in PROJECT["project"]["dependencies"]}
+        whole = package.name.endswith("_all.deb")
+        assert needed & depends == (needed if whole else set())
+        library, others = ("python3/dist-packages", PURE) if whole else ("streamcli", "")
+        path = f"{tmp_path}/usr/lib/{library}:{others}"
+        said = run(SYSTEM, tmp_path / "usr/bin/streamcli", "--version", env={"PYTHONPATH": path}, cwd=tmp_path)
+        assert (said.stdout, said.stderr) == (f"streamcli {__version__}\n", "")
+        beside = {name for name in files(tmp_path) if not name.startswith(f"usr/lib/{library}/")}
+        documents = {f"usr/share/doc/streamcli/{name}" for name in DOCUMENTS}
+        assert beside == {"usr/bin/streamcli", *documents, *(f"usr/{debian(name)}" for name in SHARED)}
 
 
 class TestDistributed:
