@@ -115,7 +115,11 @@ dist: $(VENV)/installed
 deb:
 	/usr/bin/python3 packaging/deb.py dist
 
+# Whether this tree can be released, and what a person has to do then.
+release: $(VENV)/installed
+	@sh packaging/release.sh $(BIN)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: all demo test e2e soak bench lint twins completions docs picture man install uninstall dist deb clean
+.PHONY: all demo test e2e soak bench lint twins completions docs picture man install uninstall dist deb release clean
