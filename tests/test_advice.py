@@ -19,7 +19,7 @@ OTHER = "https://box.test"
         (401, "Unauthorized", Endpoint("http://localhost", None), DEFAULT_MODEL, "ANTHROPIC_AUTH_TOKEN"),
         (401, "Unauthorized", Endpoint(OTHER, None, None, (("authorization", "Basic x"),)), None, None),
         (401, "Unauthorized", Endpoint(DEFAULT_BASE_URL, KEY), DEFAULT_MODEL, None),
-        (404, "not found", Endpoint(OTHER, KEY), DEFAULT_MODEL, "-m names another"),
+        (404, "not found", Endpoint(OTHER, KEY), DEFAULT_MODEL, "choose another model with -m"),
         (404, "not found", Endpoint(DEFAULT_BASE_URL, KEY), DEFAULT_MODEL, None),
         (404, "not found", Endpoint(OTHER, KEY), "small", None),
         (404, "not found", Endpoint(OTHER, KEY), None, None),

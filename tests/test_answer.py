@@ -147,7 +147,7 @@ def test_two_runs_on_one_conversation_take_turns(tmp_path):
         with Running("-I", "-c", path, "one", env=env) as first:
             assert os.read(first.process.stdout.fileno(), 1) == b"a"
             with Running("-I", "-c", path, "two", env=env) as second:
-                said = f"streamcli: waiting for {path}: another run holds it\n".encode()
+                said = f"streamcli: waiting for {path}: another run is using it\n".encode()
                 assert os.read(second.process.stderr.fileno(), 1000) == said
                 goes_on.set()
                 assert (first.end().status, second.end().status) == (0, 0)

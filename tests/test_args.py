@@ -51,7 +51,7 @@ class TestOutputFormats:
     @pytest.mark.parametrize("pair", list(itertools.combinations(OUTPUT_FORMATS, 2)), ids=" ".join)
     def test_two_exclude_each_other_in_any_order(self, pair):
         for one, other in itertools.permutations(pair):
-            assert rejected(f"--{one}", f"--{other}") == f"--{pair[0]} and --{pair[1]} exclude each other"
+            assert rejected(f"--{one}", f"--{other}") == f"--{pair[0]} and --{pair[1]} cannot be used together"
 
 
 class TestLocal:
@@ -123,18 +123,25 @@ class TestNumbers:
         [
             ("--max-tokens", "-1"),
             ("--max-tokens", "9223372036854775808"),
-            ("--top-p", "nan"),
-            ("--temperature", "inf"),
             ("--temperature", "-0.1"),
             ("--timeout", "1e7"),
+        ],
+    )
+    def test_one_that_makes_no_sense_is_out_of_range(self, option, text):
+        assert rejected(option, text).startswith(f"Invalid value for '{option}': {text!r} is out of range: it must be")
+
+    @pytest.mark.parametrize(
+        ("option", "text"),
+        [
+            ("--top-k", "1.0"),
+            ("--retries", ""),
+            ("--timeout", "1s"),
+            ("--top-p", "nan"),
+            ("--temperature", "inf"),
             ("--idle-timeout", "-inf"),
             ("--connect-timeout", "1e999"),
         ],
     )
-    def test_one_that_makes_no_sense_is_out_of_range(self, option, text):
-        assert rejected(option, text) == f"Invalid value for '{option}': {text!r} is out of range"
-
-    @pytest.mark.parametrize(("option", "text"), [("--top-k", "1.0"), ("--retries", ""), ("--timeout", "1s")])
     def test_anything_else_is_rejected(self, option, text):
         assert f"{text!r} is not a " in rejected(option, text)
 
@@ -191,7 +198,7 @@ class TestEnvironment:
     def test_variables_that_exclude_each_other_are_rejected(self, monkeypatch):
         monkeypatch.setenv("STREAMCLI_SYSTEM", "a")
         monkeypatch.setenv("STREAMCLI_SYSTEM_FILE", "b")
-        assert rejected() == "--system and --system-file exclude each other"
+        assert rejected() == "--system and --system-file cannot be used together"
 
 
 class TestFailOn:

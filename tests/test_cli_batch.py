@@ -144,9 +144,9 @@ def test_input_may_come_out_of_a_pipe_with_a_name(server, tmp_path):
     ("lines", "why"),
     [
         (['"a"', "nonsense"], "line 2 is not JSON: "),
-        (named("a", "b", "a"), "line 3 has the custom_id 'a' of line 1"),
+        (named("a", "b", "a"), "line 3 repeats the custom_id 'a' of line 1"),
         (['"a"', "{}"], "line 2 has no prompt"),
-        ([], "has no prompt in it"),
+        ([], "has no prompts"),
     ],
 )
 def test_an_input_that_is_wrong_anywhere_is_rejected_before_anything_is_sent(server, file, out, lines, why):
@@ -256,7 +256,7 @@ def test_what_every_line_would_meet_ends_the_run_at_once(server, file, out, resp
     assert ended.status == status
     assert len(server.requests) == 2
     stopped, error = ended.err.splitlines()
-    assert stopped == "streamcli: stopped after 0 of 100: run again with --resume"
+    assert stopped == "streamcli: stopped after 0 of 100 lines: run the same command with --resume to ask the rest"
     assert re.sub(r"line \d", "line {}", error).startswith(f"streamcli: error: {said} (request_id req_1)")
     assert not out.exists()
     server.responses = [echo]
@@ -272,8 +272,8 @@ def test_a_batch_that_is_refused_again_and_again_says_so(server, file):
     ended = run(server, file(*named("a")), command=[sys.executable, "-c", IMPATIENT])
     assert (ended.status, results(ended.out)) == (0, ["A"])
     assert ended.err == (
-        "streamcli: nobody is answered: line 1: status 429 rate_limit_error: too many (request_id req_1); "
-        "trying for up to 300 s\n"
+        "streamcli: no answers now: line 1: status 429 rate_limit_error: too many (request_id req_1); "
+        "retrying for up to 300 s\n"
     )
 
 
@@ -348,7 +348,8 @@ def test_lines_that_run_as_batches_are_not_asked_here_too(server, file, out):
     out.with_name(f"{out.name}.batches").write_text("{}\n")
     ended = run(server, file(*named("a")), "-o", out)
     assert (ended.status, server.requests) == (2, [])
-    assert ended.error == f"lines of {out} are in batches: go on with --offload --resume, or end them with --cancel"
+    how = "continue with --offload --resume, or cancel them with --offload --cancel"
+    assert ended.error == f"{out} has lines in batches: {how}"
 
 
 def test_a_low_limit_of_open_files_lowers_how_many_run_at_once(server, file):
@@ -356,7 +357,7 @@ def test_a_low_limit_of_open_files_lowers_how_many_run_at_once(server, file):
     with Running(*words(server, path, "-j", 100), prefix=shell("ulimit -n 32")) as running:
         ended = running.end()
     assert (ended.status, len(results(ended.out))) == (0, 26)
-    assert ended.err == "streamcli: only 8 at a time: the limit of open files (ulimit -n) allows no more\n"
+    assert ended.err == "streamcli: --jobs is lowered to 8: the limit of open files (ulimit -n) allows no more\n"
 
 
 def test_a_complete_message_that_was_not_wanted_is_not_asked_for_again(server, file, out):
@@ -369,7 +370,7 @@ def test_a_complete_message_that_was_not_wanted_is_not_asked_for_again(server, f
 
 def test_retries_are_only_spoken_of_where_that_is_asked_for(server, file):
     busy = error_response(500, "api_error", retry_after_ms="1")
-    for option, said in ((), ""), (("-v",), "line 1: another attempt in 0.0 s after: status 500 api_error: no"):
+    for option, said in ((), ""), (("-v",), "line 1: retrying in 0.0 s after: status 500 api_error: no"):
         server.responses = [*[busy] * (server.connections + 1), echo]
         ended = run(server, file(*named("a")), *option)
         assert ended.status == 0
@@ -445,7 +446,7 @@ def test_nor_are_those_of_a_request_that_was_edited_under_its_id(server, file, o
     edited = file({"custom_id": "a", "prompt": "a"}, {"custom_id": "b", "prompt": "another question"})
     ended = run(server, edited, "-o", out, "--resume")
     assert (ended.status, out.read_bytes()) == (2, before)
-    assert ended.error.startswith(f"{out}: line 2 answers another request than line 2 of {edited}, which was edited")
+    assert ended.error.startswith(f"{out}: line 2 does not answer line 2 of {edited}, which was edited")
     ended = run(server, file(*named("a", "b")), "-o", out, "--resume", "--max-tokens", 5)
     assert (ended.status, out.read_bytes()) == (2, before)
     assert len(server.requests) == 2
@@ -464,7 +465,7 @@ def test_an_input_that_shrinks_or_changes_while_it_is_asked_is_said(server, file
         ended = running.end()
     assert (ended.status, results(out.read_bytes())) == (1, ["A", "B"])
     stopped, error = ended.err.splitlines()
-    assert stopped == "streamcli: stopped after 2 of 4: run again with --resume"
+    assert stopped == "streamcli: stopped after 2 of 4 lines: run the same command with --resume to ask the rest"
     assert error.startswith(f"streamcli: error: {path} changed after it was checked: ")
 
 
@@ -474,7 +475,10 @@ def test_two_runs_never_write_one_output(server, file, out):
     with Running(*words(server, path, "-o", out)) as running:
         server.request(0)
         ended = run(server, path, "-o", out, "--resume")
-        assert (ended.status, ended.error) == (2, f"{out} is being written by another run")
+        assert (ended.status, ended.error) == (
+            2,
+            f"{out} is being written by another run: wait for it to end, or write to another file",
+        )
         running.signal(signal.SIGTERM)
         running.end()
 
@@ -491,7 +495,7 @@ def test_a_signal_ends_the_run_which_another_one_goes_on_with(server, file, out,
         running.signal(number)
         ended = running.end()
     assert ended.status == -number
-    assert ended.err == "streamcli: stopped after 3 of 6: run again with --resume\n"
+    assert ended.err == "streamcli: stopped after 3 of 6 lines: run the same command with --resume to ask the rest\n"
     assert results(out.read_bytes()) == ["B", "C", "E"]
     server.responses = [echo]
     assert run(server, path, "-o", out, "--resume", "--usage-to", os.devnull) == (0, b"", "")
@@ -561,7 +565,11 @@ def test_a_disk_without_room_loses_nothing(server, file, out):
     path = file(*named(*(f"{number:03}{'x' * 300}" for number in range(30))))
     ended = run(server, path, "-o", out, "-j", 2, prefix=shell("ulimit -f 8"))  # of 1024 or 512 bytes
     assert ended.status == 10
-    assert re.search(r"^streamcli: stopped after \d+ of 30: run again with --resume$", ended.err, re.MULTILINE)
+    assert re.search(
+        r"^streamcli: stopped after \d+ of 30 lines: run the same command with --resume to ask the rest$",
+        ended.err,
+        re.MULTILINE,
+    )
     assert f"streamcli: error: cannot write to {out}: file too large" in ended.err
     done = set(results(out.read_bytes()))
     assert 0 < len(done) < 30
@@ -644,7 +652,7 @@ def test_a_run_on_a_terminal_is_interrupted_and_resumed(server, file, out):
         ended = terminal.end()
     assert ended.status == -signal.SIGINT
     assert ended.out.rpartition(ERASED)[2].splitlines()[-1] == (
-        b"streamcli: stopped after 2 of 3: run again with --resume"
+        b"streamcli: stopped after 2 of 3 lines: run the same command with --resume to ask the rest"
     )
     server.responses = [echo]
     with Terminal(*words(server, path, "-o", out, "--resume")) as terminal:

@@ -77,7 +77,7 @@ def test_a_run_says_what_was_submitted_and_how_it_stands(asking, output, state):
     ended = streamcli(*asking, command=COMMAND)
     assert (ended.status, ended.out) == (0, b"")
     assert ended.err.splitlines() == [
-        "streamcli: batch msgbatch_01 was made of 3 requests",
+        "streamcli: submitted 3 requests as batch msgbatch_01",
         "streamcli: 0 of 1 batches ended: 3 processing",
         "streamcli: 1 of 1 batches ended: 3 succeeded",
     ]
@@ -164,7 +164,7 @@ def test_on_a_terminal_the_counts_are_one_line_that_is_gone_in_the_end(asking, a
         ended = terminal.end()
     assert ended.status == 0
     drawn = [line.rpartition(b"\r\x1b[K")[2] for line in ended.out.split(b"\n")]
-    assert drawn[0] == b"streamcli: batch msgbatch_01 was made of 3 requests"
+    assert drawn[0] == b"streamcli: submitted 3 requests as batch msgbatch_01"
     assert b"processing" not in b"".join(drawn)
     assert drawn[-1] == b""
 
@@ -177,8 +177,8 @@ def waits(running):
     running.until_err("batches ended: 3 processing\n")
 
 
-HOW = "the same command with --resume fetches the results, with --cancel cancels"
-GO_ON = f"1 batch goes on at the server: {HOW}"
+HOW = "run the same command with --resume to fetch the results, or with --cancel"
+GO_ON = f"1 batch keeps running at the server: {HOW}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -204,7 +204,7 @@ def test_ctrl_c_on_a_terminal_leaves_no_trace_of_the_counts(asking, api):
         ended = terminal.end()
     assert ended.status == -signal.SIGINT
     drawn = [line.rpartition(b"\r\x1b[K")[2] for line in ended.out.replace(b"^C", b"").split(b"\n")]
-    assert drawn == [b"streamcli: batch msgbatch_01 was made of 3 requests", f"streamcli: {GO_ON}".encode(), b""]
+    assert drawn == [b"streamcli: submitted 3 requests as batch msgbatch_01", f"streamcli: {GO_ON}".encode(), b""]
 
 
 def test_an_error_says_it_too(asking, api):
@@ -220,7 +220,7 @@ def test_a_submission_that_broke_off_may_go_on_too(asking, api):
     assert notes[0] == f"streamcli: perhaps 1 batch of a submission that broke off: {HOW}"
     api.end(api.batches[0])
     ended = streamcli(*asking)
-    assert ended.err.startswith("streamcli: batch msgbatch_01 is part 1, whose submission broke off\n")
+    assert ended.err.startswith("streamcli: found part 1, whose submission broke off: it is batch msgbatch_01\n")
     assert (ended.status, api.accepted) == (0, IDS)
 
 
@@ -268,7 +268,7 @@ def test_cancel_cancels_what_the_state_knows(asking, api, output, state):
         running.signal(signal.SIGINT)
         running.end()
     ended = streamcli(*asking, "--cancel")
-    assert ended == (0, b"", "streamcli: batch msgbatch_01 is being cancelled: --resume fetches what was done\n")
+    assert ended == (0, b"", "streamcli: batch msgbatch_01 is being cancelled: fetch what was done with --resume\n")
     assert api.batches[0].status == "canceling"
     assert streamcli(*asking, "--resume").status == 5
     assert recorded(output) == []

@@ -29,7 +29,9 @@ def test_every_option_can_be_set_but_those_that_choose_the_configuration(option,
     given = "true" if option.is_flag else value.get(option.type.name, '"text"')
     file.write_text(f"{key} = {given}\n")
     if option.name in {"config", "profile"}:
-        with pytest.raises(click.UsageError, match=r"is not (an option that can be set there|a table of profiles)"):
+        with pytest.raises(
+            click.UsageError, match=r"is not (an option for the configuration|a table: profiles go into)"
+        ):
             layers(file)
     else:
         assert layers(file).values.keys() == {option.name}
@@ -73,7 +75,7 @@ def test_a_text_stands_for_a_list_of_one(file):
         ("usage = 1", "needs true or false"),
         ("stop = 3", "needs a list of strings"),
         ("retries = -1", "out of range"),
-        ("profile = 3", "is not a table of profiles"),
+        ("profile = 3", "is not a table: profiles go into"),
         ("profile.p = 3", "is not a table"),
         ("[model]", "needs a string or a number"),
         ('auth = "none"', "is not one of"),
@@ -105,7 +107,7 @@ def test_an_unknown_key_names_the_nearest(text, nearest, file):
     file.write_text(text)
     with pytest.raises(click.UsageError) as raised:
         layers(file)
-    end = f"; did you mean {nearest}?" if nearest else "can be set there"
+    end = f"; did you mean {nearest}?" if nearest else "for the configuration"
     assert raised.value.message.endswith(end)
 
 

@@ -238,7 +238,7 @@ class TestTLS:
         error = failure(driver.client(tls_server))
         words = (
             "certificate verify failed: unable to get local issuer certificate; "
-            "--ca-file or SSL_CERT_FILE names other authorities"
+            "to trust another one, use --ca-file or SSL_CERT_FILE"
         )
         assert str(error) == f"the TLS handshake with 127.0.0.1:{tls_server.port} failed: {words}"
         assert tls_server.connections == 1

@@ -392,7 +392,7 @@ def test_an_input_that_no_parser_takes_is_none(number, /):
     given = f'{{"n": {number}}}'
     ended = ask(ok(tool_answer(given)), "--message")
     assert ended.status == 11
-    assert ended.error.endswith("an input that is not whole JSON")
+    assert ended.error.endswith("an input that is not complete JSON")
     assert json.loads(ended.out)["content"][0]["partial_json"] == given
 
 
@@ -1353,19 +1353,21 @@ def test_stdin_that_stays_silent_beside_a_prompt_ends_the_run_before_anything_is
     with Running("--base-url", server.url, "--stdin-timeout", "0.3", "hello", stdin=subprocess.PIPE) as running:
         ended = running.end()
     assert ended.status == 2
-    assert ended.error == "standard input stayed silent for 0.3 s; use -I to ignore it"
+    assert ended.error == "nothing came on standard input for 0.3 s: use -I to ignore it"
     assert server.connections == 0
 
 
 @each((["--stdin-timeout", "3.3"], b""), (["--stdin-timeout", "0"], b"late"), ([], b"late"))
 def test_stdin_that_stays_silent_is_mentioned_after_3_s(argv, late, /):
-    note = "streamcli: waiting for standard input; -I ignores it\n"
+    note = "streamcli: waiting for standard input; use -I to ignore it\n"
     with Server(HELLO) as server, Running("--base-url", server.url, *argv, "hello", stdin=subprocess.PIPE) as running:
         running.until_err(note)
         if not late:
             ended = running.end()
             assert (ended.status, server.connections) == (2, 0)
-            assert ended.err == f"{note}streamcli: error: standard input stayed silent for 3.3 s; use -I to ignore it\n"
+            assert (
+                ended.err == f"{note}streamcli: error: nothing came on standard input for 3.3 s: use -I to ignore it\n"
+            )
             return
         running.give(late)
         assert running.end() == (0, b"Hello world", note)

@@ -74,7 +74,7 @@ def test_a_file_is_one_under_all_its_names(kind, folder):
     if kind != "a link to nothing":
         (folder / "x").touch()
     os.link("x", "y") if kind == "another name" else os.symlink("x", "y")
-    assert refused("-o", "x", "--events-to", "y") == "--output and --events-to both name x"
+    assert refused("-o", "x", "--events-to", "y") == "--output and --events-to both name x: use two files"
 
 
 def test_what_a_failed_run_kept_beside_the_target_of_a_link_is_not_its_next_input_and_output(folder):
@@ -94,7 +94,7 @@ def test_the_configuration_nobody_names_is_read_too(folder):
     (folder / ".config" / "streamcli").mkdir(parents=True)
     path = folder / ".config" / "streamcli" / "config.toml"
     path.touch()
-    assert refused("-o", str(path)) == f"--output and the configuration both name {path}"
+    assert refused("-o", str(path)) == f"--output and the configuration both name {path}: use two files"
 
 
 def test_standard_input_may_be_a_file_too(folder):
@@ -126,7 +126,7 @@ def test_to_go_on_from_what_a_failed_run_kept_it_gets_another_name(folder):
         run = ["--base-url", server.url, "--retries", "0", "-I", "-o", "answer"]
         assert streamcli(*run, "Write it.").status == 8
         ended = streamcli(*run, "-f", "answer.partial", "Go on.")
-        where = "where a run that fails keeps what came: rename it first"
+        where = "where a failed run keeps what came: rename it first"
         assert (ended.status, ended.error) == (2, f"--output and --file both name answer.partial, {where}")
         assert (folder / "answer.partial").read_text() == "Hel"
         (folder / "answer.partial").rename("first")

@@ -320,7 +320,7 @@ class TestReadStdin:
 
     def test_silence_is_mentioned_once_and_then_an_error(self, pipe, impatient):
         mentioned = []
-        with pytest.raises(UsageError, match=r"^standard input stayed silent for 0.1 s; use -I to ignore it$"):
+        with pytest.raises(UsageError, match=r"^nothing came on standard input for 0.1 s: use -I to ignore it$"):
             io.read_stdin(timeout=0.1, silent=lambda: mentioned.append(1))
         assert mentioned == [1]
 

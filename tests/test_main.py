@@ -31,7 +31,7 @@ def prefix(request):
 
 def test_a_key_command_that_fails_gives_no_key(server, prefix):
     ended = streamcli("--base-url", server.url, "--api-key-cmd", "echo sk-half; exit 3", "hi", prefix=prefix)
-    assert (ended.status, ended.error) == (2, "--api-key-cmd ended with status 3")
+    assert (ended.status, ended.error) == (2, "the command of --api-key-cmd failed with status 3")
     assert server.requests == []
 
 

@@ -325,7 +325,7 @@ class TestAfterASubmissionThatBrokeOff:
         assert case.resume() == 0
         assert [each for batch in api.batches for each in batch.ids if batch != other] == list("abcdefgh")
         assert case.results == succeeded(*"abcdefgh")
-        assert "batch msgbatch_02 is part 2, whose submission broke off" in case.notes
+        assert "found part 2, whose submission broke off: it is batch msgbatch_02" in case.notes
 
     @pytest.mark.parametrize("others", ["", "x", "xyz", "def"])
     def test_where_there_is_none_it_is_submitted(self, case, api, others):
@@ -450,7 +450,7 @@ class TestWaiting:
         assert case.work() == 0
         assert case.results == succeeded(*"abcdefgh")
         assert api.accepted == list("abcdefgh")
-        assert [note for note in case.notes if note.startswith("going on after: ")]
+        assert [note for note in case.notes if note.startswith("trying again after: ")]
 
     def test_but_not_for_ever_and_what_waits_is_known_to_the_next_run(self, case, api, monkeypatch):
         monkeypatch.setattr(offload, "MAX_FAULTS", 4)
@@ -464,8 +464,8 @@ class TestWaiting:
     def test_a_fault_of_all_is_said_once(self, case, api):
         api.faults["retrieve"] = [error_response(500)] * 9
         case.work()
-        assert [note for note in case.notes if note.startswith("going on after")] == [
-            "going on after: status 500 invalid_request_error: no (request_id req_1)"
+        assert [note for note in case.notes if note.startswith("trying again after")] == [
+            "trying again after: status 500 invalid_request_error: no (request_id req_1)"
         ]
 
     def test_the_waits_grow_up_to_a_minute(self, case, api, monkeypatch):
@@ -604,7 +604,7 @@ class TestFetching:
         api.pieces = pieces
         assert case.work() == 8
         assert case.results == [("a", "errored"), *succeeded(*"bcdefgh")]
-        assert "batch msgbatch_01 has no result for it" in case.output.read_text()
+        assert "batch msgbatch_01 has no result for this line" in case.output.read_text()
         api.pieces = lambda body: [body]
         assert case.resume() == 0
         assert case.results == succeeded(*"abcdefgh")
@@ -656,9 +656,9 @@ class TestCancel:
         case.cancel()
         assert [batch.status for batch in api.batches] == ["canceling", "ended", "canceling"]
         assert case.notes == [
-            "batch msgbatch_01 is being cancelled: --resume fetches what was done",
-            "batch msgbatch_02 has ended already: --resume fetches its results",
-            "batch msgbatch_03 is being cancelled: --resume fetches what was done",
+            "batch msgbatch_01 is being cancelled: fetch what was done with --resume",
+            "batch msgbatch_02 has already ended: fetch its results with --resume",
+            "batch msgbatch_03 is being cancelled: fetch what was done with --resume",
         ]
         assert case.resume() == 5
         kinds = [kind for _, kind in case.results]
@@ -673,7 +673,7 @@ class TestCancel:
         with pytest.raises(UsageError) as caught:
             case.cancel()
         assert caught.value.message == (
-            "a batch that may be part 2 is not cancelled, because only its results can show whose it is: if it is "
+            "a batch that may be part 2 was not cancelled, because only its results can show whose it is; if it is "
             f'yours, add the line {{"part":2,"id":"ID"}} to {case.state} with its ID'
         )
         assert [batch.status for batch in api.batches] == ["canceling", "in_progress"]

@@ -496,7 +496,7 @@ def hasty(monkeypatch):
 def test_a_server_that_answers_nobody_ends_the_run(server, hasty):
     server.responses = [error_response(529, "overloaded_error")]
     ran = Run(server, map(str, range(99)), jobs=4)
-    with pytest.raises(OverloadedError, match=r"line \d: no; nobody has been answered for 0.2 s"):
+    with pytest.raises(OverloadedError, match=r"line \d: no; no line was answered for 0.2 s"):
         ran.to_its_end()
     assert ran.results == []
     assert 4 <= len(server.requests) < 99
@@ -505,7 +505,7 @@ def test_a_server_that_answers_nobody_ends_the_run(server, hasty):
 def test_so_does_one_that_stops_answering_after_as_many_lines_as_may_run_are_given_up(server, hasty):
     server.responses = [lambda request: echo(request) if prompt(request) in "ab" else error_response(429)]
     ran = Run(server, "abcdefghi", jobs=3)
-    with pytest.raises(RateLimitError, match="line 6: no; nobody has been answered"):
+    with pytest.raises(RateLimitError, match="line 6: no; no line was answered"):
         ran.to_its_end()
     assert ran.said == ["a", "b", *["invalid_request_error"] * 3]
 
@@ -613,7 +613,7 @@ def test_one_that_lets_nobody_in_while_it_answers_does_too(server, hasty, monkey
 def test_a_server_that_never_says_a_byte_is_given_up(server, hasty):
     server.responses = [[HANG]]
     ran = Run(server, "abc", jobs=2, idle=0.05)
-    with pytest.raises(APITimeoutError, match=r"line \d: nothing came .*; nobody has been answered for 0.2 s"):
+    with pytest.raises(APITimeoutError, match=r"line \d: nothing came .*; no line was answered for 0.2 s"):
         ran.to_its_end()
 
 

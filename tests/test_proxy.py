@@ -116,7 +116,9 @@ class TestProxy:
         if there:
             assert Proxy("socks5://proxy:1080", "ALL_PROXY").checked().scheme == "socks5"
         else:
-            with pytest.raises(UsageError, match="ALL_PROXY names a SOCKS proxy, which needs the package socksio"):
+            with pytest.raises(
+                UsageError, match="ALL_PROXY names a SOCKS proxy, which needs the package socksio: pip install socksio"
+            ):
                 Proxy("socks5://proxy:1080", "ALL_PROXY").checked()
 
 

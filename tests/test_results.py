@@ -93,7 +93,7 @@ class TestResults:
 
     def test_a_file_that_exists_is_rejected_unless_the_run_resumes(self, path):
         path.write_text(record("a"))
-        assert not_opened(path, resume=False).startswith(" exists already: ")
+        assert not_opened(path, resume=False).startswith(" already exists: ")
 
     def test_a_file_that_is_empty_is_as_good_as_none(self, path):
         path.touch()
@@ -166,7 +166,7 @@ class TestResults:
     )
     def test_a_file_that_holds_anything_else_is_left_alone(self, path, text, line):
         path.write_text(text, errors="surrogateescape")
-        assert not_opened(path) == f": line {line} is not a result"
+        assert not_opened(path) == f": line {line} {batch._FOREIGN}"
 
     def test_results_of_another_input_are_left_alone(self, path):
         path.write_text(record("a") + record("z"))
@@ -186,8 +186,8 @@ class TestResults:
             results.write([result(1), result(2, outcome)])
         edited = THREE.replace('"prompt":"b"', '"prompt":"B"')
         assert not_opened(path, text=edited, retry_errors=retry_errors) == (
-            ": line 2 answers another request than line 2 of in.jsonl, which was edited since or asked with other "
-            "options: remove it to ask again, or write to another file"
+            ": line 2 does not answer line 2 of in.jsonl, which was edited since or asked with other "
+            "options: remove the result to ask again, or write to another file"
         )
 
     def test_one_that_failed_may_be_edited_and_is_asked_again(self, path):

@@ -202,13 +202,13 @@ def test_that_id_is_another_where_anything_is(changed):
         ('{"custom_id": "a"}', "line 1 has no prompt"),
         ('{"prompt": null}', "line 1 has a prompt that is not a string"),
         ('{"prompt": ["a"]}', "line 1 has a prompt that is not a string"),
-        ('{"prompt": "a", "params": {}}', "line 1 has both prompt and params"),
+        ('{"prompt": "a", "params": {}}', "line 1 has both prompt and params: leave one out"),
         ('{"params": []}', "line 1 has params that are not an object"),
         ('{"params": {}}', "line 1 has no prompt: its params have no messages"),
         ('{"params": {"messages": []}}', "line 1 has no prompt: its params have no messages"),
         ('{"params": {"messages": "a"}}', "line 1 has messages that are not a list"),
-        ('{"custom_id": 1, "prompt": "a"}', "line 1 has a custom_id that is not a string, or empty"),
-        ('{"custom_id": "", "prompt": "a"}', "line 1 has a custom_id that is not a string, or empty"),
+        ('{"custom_id": 1, "prompt": "a"}', "line 1 needs a custom_id that is a string and not empty"),
+        ('{"custom_id": "", "prompt": "a"}', "line 1 needs a custom_id that is a string and not empty"),
         (
             '{"prompt": "a", "model": "x"}',
             "line 1 has an unknown key 'model': fields of the request go into params",
@@ -233,12 +233,12 @@ def test_bytes_that_are_not_text_are_not_a_prompt_either():
 
 def test_an_id_that_comes_twice_is_rejected_with_both_lines():
     text = '{"custom_id":"a","prompt":"x"}\n"y"\n{"custom_id":"a","params":{"messages":["z"]}}'
-    assert rejected(text) == "line 3 has the custom_id 'a' of line 1"
+    assert rejected(text) == "line 3 repeats the custom_id 'a' of line 1"
 
 
 def test_an_id_that_was_made_for_another_line_is_rejected_too():
     made = lines('"x"')[0].custom_id
-    assert rejected(f'"x"\n{{"custom_id":"{made}","prompt":"y"}}').startswith("line 2 has the custom_id")
+    assert rejected(f'"x"\n{{"custom_id":"{made}","prompt":"y"}}').startswith("line 2 repeats the custom_id")
 
 
 def test_a_line_may_be_of_any_length():

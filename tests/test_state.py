@@ -115,7 +115,9 @@ class TestWhatTheNextRunMakesOfIt:
     def test_another_input_is_noticed(self, case, api, change):
         case.lines = change(case.lines)
         before = case.state.read_bytes()
-        with pytest.raises(UsageError, match=r"in.jsonl is not what batch msgbatch_0\d was made of") as caught:
+        with pytest.raises(
+            UsageError, match=r"in.jsonl or the options changed after batch msgbatch_0\d was submitted"
+        ) as caught:
             case.resume()
         assert '"id":null}' in caught.value.message
         assert case.state.read_bytes() == before
@@ -132,7 +134,7 @@ class TestWhatTheNextRunMakesOfIt:
 
     def test_a_file_that_is_not_ours_is_left_alone(self, case):
         case.state.write_text('{"a": 1}\n')
-        with pytest.raises(UsageError, match="line 1 says nothing about a batch"):
+        with pytest.raises(UsageError, match="line 1 is not a line of a state file"):
             case.resume()
         assert case.state.read_text() == '{"a": 1}\n'
 
@@ -140,7 +142,7 @@ class TestWhatTheNextRunMakesOfIt:
     def test_nor_is_a_line_that_means_nothing(self, case, line):
         with case.state.open("a") as state:
             state.write(line + "\n")
-        with pytest.raises(UsageError, match="line 5 says nothing about a batch"):
+        with pytest.raises(UsageError, match="line 5 is not a line of a state file"):
             case.resume()
 
     def test_a_torn_tail_is_as_if_it_were_not_there(self, case, api):
@@ -153,7 +155,7 @@ class TestWhatTheNextRunMakesOfIt:
     def test_two_runs_do_not_share_it(self, case):
         with case.state.open() as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            with pytest.raises(UsageError, match="is held by another run"):
+            with pytest.raises(UsageError, match="is being used by another run: wait for it to end"):
                 case.resume()
 
     def test_lines_that_were_done_meanwhile_are_not_fetched_twice(self, case, api):

@@ -251,7 +251,7 @@ class TestDescribed:
     def test_one_that_is_here_and_not_on_the_path_is_told_apart(self, make, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         make(describing(self.WEATHER), "weather")
-        assert self.error_response("weather") == "there is no tool weather on PATH; for the one here say ./weather"
+        assert self.error_response("weather") == "there is no tool weather on PATH; use ./weather for the one here"
 
     def test_one_that_is_nowhere_is_named(self, tmp_path):
         assert self.error_response("no-such-tool") == "there is no tool no-such-tool on PATH"
@@ -279,14 +279,14 @@ class TestDescribed:
     @pytest.mark.parametrize(
         ("script", "why"),
         [
-            ("echo oh >&2; echo no >&2; exit 3", "exited with status 3: oh no"),
-            ("exit 4", "exited with status 4"),
-            ("kill -9 $$", "ended by SIGKILL"),
+            ("echo oh >&2; echo no >&2; exit 3", "--describe exited with status 3: oh no"),
+            ("exit 4", "--describe exited with status 4"),
+            ("kill -9 $$", "--describe ended by SIGKILL"),
             ("sleep 100", "took longer than 0.5 s and was killed"),
             ("yes", "printed more than 1048576 bytes and was killed"),
-            ("", "what --describe printed is not a JSON object"),
-            ("echo '[]'", "what --describe printed is not a JSON object"),
-            ("echo '{} {}'", "what --describe printed is not a JSON object"),
+            ("", "--describe printed no JSON object"),
+            ("echo '[]'", "--describe printed no JSON object"),
+            ("echo '{} {}'", "--describe printed no JSON object"),
         ],
     )
     def test_one_that_cannot_describe_itself_is_rejected(self, make, script, why):
@@ -307,8 +307,8 @@ class TestDescribed:
 
     def test_a_name_that_two_share_is_rejected(self, make):
         one, other = make(describing(self.WEATHER), "one"), make(describing(self.WEATHER), "other")
-        assert self.error_response(one, other) == f"the tools {one} and {other} have the same name, weather"
-        assert self.error_response(one, one) == f"the tools {one} and {one} have the same name, weather"
+        assert self.error_response(one, other) == f"the tools {one} and {other} have the same name, weather: rename one"
+        assert self.error_response(one, one) == f"the tools {one} and {one} have the same name, weather: rename one"
 
 
 class TestResult:

@@ -178,17 +178,17 @@ class Offload:
             if part.id is None:
                 continue
             if self._found(part)["processing_status"] == "ended":
-                self._watch.note(f"batch {part.id} has ended already: --resume fetches its results")
+                self._watch.note(f"batch {part.id} has already ended: fetch its results with --resume")
             else:
                 self._api.cancel(part.id, betas=self._betas)
-                self._watch.note(f"batch {part.id} is being cancelled: --resume fetches what was done")
+                self._watch.note(f"batch {part.id} is being cancelled: fetch what was done with --resume")
         if not self._state.waiting:
             self._watch.note(f"there is no batch to cancel for {self._results.path}")
         for part in self._state.waiting:
             if part.id is None:
                 raise UsageError(
-                    f"a batch that may be part {part.number} is not cancelled, because only its results can show whose "
-                    f"it is: if it is yours, add {self._state.line_to_add(part, 'ID')} with its ID"
+                    f"a batch that may be part {part.number} was not cancelled, because only its results can show "
+                    f"whose it is; if it is yours, add {self._state.line_to_add(part, 'ID')} with its ID"
                 )
 
     def _found(self, part: Part) -> Mapping[str, Any]:
@@ -248,7 +248,7 @@ class Offload:
         if not _is_batch(batch):
             return self._absent("its response is not a batch")
         self._state.submitted(part, batch["id"])
-        self._watch.note(f"batch {part.id} was made of {part.count} requests")
+        self._watch.note(f"submitted {part.count} requests as batch {part.id}")
         return None
 
     def _name_line(self, part: Part, error: APIError) -> None:
@@ -271,7 +271,7 @@ class Offload:
         """
         for wait in SETTLING:
             if wait:
-                self._watch.note(f"no batch is part {part.number} yet, whose submission broke off: waiting {wait:g} s")
+                self._watch.note(f"waiting {wait:g} s for the batch of part {part.number}, whose submission broke off")
             time.sleep(wait)
             if self._may_have_batch(part):
                 return True
@@ -288,7 +288,7 @@ class Offload:
             is_own = self._is_own(part, batch_id)
             if is_own:
                 self._state.submitted(part, batch_id, adopted=True)
-                self._watch.note(f"batch {batch_id} is part {part.number}, whose submission broke off")
+                self._watch.note(f"found part {part.number}, whose submission broke off: it is batch {batch_id}")
                 return True
             if is_own is None:
                 may_be.append(batch_id)
@@ -339,7 +339,7 @@ class Offload:
                 else:
                     odd = True
             if odd and not found:
-                raise UnexpectedResponseError("what it lists are not batches")  # noqa: TRY301 - as what `list` raises
+                raise UnexpectedResponseError("it lists no batches")  # noqa: TRY301 - as what `list` raises
         except APIStatusError as error:
             self._check_present(error)
             raise
@@ -368,8 +368,8 @@ class Offload:
             if digests[part.number].text != part.digest:
                 what = f"batch {part.id}" if part.id else f"part {part.number}"
                 raise UsageError(
-                    f"{self._source.name} is not what {what} was made of, or the options differ: go on with what it "
-                    f"was made of, or add {self._state.line_to_add(part, None)} to do without its results"
+                    f"{self._source.name} or the options changed after {what} was submitted: change them back, or add "
+                    f"{self._state.line_to_add(part, None)} to do without its results"
                 )
 
     def _collect(self) -> None:
@@ -380,7 +380,7 @@ class Offload:
             wait = min(wait * _GROWTH, LONGEST_WAIT)
             faults = dict.fromkeys(str(part.fault) for part in parts if not self._looked_at(part))
             for fault in faults:
-                self._watch.note(f"going on after: {fault}")
+                self._watch.note(f"trying again after: {fault}")
             self._watch.counts(self._counts())
         for part in self._state.waiting:
             raise self._explained(part)
@@ -451,7 +451,7 @@ class Offload:
         if missing and count < part.count:  # more may come
             raise ProtocolError(f"batch {part.id} has no result for {missing} of its requests")
         if foreign:
-            self._watch.note(f"left out of batch {part.id}: {foreign} results for ids that part {part.number} has not")
+            self._watch.note(f"batch {part.id} has {foreign} results that are not of part {part.number}: left out")
         if missing:
             self._give_up(part)
         self._state.fetched(part)
@@ -459,7 +459,7 @@ class Offload:
     def _give_up(self, part: Part) -> None:
         """Record that lines of a part have no result at the server, and will not have one."""
         lines = (line for line in self._source.lines() if line.number in part and not self._results.done(line.number))
-        outcome = errored(ProtocolError(f"batch {part.id} has no result for it"))
+        outcome = errored(ProtocolError(f"batch {part.id} has no result for this line"))
         self._results.write([self._ended(line, outcome) for line in lines])
 
     def _ended(self, line: Line, outcome: Mapping[str, Any]) -> Result:
@@ -514,7 +514,7 @@ def _outcome(part: Part, value: Any) -> Mapping[str, Any]:
     kind = outcome.get("type")
     if isinstance(kind, str) and (kind != "succeeded" or isinstance(outcome.get("message"), dict)):
         return outcome
-    return errored(ProtocolError(f"batch {part.id} has no proper result for it"))
+    return errored(ProtocolError(f"batch {part.id} has a malformed result for this line"))
 
 
 def _whole_counts(batch: Mapping[str, Any]) -> dict[str, int]:

@@ -61,7 +61,7 @@ class Settings(NamedTuple):
     writes the results in the lines' order. With `counting` the tokens of each request are counted instead. Once
     `max_total_tokens` were used nothing more is sent. `judge` judges every complete message. `on_retry` is given the
     line, the error and the seconds to wait before the next attempt; `on_silence` the same line and error, once, when
-    nobody has been answered for some seconds, and for how many that may go on.
+    no line was answered for some seconds, and for how many that may go on.
     """
 
     jobs: int
@@ -305,7 +305,7 @@ class Pool:
         return None if too_long or _is_final(error) else _Attempt(attempt, 0)
 
     def _name_silence(self, error: APIError) -> None:
-        error.message += f"; nobody has been answered for {self._gate.patience:g} s"
+        error.message += f"; no line was answered for {self._gate.patience:g} s"
 
     def _tell_silence(self, line: Line, error: APIError) -> None:
         if not self._silence_told and self._gate.silence > _LONG_SILENCE:
@@ -365,7 +365,7 @@ class _Gate:
 
     @property
     def silence(self) -> float:
-        """The seconds for which nobody has been answered."""
+        """The seconds for which no line was answered."""
         return self._limiter.silence(self._loop.time())
 
     def begun(self, permit: Permit) -> None:

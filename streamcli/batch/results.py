@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     Judge = Callable[[Mapping[str, Any]], int]
 
 _MODE = 0o666
+_FOREIGN = "is not a result of --batch: continue an earlier output, or write to another file"
 # JSON that is nested no deeper than this can be read.
 _SURELY_READ = 1000
 
@@ -213,16 +214,16 @@ class Results(Keeper):
         self._in_order = True
 
     def _busy(self) -> NoReturn:
-        raise UsageError(f"{self.path} is being written by another run")
+        raise UsageError(f"{self.path} is being written by another run: wait for it to end, or write to another file")
 
     def _check_file(self, *, resume: bool) -> None:
         with open(self.path, "rb") as file:
             head = file.read(len(_HEAD))
         if head and not resume:
-            raise UsageError(f"{self.path} exists already: go on with it by --resume, or write to another file")
+            raise UsageError(f"{self.path} already exists: continue it with --resume, or write to another file")
         # A run that was killed may leave a torn tail, without its first byte; anything else is somebody's file.
         if self._journal.empty and head.strip(b"\0") and not _HEAD.startswith(_HEAD[:1] + head[1:]):
-            raise UsageError(f"{self.path}: line 1 is not a result")
+            raise UsageError(f"{self.path}: line 1 {_FOREIGN}")
 
     def _take_up(self, *, retry_errors: bool, judge: Judge) -> None:
         lines = 0
@@ -239,9 +240,8 @@ class Results(Keeper):
         """Raise UsageError if what was asked under this id is not what the input asks."""
         if record.digest and record.digest != self._source.digest(record.number):
             raise UsageError(
-                f"{self.path}: line {record.place} answers another request than line {record.number} of "
-                f"{self._source.name}, which was edited since or asked with other options: remove it to ask again, or "
-                "write to another file"
+                f"{self.path}: line {record.place} does not answer line {record.number} of {self._source.name}, which "
+                "was edited since or asked with other options: remove the result to ask again, or write to another file"
             )
 
     def _recorded(self) -> Iterator[_Record]:
@@ -249,12 +249,12 @@ class Results(Keeper):
         for place, text in self._journal.numbered():
             found = _parsed(text)
             if found is None or (found[1]["type"] == "succeeded" and self._holds not in found[1]):
-                raise UsageError(f"{self.path}: line {place} is not a result")
+                raise UsageError(f"{self.path}: line {place} {_FOREIGN}")
             custom_id, outcome, digest = found
             number = self._source.number(custom_id)
             if not number:
                 why = f"{self._source.name} has no line {custom_id!r}, or it was asked with other options"
-                raise UsageError(f"{self.path}: line {place} belongs to another input: {why}")
+                raise UsageError(f"{self.path}: line {place} belongs to another input: {why}; write to another file")
             yield _Record(place, number, outcome, digest, text)
 
     def _kept(self, judge: Judge) -> Iterator[bytes]:
@@ -282,7 +282,7 @@ class Results(Keeper):
                     offsets[self._source.number(found[0])] = offset
                 offset += len(text)
             if len(offsets) - offsets.count(-1) != self.recorded:
-                raise OutputError(f"cannot bring {self.path} into order: another program changed it")
+                raise OutputError(f"cannot sort {self.path}: another program changed it")
             for offset in offsets:
                 if offset >= 0:
                     file.seek(offset)

@@ -82,7 +82,7 @@ class Source:
         for line in self._read():
             other = self._numbers.add(line.custom_id, line.number)
             if other:
-                self._reject(line.number, f"has the custom_id {line.custom_id!r} of line {other}")
+                self._reject(line.number, f"repeats the custom_id {line.custom_id!r} of line {other}")
             self.count += 1
             self.last = line.number
             self._digests.extend([0] * (line.number - len(self._digests)))
@@ -133,7 +133,7 @@ class Source:
         value = self._value(number, text)
         custom_id = value.get("custom_id")
         if "custom_id" in value and not (isinstance(custom_id, str) and custom_id):
-            self._reject(number, "has a custom_id that is not a string, or empty")
+            self._reject(number, "needs a custom_id that is a string and not empty")
         params = {**self._defaults, **self._params(number, value)}
         params.pop("stream", None)
         if self._mark:
@@ -169,13 +169,13 @@ class Source:
 
     def _params(self, number: int, value: dict[str, Any]) -> dict[str, Any]:
         if "prompt" in value and "params" in value:
-            self._reject(number, "has both prompt and params")
+            self._reject(number, "has both prompt and params: leave one out")
         if "params" not in value:
             prompt = value.get("prompt", "")
             if not isinstance(prompt, str):
                 self._reject(number, "has a prompt that is not a string")
             if not prompt.strip():
-                self._reject(number, "has no prompt")
+                self._reject(number, "has no prompt, or a blank one")
             return {"messages": [self._compose(prompt)]}
         params = value["params"]
         if not isinstance(params, dict):

@@ -171,9 +171,11 @@ class State(Keeper):
                 url = self._url
                 self._change(self._parts[number], fields)
         except (ValueError, TypeError, KeyError):
-            raise UsageError(f"{self.path}: line {place} says nothing about a batch") from None
+            raise UsageError(f"{self.path}: line {place} is not a line of a state file") from None
         if url != self._url:
-            raise UsageError(f"{self.path}: line {place} is of a batch at {url}, and this is {self._url}")
+            raise UsageError(
+                f"{self.path}: line {place} is of a batch at {url}, and not at {self._url}: change --base-url back"
+            )
 
     def _change(self, part: Part, fields: Mapping[str, Any]) -> None:
         if "fetched" in fields:
@@ -184,4 +186,4 @@ class State(Keeper):
             part.id = str(fields["id"])
 
     def _busy(self) -> NoReturn:
-        raise UsageError(f"{self.path} is held by another run")
+        raise UsageError(f"{self.path} is being used by another run: wait for it to end")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from streamcli.protocol.request import Endpoint
 
 _NO_KEY = "no key was sent: set ANTHROPIC_API_KEY, or ANTHROPIC_AUTH_TOKEN if the server wants a Bearer token"
-_BEARER = "the key was sent as x-api-key: if the server wants a Bearer token, say --auth bearer"
-_MODEL = f"{DEFAULT_MODEL} is only the default: -m names another model, and --models lists those of the server"
+_BEARER = "the key was sent as x-api-key: if the server wants a Bearer token, use --auth bearer"
+_MODEL = f"{DEFAULT_MODEL} is only the default: choose another model with -m; --models lists what the server has"
 
 
 def advice(error: StreamcliError, endpoint: Endpoint, model: Any = None) -> str:

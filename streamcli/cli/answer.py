@@ -225,7 +225,7 @@ class Answer:
         if conversation is None:
             return
         if not (is_answered and conversation.append([*question.asked, *question.loop.added])):
-            self._diagnostics.note(f"the turn is not added: {self._args.conversation} stays as it was")
+            self._diagnostics.note(f"the turn is not added to {self._args.conversation}, which stays as it was")
 
     def _fail(self, error: StreamcliError, status: int | None = None) -> None:
         self._meter.stop()

@@ -132,10 +132,12 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic only since c
             number = self._kind(value)
         except (ValueError, OverflowError):
             number = None
-        if number is None or (isinstance(value, float) and number != value):  # nan, or a fraction in the configuration
+        is_fraction = isinstance(value, float) and number != value  # in the configuration
+        if number is None or is_fraction or number - number != 0:  # as it is not 0 of nan and infinity
             self.fail(f"{value!r} is not a {'whole ' if self._kind is int else ''}number", param, ctx)
-        if not self._least <= number <= self._most or number == math.inf:
-            self.fail(f"{value!r} is out of range", param, ctx)
+        if not self._least <= number <= self._most:
+            most = f" and at most {self._most}" if self._most < math.inf else ""
+            self.fail(f"{value!r} is out of range: it must be at least {self._least}{most}", param, ctx)
         return number
 
 
@@ -147,7 +149,7 @@ class Thinking(click.ParamType):  # type: ignore[type-arg]  # generic only since
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """`value`, checked."""
         if not re.fullmatch(r"adaptive|off|[1-9][0-9]{0,17}", str(value)):
-            self.fail(f"{value!r} is neither adaptive, off nor a number of tokens", param, ctx)
+            self.fail(f"{value!r} must be adaptive, off or a number of tokens", param, ctx)
         return str(value)
 
 
@@ -179,8 +181,8 @@ class Option(click.Option):
 
 
 # A system call can wait some 24 days; 64 bits are the largest integers that every JSON parser takes.
-_SECONDS, _COUNT = Number(float, most=1e6), Number(int, most=2**63 - 1)
-_SPEED = Number(float, most=1e6)
+_SECONDS, _COUNT = Number(float, most=10**6), Number(int, most=2**63 - 1)
+_SPEED = Number(float, most=10**6)
 _SANITIZE = click.Choice(["auto", "always", "never"])
 _SOME, _MANY = Number(int, least=1, most=2**31 - 1), Number(int, least=1, most=2**63 - 1)
 
@@ -490,7 +492,7 @@ def _collect(**values: Any) -> Args:
     context = click.get_current_context()
     for name, value in values.items():
         if name not in _MAY_BE_EMPTY and (value == "" or (isinstance(value, tuple) and "" in value)):
-            raise click.UsageError(f"{_long(name)} needs a value that is not empty")
+            raise click.UsageError(f"{_long(name)} must not be empty")
     values.update({name: _with_dash(values[name]) for name in _KNOW_DASH})
     for pair in EXCLUSIVE:
         _choose(context, pair, values)
@@ -507,7 +509,7 @@ def _listed(given: str) -> frozenset[str]:
     """The stop reasons of --fail-on."""
     words = frozenset(filter(None, given.replace(" ", "").split(",")))
     if not words or ("none" in words and len(words) > 1):
-        raise click.UsageError("--fail-on needs stop reasons, comma-separated, or none")
+        raise click.UsageError("--fail-on needs stop reasons, separated by commas, or none alone")
     return words - {"none"}
 
 
@@ -546,7 +548,7 @@ def _choose(context: click.Context, pair: tuple[str, str], values: dict[str, Any
         return
     far, near = sorted(pair, key=lambda name: _rank(context, name))
     if _rank(context, near) == _rank(context, far):
-        raise click.UsageError(f"{_long(pair[0])} and {_long(pair[1])} exclude each other")
+        raise click.UsageError(f"{_long(pair[0])} and {_long(pair[1])} cannot be used together")
     not_given = {bool: False, tuple: ()}
     values[far] = not_given.get(type(values[far]))
 

@@ -155,7 +155,7 @@ def checked_source(
         raise UsageError(f"cannot read {name}: {reason(fault)}") from None
     source = Source(stack.enter_context(file), name, defaults, compose, args.lines, mark=mark)
     if not source.check():
-        raise UsageError(f"{name} has no prompt in it")
+        raise UsageError(f"{name} has no prompts")
     return source
 
 
@@ -175,7 +175,8 @@ def _kept(fd: int, name: str) -> BinaryIO:
             file.write(data)
             file.flush()
         except OSError as fault:
-            raise OutputError(f"cannot keep {name} in {tempfile.gettempdir()}: {reason(fault)}") from None
+            why = f"{reason(fault)}; TMPDIR names another directory"
+            raise OutputError(f"cannot keep {name} in {tempfile.gettempdir()}: {why}") from None
     return file
 
 
@@ -186,14 +187,16 @@ def _output(
     if path is None:
         return _Stream(args, standard_output)
     if not args.offload and os.path.exists(f"{path}.batches"):
-        raise UsageError(f"lines of {path} are in batches: go on with --offload --resume, or end them with --cancel")
+        raise UsageError(
+            f"{path} has lines in batches: continue with --offload --resume, or cancel them with --offload --cancel"
+        )
     if path != "-" and (os.path.isfile(path) or not os.path.exists(path)):
         known = args.resume or args.cancel
         holds = "input_tokens" if args.count_tokens else "message"
         results = Results(path, source, resume=known, retry_errors=args.retry_errors, judge=judge(args), holds=holds)
         return stack.enter_context(results)
     if args.resume:
-        raise UsageError(f"--resume needs a file to go on with, and {path} is not one")
+        raise UsageError(f"--resume needs a file to continue, and {path} is not one")
     return _Stream(args, io.opened(path, atomic=False))
 
 
@@ -249,7 +252,7 @@ class _Batch(NamedTuple):
         wanted = args.jobs if args.local is None else local.places(args.jobs)
         allowed = _allowed_jobs(wanted)
         if allowed < wanted:
-            self.diagnostics.note(f"only {allowed} at a time: the limit of open files (ulimit -n) allows no more")
+            self.diagnostics.note(f"--jobs is lowered to {allowed}: the limit of open files (ulimit -n) allows no more")
         # httpcore tries to import it six times a request; if it is not installed, that is a third of a request's work.
         if importlib.util.find_spec("sniffio") is None:
             sys.modules["sniffio"] = None  # type: ignore[assignment]
@@ -274,15 +277,15 @@ class _Batch(NamedTuple):
 
     def _say_retry(self, line: Line, error: APIError, wait: float) -> None:
         when = f"in {wait:.1f} s" if wait else "when the server has room"
-        self.diagnostics.note(f"line {line.number}: another attempt {when} after: {error}")
+        self.diagnostics.note(f"line {line.number}: retrying {when} after: {error}")
 
     def _say_silence(self, line: Line, error: APIError, patience: float) -> None:
-        self.diagnostics.note(f"nobody is answered: line {line.number}: {error}; trying for up to {patience:g} s")
+        self.diagnostics.note(f"no answers now: line {line.number}: {error}; retrying for up to {patience:g} s")
 
     def say_stopped(self) -> None:
         """Say how far the run came, and how to go on."""
-        how = ": run again with --resume" if isinstance(self.output, Results) else ""
-        self.diagnostics.note(f"stopped after {self.output.recorded} of {self.source.count}{how}")
+        how = ": run the same command with --resume to ask the rest" if isinstance(self.output, Results) else ""
+        self.diagnostics.note(f"stopped after {self.output.recorded} of {self.source.count} lines{how}")
 
     def say_how_it_ended(self) -> int:
         """Say how many tokens were counted, and why the status is not 0; returns the status."""
@@ -295,10 +298,10 @@ class _Batch(NamedTuple):
 
     def _say_limit(self) -> int:
         left = self.source.count - self.output.recorded
-        used = f"{self.statistics.tokens} tokens are used, and --max-total-tokens is {self.args.max_total_tokens}"
+        used = f"{self.statistics.tokens} tokens were used, and --max-total-tokens is {self.args.max_total_tokens}"
         how = "; --resume asks them" if isinstance(self.output, Results) else ""
         status = max(TokenLimitError.exit_code, self.output.status)
-        self.diagnostics.fault(TokenLimitError(f"{left} of {self.source.count} lines are left: {used}{how}"), status)
+        self.diagnostics.fault(TokenLimitError(f"{left} of {self.source.count} lines were left: {used}{how}"), status)
         return status
 
     def _say_failures(self) -> None:

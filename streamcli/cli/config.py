@@ -55,7 +55,7 @@ def layers(
     profiles = table.pop("profile", {})
     found = Layers({}, {}, _prices(table.pop("price", {}), place))
     if not isinstance(profiles, dict):
-        raise click.UsageError(f"{place}: profile is not a table of profiles")
+        raise click.UsageError(f"{place}: profile is not a table: profiles go into tables [profile.NAME]")
     if profile is not None and profile not in profiles:
         raise click.UsageError(f"{place} has no table [profile.{profile}]{nearest(profile, profiles)}")
     _add(found, table, place, place, options)
@@ -122,7 +122,7 @@ def _table(path: str, *, needed: bool) -> dict[str, Any]:
 def _prices(tables: Any, place: str) -> dict[str, dict[str, float]]:
     """The tables [price.MODEL], checked."""
     if not isinstance(tables, dict):
-        raise click.UsageError(f"{place}: price is not a table of models")
+        raise click.UsageError(f'{place}: price is not a table: prices go into tables [price."MODEL"]')
     if not tables:
         return {}
     from streamcli.output import price  # noqa: PLC0415 - few have prices
@@ -143,7 +143,7 @@ def _add(found: Layers, table: Any, where: str, origin: str, options: Sequence[c
     for key, value in table.items():
         option = known.get(key)
         if option is None or option.name is None or option.name in _NOT_HERE:
-            raise click.UsageError(f"{where}: {key} is not an option that can be set there{nearest(key, known)}")
+            raise click.UsageError(f"{where}: {key} is not an option for the configuration{nearest(key, known)}")
         found.values[option.name] = _value(option, value, f"{where}: {key}")
         found.origins[option.name] = origin
 
@@ -174,7 +174,7 @@ def _value(option: click.Option, value: Any, what: str) -> Any:
     if not fits:
         raise click.UsageError(f"{what} needs {wanted}")
     if any("\0" in text for text in (value if isinstance(value, list) else [str(value)])):
-        raise click.UsageError(f"{what} has a NUL in it")
+        raise click.UsageError(f"{what} holds a NUL character")
     try:
         option.type_cast_value(click.Context(click.Command("streamcli")), value)
     except click.BadParameter as fault:

@@ -47,7 +47,7 @@ def _writes(args: Args) -> Iterator[_Use]:
     for name in _WRITTEN:
         yield from _named(args, name)
     if args.output and not args.batch:
-        yield _Use("--output", f"{_target(args.output)}.partial", "where a run that fails keeps what came")
+        yield _Use("--output", f"{_target(args.output)}.partial", "where a failed run keeps what came")
     if args.output and args.offload:
         yield _Use("--output", f"{args.output}.batches", "where --offload keeps its state")
     if args.conversation:
@@ -90,7 +90,7 @@ def _claim(taken: dict[Hashable, _Use], use: _Use) -> None:
     if other is not use:
         why = other.why or use.why
         what = f"{other.name} and {use.name} both name {other.path}"
-        raise UsageError(f"{what}, {why}: rename it first" if why else what)
+        raise UsageError(f"{what}, {why}: rename it first" if why else f"{what}: use two files")
 
 
 def _identity(path: str | int) -> Hashable:

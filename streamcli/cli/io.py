@@ -277,7 +277,7 @@ def _await_input(timeout: float, silent: Callable[[], None] | None) -> None:
             silent()
         if _readable(timeout - SILENCE):
             return
-    raise UsageError(f"standard input stayed silent for {timeout:g} s; use -I to ignore it")
+    raise UsageError(f"nothing came on standard input for {timeout:g} s: use -I to ignore it")
 
 
 def read(fd: int) -> bytes:

@@ -141,7 +141,7 @@ def _plain(fault: click.ClickException) -> str:
     message = fault.format_message().rstrip(".")
     message = message[:1].lower() + message[1:]
     if isinstance(fault, click.NoSuchOption):
-        message += "; words that begin with a dash go after --"
+        message += "; a prompt that begins with a dash goes after --"
     elif isinstance(fault, click.BadParameter) and fault.ctx and fault.param and fault.param.name:
         name = fault.param.name
         if fault.ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:

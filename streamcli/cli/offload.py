@@ -75,13 +75,13 @@ def _how_to_go_on(parts: Sequence[Part]) -> str:
     ended = sum(part.ended for part in parts)
     running = sum(part.id is not None and not part.ended for part in parts)
     unknown = len(parts) - ended - running
-    goes = "goes" if running == 1 else "go"
+    keeps = "keeps" if running == 1 else "keep"
     stands = [
-        f"{_batches(running)} {goes} on at the server" if running else "",
+        f"{_batches(running)} {keeps} running at the server" if running else "",
         f"{_batches(ended)} ended with results to fetch" if ended else "",
         f"perhaps {_batches(unknown)} of a submission that broke off" if unknown else "",
     ]
-    how = "the same command with --resume fetches the results, with --cancel cancels"
+    how = "run the same command with --resume to fetch the results, or with --cancel"
     return f"{', '.join(filter(None, stands))}: {how}"
 
 

@@ -111,7 +111,7 @@ def _marks(args: Args, body: Mapping[str, Any], question: int) -> cache.Marks | 
     try:
         cache.checked(marks.on(body))
     except ValueError as fault:
-        raise UsageError(f"the request {fault}") from None
+        raise UsageError(f"--cache: the request {fault}") from None
     return marks
 
 
@@ -127,7 +127,7 @@ def _next_turn(conversation: Conversation, asked: list[dict[str, Any]]) -> list[
     """What is asked, as it goes on with the conversation: calls that were left open are answered first."""
     if not asked:
         if conversation.messages and conversation.messages[-1]["role"] == "assistant":
-            raise UsageError(f"no prompt, and {conversation.path} ends with an answer: there is nothing to ask")
+            raise UsageError(f"no prompt, and {conversation.path} ends with an answer: say what to ask")
         return []
     first, *others = asked
     content = first.get("content")
@@ -165,10 +165,10 @@ def _conversation(args: Args, diagnostics: io.Diagnostics, stack: ExitStack) -> 
     if path is None:
         return None
     if any(re.match(r"messages\b", setting) for setting in args.set):
-        raise UsageError("--set messages and --conversation exclude each other")
+        raise UsageError("--set messages and --conversation cannot be used together")
     from streamcli.turns.conversation import Conversation  # noqa: PLC0415 - rarely asked for
 
-    opened = Conversation(path, busy=lambda: diagnostics.note(f"waiting for {path}: another run holds it"))
+    opened = Conversation(path, busy=lambda: diagnostics.note(f"waiting for {path}: another run is using it"))
     conversation = stack.enter_context(opened)
     for note in conversation.notes:
         diagnostics.note(note)

@@ -146,16 +146,16 @@ def text_of_stdin(args: Args, streams: io.StandardStreams, diagnostics: io.Diagn
     patient = asked_for or not has_prompt
     raw = io.read_stdin(
         timeout=None if patient else args.stdin_timeout,
-        silent=lambda: diagnostics.note("waiting for standard input; -I ignores it"),
+        silent=lambda: diagnostics.note("waiting for standard input; use -I to ignore it"),
     )
     if args.verbose:
         diagnostics.note(f"read {len(raw)} bytes from standard input")
     text = decoded(raw, "standard input")
     if has_prompt and not text.strip():
         if asked_for:
-            raise UsageError(f"standard input is {'empty' if streams.open[io.STDIN] else 'closed'}, and - asks for it")
+            raise UsageError(f"standard input is {'empty' if streams.open[io.STDIN] else 'closed'}, but - asks for it")
         if not io.is_device(io.STDIN):
-            diagnostics.note("standard input is empty: the prompt goes without it; -I says that this is meant")
+            diagnostics.note("standard input is empty: only the prompt is sent; use -I if that is what you want")
     return text
 
 
@@ -272,7 +272,7 @@ def _add_tools(args: Args, found: dict[str, Any], programs: Sequence[dict[str, A
         names = [tool.get("name") for tool in found["tools"] if isinstance(tool, dict)]
         twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice:
-            raise UsageError(f"two tools have the name {twice!r}")
+            raise UsageError(f"two tools have the name {twice!r}: rename one")
     if args.tool_choice and _goes_over(args, "tool_choice", found, "tool_choice"):
         is_name = args.tool_choice not in _CHOICES
         found["tool_choice"] = {"type": "tool", "name": args.tool_choice} if is_name else {"type": args.tool_choice}
@@ -293,7 +293,7 @@ def body(args: Args, found: dict[str, Any], messages: Sequence[Message]) -> dict
             "no prompt: give one as an argument, in a file with -f, or on standard input; see streamcli -h"
         )
     if found["stream"] is not True:
-        raise UsageError("--set stream: answers are always streamed")
+        raise UsageError("--set stream: leave it out; answers are always streamed")
     return found
 
 
@@ -405,7 +405,7 @@ def _explicit_key(args: Args, *, url_is_configured: bool) -> tuple[str | None, s
 
         status, printed = output_of(args.api_key_cmd)
         if status:
-            raise UsageError(f"--api-key-cmd ended with status {status}")
+            raise UsageError(f"the command of --api-key-cmd failed with status {status}")
         return _key(printed, "--api-key-cmd")
     return None, ""
 
@@ -414,5 +414,5 @@ def _key(raw: bytes, source: str) -> tuple[str, str]:
     is_utf_16 = raw[:2] in {b"\xff\xfe", b"\xfe\xff"}  # as PowerShell writes files
     key = raw.decode("utf-16" if is_utf_16 else "utf-8", "replace")
     if not key_in(key)[0]:
-        raise UsageError(f"{source} gave an empty key")
+        raise UsageError(f"the key from {source} is empty")
     return key, source

@@ -64,7 +64,7 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
         files.check(args)
         for word in sorted(args.fail_on - KNOWN_TO_FAIL_ON):
             near = config.nearest(word, KNOWN_TO_FAIL_ON)
-            what = f"--fail-on {one_line(word)}: no stop reason of that name is known"
+            what = f"--fail-on {one_line(word)}: not a known stop reason"
             diagnostics.note(f"{what}{near or '; it counts all the same'}")
         if args.show_config:
             from . import show  # noqa: PLC0415 - rarely asked for

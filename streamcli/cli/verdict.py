@@ -107,16 +107,16 @@ def shortcoming(args: Args, answer: Complete) -> StreamcliError | None:
     if answer.stop_reason == "tool_use":
         calls = [block for block in _blocks(answer.message) if block.get("type") == "tool_use"]
         cut = [_text(call, "name") for call in calls if "partial_json" in call]
-        return ToolError(f"the model calls {cut[0]} with an input that is not whole JSON") if cut else None
+        return ToolError(f"the model calls the tool {cut[0]} with an input that is not complete JSON") if cut else None
     short = cut_short(answer)
     because = f"; {short}" if short else ""
     if args.extract and last_fenced_block(answer.text) is None:
-        return SchemaError(f"the answer ends without a whole fenced block{because}")
+        return SchemaError(f"the answer has no complete fenced code block for --extract{because}")
     if args.schema:
         try:
             loads(answer.text.encode())
         except ValueError as fault:
-            return SchemaError(f"the answer is not the JSON of --schema: {reason(fault)}{because}")
+            return SchemaError(f"the answer is not JSON, which --schema asks for: {reason(fault)}{because}")
     return None
 
 

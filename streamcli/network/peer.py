@@ -99,7 +99,9 @@ def _reason(fault: BaseException) -> str:
     while fault.__cause__ is not None:
         fault = fault.__cause__
     if isinstance(fault, ssl.SSLCertVerificationError):
-        hint = "; --ca-file or SSL_CERT_FILE names other authorities" if fault.verify_code in _UNKNOWN_AUTHORITY else ""
+        hint = (
+            "; to trust another one, use --ca-file or SSL_CERT_FILE" if fault.verify_code in _UNKNOWN_AUTHORITY else ""
+        )
         return f"certificate verify failed: {fault.verify_message}{hint}"
     if isinstance(fault, ssl.SSLError):
         return (fault.reason or str(fault)).lower().replace("_", " ")

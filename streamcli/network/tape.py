@@ -148,7 +148,7 @@ class Player(httpx.BaseTransport):
             else:
                 self._left[-1].lines.append(line)
         if not self._left:
-            raise errors.UsageError("the tape does not begin with a request")
+            raise errors.UsageError("the tape does not begin with a request: it needs to be a file that --record wrote")
         self.request = self._left[0].request
         self._current = _Attempt({}, [])
         self._speed = speed
@@ -161,7 +161,7 @@ class Player(httpx.BaseTransport):
         head, *reads = self._current.lines or [{}]
         self._wait(head)
         if "status" not in head:
-            raise _error(head.get("end"), errors.APIConnectionError, "the tape holds no further response")
+            raise _error(head.get("end"), errors.APIConnectionError, "the tape ends before this response")
         return Response(head["status"], headers=_headers(head), stream=_Played(self._reads(reads)))
 
     @property
@@ -198,8 +198,8 @@ class Player(httpx.BaseTransport):
             elif line.get("end") == "whole":
                 return
             else:
-                raise _error(line.get("end"), errors.IncompleteStreamError, "the tape ends in mid-stream")
-        raise errors.IncompleteStreamError("the tape ends in mid-stream")
+                raise _error(line.get("end"), errors.IncompleteStreamError, "the tape ends in the middle of the stream")
+        raise errors.IncompleteStreamError("the tape ends in the middle of the stream")
 
     def _wait(self, line: dict[str, Any]) -> None:
         if self._speed:
@@ -265,7 +265,7 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         except (ValueError, TypeError):
             line = None
         if not isinstance(line, dict) or not all(isinstance(line[key], _TYPES[key]) for key in _TYPES if key in line):
-            raise errors.UsageError(f"line {number} of the tape is not what a recorder writes")
+            raise errors.UsageError(f"line {number} of the tape is not one that --record writes")
         yield line
 
 

@@ -62,10 +62,10 @@ def checked(body: dict[str, Any]) -> dict[str, Any]:
     marks = [mark for _, block in _blocks(body) for mark in _marks_in(block)]
     marks += filter(None, [body.get("cache_control")])
     if len(marks) > MOST:
-        raise ValueError(f"has {len(marks)} cache marks with those of --cache, and the API takes {MOST}")
+        raise ValueError(f"has {len(marks)} cache marks (cache_control), and the API takes at most {MOST}")
     is_long = [isinstance(mark, Mapping) and mark.get("ttl") == _LONG for mark in marks]
     if is_long != sorted(is_long, reverse=True):
-        raise ValueError("has a cache mark of 1h behind one of 5m, and the API takes them only the other way round")
+        raise ValueError("has a cache mark of 1h after one of 5m, and the API takes them only the other way round")
     return body
 
 

@@ -63,10 +63,14 @@ def error_of(
     value = (status >= 400 and _error_event(body)) or _json_or_text(body)
     is_error = isinstance(value, dict) and value.get("type") == "error"
     if status == 407:
-        return APIConnectionError("a proxy on the way rejected the request: 407", retryable=False)
+        return APIConnectionError("a proxy on the way wants a user and a password: status 407", retryable=False)
     if 300 <= status < 400:
         place = hidden_text(headers.get("location", "nowhere"), secrets)
-        return APIStatusError(f"a redirect to {excerpt(place)} is not followed", status_code=status, headers=headers)
+        return APIStatusError(
+            f"a redirect to {excerpt(place)} is not followed: if that is the right server, make it the base URL",
+            status_code=status,
+            headers=headers,
+        )
     if status >= 400 or is_error:
         reason = value if isinstance(value, dict) and "error" in value else shown(body)
         error = status_error(None if status < 400 else status, reason, headers=headers)

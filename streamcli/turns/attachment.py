@@ -67,7 +67,7 @@ def by_reference(word: str) -> dict[str, Any] | None:
     if match:
         return _of_id(match[1] or "document", match[2])
     if word.startswith(tuple(f"{kind}:" for kind in _KINDS)):
-        raise UsageError(f"-a {word}: a kind goes only before a file id, file_...: leave it out before a path or a URL")
+        raise UsageError(f"-a {word}: only a file id takes a kind in front: leave it out for a path or a URL")
     if not re.match(r"https?://", word, re.IGNORECASE):
         return None
     try:
@@ -79,7 +79,7 @@ def by_reference(word: str) -> dict[str, Any] | None:
     kind = next((kind for suffix, kind in _SUFFIXES.items() if path.endswith(suffix)), None)
     if kind is None:
         raise UsageError(
-            f"the URL {word.partition('?')[0]} does not end in {', '.join(_SUFFIXES)}: fetch it and attach the file"
+            f"the URL {word.partition('?')[0]} does not end in {', '.join(_SUFFIXES)}: download it and attach the file"
         )
     return {"type": kind, "source": {"type": "url", "url": word}}
 

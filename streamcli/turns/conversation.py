@@ -85,13 +85,13 @@ class Conversation(Keeper):
         if not self._journal.torn:
             return messages
         if self._journal.tail().startswith(b"\0"):  # an append of ours broke off, which began with whole messages
-            self.notes.append(f"a turn in {self.path} was not written to its end and is left out")
+            self.notes.append(f"a turn in {self.path} was not completely written and is left out")
             return messages
         whole = _up_to_whole_turns(messages)
         if whole < len(messages):
             self._journal.keep(numbers[whole] - 1)
         self._cut = f"{self.path}.torn"
-        self.notes.append(f"the last turn in {self.path} is not whole and is left out; it will be kept in {self._cut}")
+        self.notes.append(f"the last turn in {self.path} is incomplete and left out; it will be kept in {self._cut}")
         return messages[:whole]
 
     def _keep_what_is_cut(self) -> None:

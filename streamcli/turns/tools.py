@@ -108,7 +108,7 @@ def described(paths: Sequence[str], *, environment: Mapping[str, str], timeout: 
     for path, definition in programs:
         name = definition["name"]
         if name in owners:
-            raise UsageError(f"the tools {owners[name]} and {path} have the same name, {name}")
+            raise UsageError(f"the tools {owners[name]} and {path} have the same name, {name}: rename one")
         owners[name] = path
     return programs
 
@@ -117,7 +117,7 @@ def _located(path: str, environment: Mapping[str, str]) -> str:
     if "/" not in path:
         found = shutil.which(path, path=environment.get("PATH", os.defpath))
         if found is None:
-            here = f"; for the one here say {shlex.quote(f'./{path}')}" if path and os.path.exists(path) else ""
+            here = f"; use {shlex.quote(f'./{path}')} for the one here" if path and os.path.exists(path) else ""
             raise UsageError(f"there is no tool {path or '(without a name)'} on PATH{here}")
         return found
     if not os.path.exists(path):
@@ -133,12 +133,12 @@ def _definition(path: str, end: End) -> dict[str, Any]:
     why = end.fault
     if not why and end.status:
         said = " ".join(_tail(end.errors).split())
-        why = f"{_ending(end.status)}: {said}" if said else _ending(end.status)
+        why = f"--describe {_ending(end.status)}{said and f': {said}'}"
     if why:
         raise UsageError(f"the tool {path} cannot describe itself: {why}")
     definition = object_in(end.output, loads_exact)
     if definition is None:
-        raise UsageError(f"the tool {path} cannot describe itself: what --describe printed is not a JSON object")
+        raise UsageError(f"the tool {path} cannot describe itself: --describe printed no JSON object")
     name = definition.get("name")
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise UsageError(f"the tool {path} needs a name of 1 to 128 letters, digits, _ and -, and not {name!r}")
