@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .client.async_client import AsyncClient, AsyncMessageStream
     from .client.client import Client, MessageStream
+    from .client.settings import Settings
     from .errors import (
         APIConnectionError,
         APIError,
@@ -79,6 +80,7 @@ __all__ = [
     "SchemaError",
     "ServerSentEvent",
     "ServiceUnavailableError",
+    "Settings",
     "ShapeError",
     "StreamError",
     "StreamcliError",
@@ -93,6 +95,7 @@ __all__ = [
 _HOMES = {
     "client.async_client": ("AsyncClient", "AsyncMessageStream"),
     "client.client": ("Client", "MessageStream"),
+    "client.settings": ("Settings",),
     "protocol.history": ("sendable",),
     "protocol.records": ("ContentBlock", "Delta", "Event", "Message", "Usage"),
     "protocol.sse": ("Decoder", "ServerSentEvent"),

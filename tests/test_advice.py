@@ -33,5 +33,17 @@ def test_an_error_response_is_followed_by_what_helps(status, message, endpoint, 
     assert helps in said if helps else said == ""
 
 
-def test_what_is_no_response_has_no_advice():
-    assert advice(APIConnectionError("refused"), Endpoint(OTHER, KEY), DEFAULT_MODEL) == ""
+REFUSED = "cannot connect to {}: connection refused"
+
+
+@pytest.mark.parametrize(
+    ("message", "place", "helps"),
+    [
+        (REFUSED.format("localhost:1"), "http://localhost:1", "is the server running, and is that its port?"),
+        (REFUSED.format("box.test"), OTHER, ""),
+        (REFUSED.format("the proxy localhost:2"), "http://localhost:1", ""),
+        ("localhost:1 broke off", "http://localhost:1", ""),
+    ],
+)
+def test_a_server_of_this_machine_that_refuses_a_connection_may_not_be_running(message, place, helps):
+    assert advice(APIConnectionError(message), Endpoint(place, KEY), DEFAULT_MODEL) == helps

@@ -631,7 +631,10 @@ def test_a_refused_connect_is_status_6_and_tried_again():
     port = closed_port()
     argv = ["--base-url", f"http://127.0.0.1:{port}", "hello"]
     ended = streamcli("--retries", "0", *argv)
-    assert (ended.status, ended.error) == (6, f"cannot connect to 127.0.0.1:{port}: connection refused")
+    assert (ended.status, ended.error) == (
+        6,
+        f"cannot connect to 127.0.0.1:{port}: connection refused; is the server running, and is that its port?",
+    )
     with Running(*argv) as running:
         running.until_err("\n")
     assert re.match(r"streamcli: retrying in 0\.[45] s after: cannot connect to 127\.0\.0\.1", running.err)

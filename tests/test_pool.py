@@ -627,7 +627,7 @@ def test_nor_is_it_asked_again_for_each_line_that_waits(server, hasty, monkeypat
     monkeypatch.setattr(Pool, "_answer", asked)
     monkeypatch.setattr(pool, "PATIENCE", 0.6)  # or all of them may be under way when it is over
     server.responses = [[HANG]]
-    with pytest.raises(APITimeoutError, match="nobody has been answered"):
+    with pytest.raises(APITimeoutError, match="no line was answered"):
         Run(server, "abcd", jobs=4, idle=0.05).to_its_end()
     assert too_late and not any(too_late)
 

@@ -130,7 +130,7 @@ class TestCredential:
 
 class TestWhereACredentialGoes:
     def test_without_one_only_to_this_machine(self):
-        with pytest.raises(UsageError, match="no API key"):
+        with pytest.raises(UsageError, match="no API key: pass api_key, or set ANTHROPIC_API_KEY"):
             Endpoint("https://host", None).request("GET", "/")
         assert "x-api-key" not in Endpoint("http://127.0.0.1:1", None).request("GET", "/").headers
 

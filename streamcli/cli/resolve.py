@@ -45,6 +45,7 @@ _CHOICES = frozenset({"auto", "any", "none"})
 _RUNS_US = r"\A#!(?:.*[ \t/])?streamcli(?:[ \t\r].*)?(?:\n|\Z)"
 # Where --local asks by what is known before its server is there: llama.cpp's own usual address.
 _LOCAL_URL = "http://127.0.0.1:8080"
+_KEY_HINT = "set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, or name a file with --api-key-file; --local needs none"
 _CITED = {"enabled": True}
 _INDEX = r"0|[1-9][0-9]{0,8}"
 
@@ -379,7 +380,7 @@ def endpoint(args: Args) -> request.Endpoint:
     credential = request.credential(os.environ, key=key, source=source, scheme=args.auth or "")
     has_credential = credential is not None or request.holds_credential(headers)
     base_url = request.checked_base_url(url, source=named, has_credential=has_credential, allow_http=args.allow_http)
-    return request.Endpoint(base_url, credential, args.api_version, tuple(headers))
+    return request.Endpoint(base_url, credential, args.api_version, tuple(headers), _KEY_HINT)
 
 
 def _address(args: Args) -> tuple[str, str]:

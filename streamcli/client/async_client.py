@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 class AsyncClient(ClientState):
     """A client of a Messages endpoint.
 
-    Takes the keywords of `Settings`, and `http_client`: an httpx.AsyncClient to send through instead of one of our own,
-    which `close` leaves open. Raises UsageError for a key or an address that cannot be used.
+    Takes the keywords that `help(streamcli.Settings)` explains, `api_key`, `base_url` and `timeout` above all, and
+    `http_client`: an httpx.AsyncClient to send through instead of one of our own, which `close` leaves open. Raises
+    UsageError for a key or an address that cannot be used.
     """
 
     def __init__(self, *, http_client: httpx.AsyncClient | None = None, **settings: Unpack[Settings]) -> None:

@@ -47,8 +47,9 @@ if TYPE_CHECKING:
 class Client(ClientState):
     """A client of a Messages endpoint.
 
-    Takes the keywords of `Settings`, and `http_client`: an httpx.Client to send through instead of one of our own,
-    which `close` leaves open. Raises UsageError for a key or an address that cannot be used.
+    Takes the keywords that `help(streamcli.Settings)` explains, `api_key`, `base_url` and `timeout` above all, and
+    `http_client`: an httpx.Client to send through instead of one of our own, which `close` leaves open. Raises
+    UsageError for a key or an address that cannot be used.
     """
 
     def __init__(self, *, http_client: httpx.Client | None = None, **settings: Unpack[Settings]) -> None:

@@ -72,12 +72,14 @@ class Endpoint(NamedTuple):
     """A server that speaks the Messages API, and how to address it.
 
     `headers` go out with every request and replace ours of the same name; without `api_version` the body decides.
+    `key_hint` is what to do where a key is missing.
     """
 
     base_url: str
     credential: Credential | None
     api_version: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    key_hint: str = "pass api_key, or set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN"
 
     @property
     def has_credential(self) -> bool:
@@ -102,9 +104,7 @@ class Endpoint(NamedTuple):
         if urlsplit(url)[:2] != urlsplit(self.base_url)[:2]:
             raise UsageError(f"{url} is not on {self.base_url}, and the key goes nowhere else")
         if not self.has_credential and not is_loopback(url):
-            raise UsageError(
-                "no API key: set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, or name a file with --api-key-file"
-            )
+            raise UsageError(f"no API key: {self.key_hint}")
         fields = {
             "accept": "application/json",
             "accept-encoding": "identity",  # if a compressed body is cut, nothing tells
