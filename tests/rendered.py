@@ -10,7 +10,7 @@ PAGES = sorted(FOLDER.iterdir())
 
 def rendered(page):
     """A page as Markdown."""
-    command = ["mandoc", "-T", "markdown", "-I", "os=streamcli", str(page)]
+    command = ["mandoc", "-T", "markdown", str(page)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -2,10 +2,15 @@
 
 import json
 import os
+import pydoc
 import re
 import shutil
+import signal
 import subprocess
 import tomllib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import manual
 import pytest
@@ -39,7 +44,8 @@ from streamcli.network import proxy, timeouts
 from streamcli.network import tape as tapes
 from streamcli.output import price
 from streamcli.protocol import body, deviations, exchange, message, request, retry, sse
-from streamcli.turns import processes, tools
+from streamcli.turns import processes, signals, tools
+from streamcli.version import __version__ as version
 
 PAGE = PAGES[1]
 OPTIONS_BY_NAME = {option.name: option for option in OPTIONS}
@@ -95,36 +101,105 @@ def test_every_option_that_another_page_names_exists():
     assert {f"-{name}" for name in named} <= options_of_the_command()
 
 
-def examples_of_the_page():
-    """The shell programs of EXAMPLES, a line or a block each; the one that needs a model is tests/test_local.py's."""
-    section = sections(1)["EXAMPLES"]
-    lines = re.findall(r"^\.Dl \$ (.*)$", section, re.MULTILINE)
-    blocks = re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", section, re.MULTILINE | re.DOTALL)
-    programs = lines + [re.sub(r"^[$>] ", "", block, flags=re.MULTILINE) for block in blocks]
-    return [program for program in programs if "--local" not in program]
+class Example(NamedTuple):
+    """What the server says, a text of each request in its order, and what comes of it.
+
+    `printed` begins standard output, and is "" if there is none; `left` are files, each with a text that it holds.
+    """
+
+    responses: list[bytes]
+    asked: list[str]
+    printed: str = ""
+    left: Mapping[str, str] = MappingProxyType({})
 
 
-@pytest.fixture
-def tape(server, tmp_path):
-    server.responses = [PARIS]
-    path = tmp_path / "answer.tape"
-    assert streamcli("-I", "--base-url", server.url, "--record", str(path), "hi").status == 0
-    return path
+def reply(text):
+    return ok(*text_events(text))
 
 
-@pytest.mark.parametrize("program", examples_of_the_page())
-def test_an_example_runs_as_it_stands_on_a_tape(program, tape, tmp_path):
-    for name in ("change.diff", "question.txt"):
-        (tmp_path / name).write_text("text\n")
-    variables = {"PATH": f"{starter.folder()}:/usr/bin:/bin"}
-    if "--replay" not in program:
-        variables["STREAMCLI_REPLAY"] = str(tape)
+BEFORE = {"change.diff": "+one\n", "letter.txt": "Seine", "photo.png": "\x89PNG\r\n\x1a\n", "question.txt": "Is it?"}
+BEFORE["questions.txt"] = "One?\nTwo?\n"
+EXAMPLES = {
+    "First steps": Example([PARIS], ["France", "qwen3"], "Paris.Paris."),
+    "Ask something": Example([PARIS], ["France"], "Paris."),
+    "Ask about what another command prints": Example([PARIS], ["Filesystem"], "Paris."),
+    "Ask about a file, and keep only a whole answer": Example([PARIS], ["+one"], left={"review.txt": "Paris."}),
+    "Ask the same about many files": Example([PARIS], ["Seine", "Is it?", "Two?"], "Paris.Paris.Paris."),
+    "Describe a picture": Example([PARIS], ["image/png"], "Paris."),
+    "Get a field as JSON": Example([reply('{"city":"Paris"}')], ["json_schema"], "Paris\n"),
+    "Get a script, and nothing around it": Example(
+        [reply("So:\n```sh\ncp\n```\n")], ["backup"], left={"backup.sh": "cp\n"}
+    ),
+    "Go on with a conversation": Example([PARIS], ["Ada", "What is my name?"], "Paris.Paris."),
+    "Let the model run a program": Example([CALL, PARIS], ["UTC", "tool_result"], "Paris."),
+    "Make a prompt a program": Example([PARIS], ["Review this change."], "Paris."),
+    "Text to the terminal, events and usage to files": Example(
+        [PARIS], ["story"], "Paris.", {"events.jsonl": "message_stop", "usage.json": '"output_tokens":7'}
+    ),
+    "Ask many prompts, and go on after a break": Example([PARIS], ["?", "?"], left={"results.jsonl": "succeeded"}),
+    "Try again later, but only if that can help": Example(
+        [error_response(529, "overloaded_error", x_should_retry="false")], ["Is it?"], "try again later\n"
+    ),
+    "Record an answer, and replay it as text and as events": Example([PARIS], ["France"], "Paris.Paris.{"),
+    "See what would be sent": Example([PARIS], [], "{"),
+}
+
+
+def script(title):
+    """An example's commands; those that need a model are tried in tests/test_local.py."""
+    lines = "".join(texts(1, title)).splitlines()
+    return "".join(f"{line[2:]}\n" for line in lines if "--local" not in line)
+
+
+def test_each_example_of_the_page_is_run_here():
+    examples = re.findall(r"^\.Ss (.*)$", PAGE.partition("\n.Sh EXAMPLES\n")[2], re.MULTILINE)
+    assert list(EXAMPLES) == ["First steps", *(title for title in examples if script(title))]
+
+
+@pytest.mark.parametrize("title", EXAMPLES)
+def test_an_example_runs_as_it_stands(title, server, tmp_path):
+    commands = script(title).replace("http://localhost:11434", server.url)
+    if "jq" in commands and not shutil.which("jq"):
+        pytest.skip("jq is not installed")
+    for name, text in BEFORE.items():
+        (tmp_path / name).write_bytes(text.encode("latin-1"))
+    example = EXAMPLES[title]
+    server.responses = list(example.responses)
+    variables = {"PATH": f"{starter.folder()}:{os.environ['PATH']}", "ANTHROPIC_BASE_URL": server.url}
     ended = subprocess.run(
-        ["sh", "-c", program], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+        ["sh", "-c", commands], cwd=tmp_path, env=variables, stdin=subprocess.DEVNULL, capture_output=True, check=True
     )
-    files = "".join(path.read_text() for path in tmp_path.glob("*.txt"))
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "Paris." in ended.stdout + files
+    asked = [json.dumps(request.json) for request in server.requests]
+    assert len(asked) == len(example.asked), ended.stderr.decode()
+    assert all(text in body for text, body in zip(example.asked, asked, strict=True))
+    said = ended.stdout.decode()
+    assert said.startswith(example.printed) if example.printed else said == ""
+    assert all(text in (tmp_path / name).read_text() for name, text in example.left.items())
+
+
+def test_the_library_of_the_example_streams(server, monkeypatch, capsys):
+    server.responses = [PARIS]
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+    exec(texts(1, "PYTHON LIBRARY")[0], {})
+    assert capsys.readouterr().out == "Paris."
+
+
+def test_the_objects_that_the_page_names_explain_themselves():
+    names = re.findall(r"^\.Ic pydoc (\S+)", sections(1)["PYTHON LIBRARY"], re.MULTILINE)
+    assert len(names) == 3
+    assert all(pydoc.locate(name).__doc__ for name in names)
+
+
+def test_the_variables_that_are_read_are_in_the_page():
+    program = "".join(path.read_text() for path in (manual.FOLDER.parent / "streamcli").rglob("*.py"))
+    read = set(re.findall(r'"((?:ANTHROPIC|XDG|SSL|STREAMCLI_LOCAL)\w*_\w+|SSLKEYLOGFILE|NO_PROXY|PATH)"', program))
+    assert read <= set(re.findall(r"[A-Z_]{4,}", sections(1)["ENVIRONMENT"]))
+
+
+def test_the_signals_that_end_a_run_are_in_the_page():
+    said = re.findall(r"SIG[A-Z]+|\b1[234]\d\b", sections(1)["SIGNALS"])
+    ending = [*signals.ENDING, signal.SIGPIPE]
+    assert set(said) == {number.name for number in ending} | {str(128 + number) for number in ending}
 
 
 # streamcli(5): the examples
@@ -473,7 +548,7 @@ def test_the_waits_between_attempts_are_those_of_the_page():
     said = prose(7, "Throttling")
     assert f"at most {limiter.MAX_HOLD:g} seconds" in said
     assert f"After {limiter.PATIENCE:g} seconds without an answer" in said
-    assert f"{limiter.PATIENCE:g} seconds in which nobody is answered" in prose(1, "Many prompts")
+    assert f"{limiter.PATIENCE:g} seconds in which no line is answered" in prose(1, "Throttling")
     assert f"After {pool._LONG_SILENCE:g} seconds a note" in said
     for statuses_, link, end in (pool._THROTTLED, "or", ","), (pool._NOT_ALLOWED, "", " or one of the two"):
         *most, last = map(str, sorted(statuses_))
@@ -500,34 +575,67 @@ def test_batches_and_counts_are_asked_for_as_the_page_says():
     assert set(manual.bare_items(7, "Token counts")) == calls.UNCOUNTED
 
 
-# All pages
+# All pages, the recipes too
 
 
-@pytest.mark.parametrize("number", PAGES)
-@pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
-def test_mandoc_has_nothing_to_say(number):
-    lint = ["mandoc", "-Tlint", "-W", "warning"]
-    said = subprocess.run(lint, input=PAGES[number], capture_output=True, text=True, check=False)
+ALL = {path.name: path for path in sorted(manual.FOLDER.iterdir())}
+needs_mandoc = pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
+needs_groff = pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
+
+
+def said_by(*words):
+    """What a program says, its errors too."""
+    ended = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    return ended.stdout
+
+
+@pytest.mark.parametrize("name", ALL)
+@needs_mandoc
+def test_mandoc_has_nothing_to_say(name):
+    lint = ["mandoc", "-Tlint", "-W", "warning", str(ALL[name])]
+    said = subprocess.run(lint, capture_output=True, text=True, check=False)
     assert said.stdout + said.stderr == ""
 
 
-@pytest.mark.parametrize("number", PAGES)
-def test_no_quotation_mark_is_lost_in_a_macro(number):
-    assert re.findall(r'^\.(?!Bl -column).*".*$', PAGES[number], re.MULTILINE) == []
+@pytest.mark.parametrize("name", ALL)
+def test_no_quotation_mark_is_lost_in_a_macro(name):
+    assert re.findall(r'^\.(?!Bl -column).*".*$', ALL[name].read_text(), re.MULTILINE) == []
 
 
-@pytest.mark.parametrize("number", PAGES)
-@pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
-def test_a_page_fits_on_a_terminal(number):
-    shown = subprocess.run(
-        ["groff", "-mandoc", "-ww", "-Tutf8", "-P-cbou"],
-        input=PAGES[number],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert shown.stderr == ""
-    assert [line for line in shown.stdout.splitlines() if len(line) > 80] == []
+@pytest.mark.parametrize("name", ALL)
+@needs_groff
+def test_a_page_fits_on_a_terminal(name):
+    # Whatever groff warns of would be a line of its own.
+    shown = said_by("groff", "-mandoc", "-ww", "-Tutf8", "-P-cbou", str(ALL[name])).splitlines()
+    assert [line for line in shown if len(line) > 80 or "warning" in line] == []
+
+
+@pytest.mark.parametrize("name", ALL)
+@needs_groff
+def test_a_page_says_of_which_program_and_version_it_is(name):
+    head, *_, foot = said_by("groff", "-mandoc", "-Tutf8", "-P-cbou", str(ALL[name])).splitlines()
+    title = f"{name[:-2].upper()}({name[-1]})"
+    assert re.fullmatch(rf"{re.escape(title)} +[A-Z][a-z]+ .*Manual +{re.escape(title)}", head)
+    assert re.fullmatch(rf"streamcli {version} +\w+ \d+, \d+ +streamcli {version}", foot)
+
+
+# The program that makes an index, and those that read it: apropos may be either's.
+INDEXES = {"makewhatis": ("mapropos", "apropos"), "mandb": ("apropos",)}
+
+
+@pytest.mark.parametrize("maker", INDEXES)
+def test_apropos_finds_every_page(maker, tmp_path):
+    made = shutil.which(maker, path=f"{os.environ['PATH']}:/usr/sbin")
+    apropos = next(filter(shutil.which, INDEXES[maker]), None)
+    if not (made and apropos):
+        pytest.skip(f"{maker} is not installed")
+    for name, path in ALL.items():
+        folder = tmp_path / f"man{name[-1]}"
+        folder.mkdir(exist_ok=True)
+        shutil.copy(path, folder)
+    said_by(made, *(["-q", "-c", "-u"] if maker == "mandb" else []), str(tmp_path))
+    found = said_by(apropos, "-M", str(tmp_path), "streamcli")
+    assert [name for name in ALL if not re.search(rf"^{name[:-2]} ?\({name[-1]}\)", found, re.MULTILINE)] == []
 
 
 def test_the_pages_are_installed_and_shown():

@@ -2,7 +2,7 @@
 
 Contract: whatever ends the run, the batches go on at the server, and stderr says how to come back to them. The counts
 are one line on a terminal, drawn over itself and gone in the end; elsewhere they are a new line when they change.
-Source: streamcli(1), section "Many prompts".
+Source: streamcli(1), section "Offloading".
 """
 
 from __future__ import annotations

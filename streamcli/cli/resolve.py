@@ -2,7 +2,7 @@
 
 Contract: everything that is wrong with what was asked for is UsageError here, before anything is sent. Nothing of the
 input is lost: it is UTF-8, or it is rejected with the place where it is not.
-Source: streamcli(1), section "Input".
+Source: streamcli(1), section "Standard input".
 """
 
 from __future__ import annotations
