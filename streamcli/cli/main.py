@@ -61,6 +61,9 @@ def _command(argv: list[str], streams: io.StandardStreams) -> int:
 
 
 def _run(asked: arguments.Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
+    from . import resolve  # noqa: PLC0415 - a tenth of what the next line takes
+
+    resolve.begin(asked)
     from .run import run  # noqa: PLC0415 - httpx and all that stands on it
 
     gc.freeze()  # the start is over: see __main__

@@ -7,15 +7,20 @@ Source: streamcli(1), section "Standard input".
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from streamcli.errors import UsageError
+from streamcli.network import head_start
+from streamcli.network.proxy import environment_proxy
 from streamcli.protocol import request
 from streamcli.protocol.jsontext import loads_exact
 from streamcli.protocol.userinput import decoded, json_value, key_in, variable
+from streamcli.turns.signals import signals_held
 
 from . import io
 from .args import STANDARD_INPUT
@@ -46,8 +51,25 @@ _RUNS_US = r"\A#!(?:.*[ \t/])?streamcli(?:[ \t\r].*)?(?:\n|\Z)"
 # Where --local asks by what is known before its server is there: llama.cpp's own usual address.
 _LOCAL_URL = "http://127.0.0.1:8080"
 _KEY_HINT = "set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, or name a file with --api-key-file; --local needs none"
+# With these nothing is sent, or not straight, or by the connections of many.
+_NO_HEAD_START = ("batch", "replay", "dry_run", "as_curl", "show_config", "proxy")
 _CITED = {"enabled": True}
 _INDEX = r"0|[1-9][0-9]{0,8}"
+
+
+def begin(args: Args) -> None:
+    """Let the connection begin where it is known already that one will be made, and to which https server.
+
+    If something is wrong with what is asked for, that is told in its turn, and the connection ends unspoken to.
+    """
+    if args.local is not None or any(getattr(args, name) for name in _NO_HEAD_START):
+        return
+    with contextlib.suppress(Exception):
+        url, named = _address(args)
+        parts = urlsplit(request.checked_base_url(url, source=named, has_credential=False, allow_http=False))
+        if parts.scheme == "https" and not environment_proxy(url, os.environ):
+            with signals_held():  # its threads must not take them
+                head_start.begin(str(parts.hostname), parts.port or 443, args.ca_file)
 
 
 def composer(args: Args) -> Callable[[str], Message | None]:

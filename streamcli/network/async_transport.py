@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
+from .head_start import trust
 from .library_errors import httpcore_errors_as_ours
 from .request import Route
 from .response import BodyState, Response
 from .timeouts import TIMEOUT
-from .tls import tls_context
 
 if TYPE_CHECKING:
     import ssl
@@ -83,5 +83,5 @@ def own_client(
 
     `around` may put another transport around ours, as a recorder is.
     """
-    transport = AsyncTransport(proxy=proxy, context=tls_context(ca_file) if ca_file else None)
+    transport = AsyncTransport(proxy=proxy, context=trust(ca_file) if ca_file else None)
     return httpx.AsyncClient(transport=around(transport), timeout=TIMEOUT, trust_env=False)

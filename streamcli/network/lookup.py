@@ -19,6 +19,27 @@ if TYPE_CHECKING:
     Found = list[Address] | OSError | UnicodeError
 
 
+class Lookup:
+    """The addresses of `host`, being looked up from now on."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._found: Found = []
+        self._reported = threading.Event()
+        look_up(host, port, self._report)
+
+    def _report(self, found: Found) -> None:
+        self._found = found
+        self._reported.set()
+
+    def addresses(self, timeout: float | None) -> list[Address]:
+        """What was found, waited for; raises the fault, or TimeoutError after `timeout` seconds."""
+        if not self._reported.wait(timeout):
+            raise TimeoutError
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found
+
+
 def look_up(host: str, port: int, report: Callable[[Found], object]) -> None:
     """Give `report` the addresses of `host`, or the fault: at once for an address, from another thread for a name."""
     with contextlib.suppress(socket.gaierror):

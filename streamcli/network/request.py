@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import APIError, UsageError
 
+from .head_start import trust
 from .library_errors import rejected_by
 from .peer import address
 from .timeouts import Deadline
-from .tls import tls_context
 
 if TYPE_CHECKING:
     import ssl
@@ -88,7 +88,7 @@ class Route:
         """What httpcore's pools must be told. Raises UsageError where the trust cannot be had."""
         schemes = {request.url.scheme, self._proxy.scheme if self._proxy else ""}
         if self._context is None and "https" in schemes:
-            self._context = tls_context()
+            self._context = trust()
         proxy = self._proxy.for_httpcore(self._context) if self._proxy else None
         return {"ssl_context": self._context, "proxy": proxy, "max_keepalive_connections": 0}
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import ssl
 
-import httpx
-
 from streamcli.errors import UsageError, reason
 
 # What is named here is trusted alone.
@@ -24,13 +22,23 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     if os.environ.get("SSL_CERT_DIR") and not os.path.isdir(os.environ["SSL_CERT_DIR"]):
         raise UsageError("SSL_CERT_DIR is not a directory")
     try:
-        context = ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
+        return _context(ca_file)
     except OSError as fault:
         trusted = "--ca-file" if ca_file else "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "the CA bundle"
         source = "SSLKEYLOGFILE" if fault.filename else trusted  # OpenSSL names no file of its own
         raise UsageError(f"{source} cannot be used: {_reason(fault)}") from None
-    if not (ca_file or any(os.environ.get(name) for name in _NAMED)):
-        context.load_default_certs()
+
+
+def _context(ca_file: str | None) -> ssl.SSLContext:
+    file, folder = map(os.environ.get, _NAMED)
+    if ca_file or file:
+        return ssl.create_default_context(cafile=ca_file or file)
+    if folder:
+        return ssl.create_default_context(capath=folder)
+    import certifi  # noqa: PLC0415 - httpx's own, without waiting for httpx
+
+    context = ssl.create_default_context(cafile=certifi.where())
+    context.load_default_certs()
     return context
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
+from .head_start import trust
 from .library_errors import httpcore_errors_as_ours
 from .request import Route
 from .response import BodyState, Response
 from .timeouts import TIMEOUT
-from .tls import tls_context
 
 if TYPE_CHECKING:
     import ssl
@@ -84,5 +84,5 @@ def own_client(
 
     `around` may put another transport around ours, as a recorder is.
     """
-    transport = Transport(proxy=proxy, context=tls_context(ca_file) if ca_file else None)
+    transport = Transport(proxy=proxy, context=trust(ca_file) if ca_file else None)
     return httpx.Client(transport=around(transport), timeout=TIMEOUT, trust_env=False)

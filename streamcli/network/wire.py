@@ -11,16 +11,15 @@ import os
 import select
 import socket
 import ssl
-import threading
 from typing import TYPE_CHECKING, Any
 
 import httpcore
 
+from . import head_start
 from .framing import is_rejection
-from .lookup import look_up
 
 if TYPE_CHECKING:
-    from .lookup import Address, Found
+    from .lookup import Address
 
 _READ_BYTES = 64 * 1024
 # Nothing can be sent or read just now.
@@ -120,30 +119,55 @@ def _wait(connection: socket.socket, timeout: float | None) -> None:
         raise TimeoutError
 
 
+class _Stream(httpcore.NetworkStream):
+    """A connection that httpcore did not make, as it has its own; a wire writes past it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            self._connection.settimeout(timeout)
+            return self._connection.recv(max_bytes)
+        except OSError as fault:
+            raise _core_fault(fault) from fault
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        try:
+            self._connection.settimeout(timeout)
+            return _Stream(ssl_context.wrap_socket(self._connection, server_hostname=server_hostname))
+        except OSError as fault:
+            raise _core_fault(fault) from fault
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        is_secure = isinstance(self._connection, ssl.SSLSocket)
+        return self._connection if info == "socket" or (info == "ssl_object" and is_secure) else None
+
+
+def _core_fault(fault: OSError) -> Exception:
+    kind = httpcore.TimeoutException if isinstance(fault, TimeoutError) else httpcore.NetworkError
+    return kind(str(fault))
+
+
 def _system_fault(fault: Exception) -> OSError:
     return TimeoutError() if isinstance(fault, httpcore.TimeoutException) else OSError(str(fault))
 
 
 def addresses(host: str, port: int, timeout: float | None) -> list[Address]:
     """The addresses of `host`, in the order in which they are to be tried."""
-    reports: list[Found] = []
-    reported = threading.Event()
-
-    def report(found: Found) -> None:
-        reports.append(found)
-        reported.set()
-
-    look_up(host, port, report)
-    if not reported.wait(timeout):
-        raise TimeoutError
-    found = reports[0]
-    if isinstance(found, Exception):
-        raise found
-    return found
+    return head_start.lookup(host, port).addresses(timeout)
 
 
 def connect(address: Address, timeout: float | None) -> Wire:
     """A connection to `address`."""
+    begun = head_start.connection(address, timeout)
+    if begun:
+        return Wire(_Stream(begun))
     host, port, *_ = address[-1]
     try:
         return Wire(httpcore.SyncBackend().connect_tcp(host, port, timeout))
