@@ -892,7 +892,7 @@ def test_an_address_that_refuses_is_passed_over_for_the_next(server, tmp_path):
 
 
 @each(
-    ("ALL_PROXY", "socks5://127.0.0.1:1"),
+    ("ALL_PROXY", "socks4://127.0.0.1:1"),
     ("https_proxy", "ftp://127.0.0.1"),
     ("HTTPS_PROXY", "http://[::1"),
 )
