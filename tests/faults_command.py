@@ -223,8 +223,11 @@ def until(met):
 
 
 def shell(script):
-    """A prefix: what a shell does to itself before it becomes the command."""
-    return ["sh", "-c", f'{script}; exec "$@"', "sh"]
+    """A prefix: what a shell does to itself before it becomes the command.
+
+    Under a limit Python would compile modules in part, and all later starts would find them so.
+    """
+    return ["sh", "-c", f'export PYTHONDONTWRITEBYTECODE=1; {script}; exec "$@"', "sh"]
 
 
 # Does nothing, but a command with a prefix is never a child of the keeper.
