@@ -6,12 +6,12 @@ Anything else is not an input, above all one that was cut: half of an input is n
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from .jsontext import loads_exact
 
 BLANKS = " \t\r\n"
+_BLANKED = dict.fromkeys(range(0x20), " ")
 
 
 class ToolInput(NamedTuple):
@@ -51,19 +51,12 @@ def _value(text: str) -> Any:
 
 
 def _with_control_characters(text: str) -> Any:
+    """The object that orjson, too, reads once blanks are in their place: no other parser's numbers and levels."""
     import json  # noqa: PLC0415 - for what orjson rejects
 
+    if not isinstance(_value(text.translate(_BLANKED)), dict):
+        return _NOTHING
     try:
-        value = json.loads(text, strict=False, parse_constant=_reject, parse_float=_finite)
+        return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return _NOTHING
-    return value if isinstance(value, dict) else _NOTHING
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    return number if math.isfinite(number) else _reject(digits)
-
-
-def _reject(constant: str) -> NoReturn:
-    raise ValueError(constant)  # NaN and the infinities are not JSON
