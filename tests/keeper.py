@@ -39,8 +39,8 @@ NUMBER = struct.Struct("=i")
 LARGEST = 1 << 17  # bytes of a packet
 # What the loader, the C library, OpenSSL and Python look at only when a process starts.
 AT_START = ("GLIBC_", "LANG", "LC_", "LD_", "MALLOC_", "OPENSSL_", "PYTHON", "TZ")
-# Every Python ignores these, whoever started it.
-_IGNORED = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
+# Every Python ignores the first two, whoever started it; 32 and 33 are glibc's own, which its posix_spawn ignores.
+_IGNORED = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1 | 3 << 31
 _INHERITED = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")
 # What the command may import, beside its own modules.
 _IMPORTED = ("anyio.to_thread", "asyncio", "difflib", "email.utils", "encodings.idna", "httpcore", "json", "tomllib")

@@ -50,7 +50,7 @@ def test_a_signal_ends_the_key_command_with_its_children(command, number, tmp_pa
     mark = f"_{os.urandom(8).hex()}"
     env = {"MARK": mark}
     with Running("--api-key-cmd", command, "--base-url", "https://h.invalid", "hi", env=env, cwd=tmp_path) as running:
-        until(lambda: any(b"sleep" in words for words in marked(mark).values()))
+        until(lambda: any(words.startswith(b"sleep\0") for words in marked(mark).values()))
         running.signal(number)
         assert running.end().status == -number
     until(lambda: not marked(mark))
