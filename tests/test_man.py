@@ -26,6 +26,7 @@ from server import (
     delta,
     error_response,
     head,
+    json_response,
     message_delta,
     message_start,
     ok,
@@ -265,6 +266,28 @@ def test_a_tool_result_among_events_is_that_of_the_example(asked, tool):
 
 def test_the_final_message_is_that_of_the_example_and_the_last_snapshot(asked):
     assert asked(PARIS, "--message") == values(5, "Message") == asked(PARIS, "--snapshots")[-1:]
+
+
+def test_the_first_snapshots_are_those_of_the_example(asked):
+    assert asked(PARIS, "--snapshots")[:3] == values(5, "Snapshots")
+
+
+def test_an_event_stream_is_passed_on_as_the_example_shows(server):
+    server.responses = [PARIS]
+    assert texts(5, "Event stream")[0] in ask(server, "--sse").out.decode()
+
+
+@pytest.mark.parametrize(("place", "option"), [(0, "--count-tokens"), (1, "--models")])
+def test_counts_and_models_are_those_of_the_example(place, option, asked):
+    found = values(5, "Counts and models", place)
+    assert asked(json_response({"data": found} if place else found[0]), option, "--json") == found
+
+
+def test_the_settings_of_the_example_are_shown(tmp_path):
+    (tmp_path / "config.toml").write_text(texts(5, "Configuration")[0])
+    words = ["--config", "config.toml", "--profile", "box", "--max-tokens", "100", "--show-config"]
+    shown = streamcli(*words, cwd=tmp_path).out.decode().splitlines()
+    assert set(texts(5, "Settings")[0].splitlines()) <= set(shown)
 
 
 def test_a_summary_is_that_of_the_example(server):
