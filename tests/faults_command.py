@@ -225,9 +225,10 @@ def until(met):
 def shell(script):
     """A prefix: what a shell does to itself before it becomes the command.
 
-    Under a limit Python would compile modules in part, and all later starts would find them so.
+    Where files are limited Python would compile modules in part, and all later starts would find them so.
     """
-    return ["sh", "-c", f'export PYTHONDONTWRITEBYTECODE=1; {script}; exec "$@"', "sh"]
+    no_files = "export PYTHONDONTWRITEBYTECODE=1; " if "ulimit -f" in script else ""
+    return ["sh", "-c", f'{no_files}{script}; exec "$@"', "sh"]
 
 
 # Does nothing, but a command with a prefix is never a child of the keeper.

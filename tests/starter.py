@@ -5,7 +5,7 @@ A start is a true one, and no test needs to ask for it,
 * where a child could not be the same (tests/keeper.py says when): under a prefix such as setsid or strace, with options
   of Python, with limits, ignored signals or namespaces of its own, in an environment that speaks to Python or the C
   library;
-* for one in twenty, drawn by the test's name and the words, so that it is always the same ones;
+* for one in fifty, drawn by the test's name and the words, so that it is always the same ones;
 * for all of them where the environment has TRUE_STARTS=1, as in `make e2e`.
 """
 
@@ -52,7 +52,7 @@ def start(words, *, env, cwd=None, stdin=None, stdout=None, stderr=None, termina
 def is_true(*words):
     """Whether a start is a true one whatever it is; digits do not count, for ports and folders differ each time."""
     drawn_by = b"\0".join([os.environ.get("PYTEST_CURRENT_TEST", "").encode(), *words])
-    return ALL_TRUE or zlib.crc32(re.sub(rb"\d", b"", drawn_by)) % 20 == 0
+    return ALL_TRUE or zlib.crc32(re.sub(rb"\d", b"", drawn_by)) % 50 == 0
 
 
 def folder():

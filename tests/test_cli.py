@@ -17,7 +17,7 @@ A case begins with `== ` and a sentence. Its lines are
 for anything on a line, and `http://server` for the server's address, which the command has from ANTHROPIC_BASE_URL.
 Nothing else is in its environment but PATH and HOME. A case is selected by its words: pytest -k one-blank-line.
 
-Slow are only the cases that wait, as for a standard input that stays silent, and one in twenty, in which each start of
+Slow are only the cases that wait, as for a standard input that stays silent, and one in fifty, in which each start of
 the command is a true one (tests/starter.py); TRUE_STARTS=1 makes it all of them.
 """
 

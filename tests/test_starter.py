@@ -311,10 +311,10 @@ def test_so_it_is_from_a_shell(truly, change):
     assert (int(ended.out) == started.pid) == (change != ":")
 
 
-def test_the_draw_is_one_in_twenty_and_always_the_same(monkeypatch):
+def test_the_draw_is_one_in_fifty_and_always_the_same(monkeypatch):
     words = [f"{chr(97 + one)}{chr(97 + other)}".encode() for one in range(26) for other in range(26)]
     drawn = [word for word in words if starter.is_true(word)]
-    assert 0.02 < len(drawn) / len(words) < 0.1
+    assert 0.01 < len(drawn) / len(words) < 0.04
     assert [word for word in words if starter.is_true(word, b"http://127.0.0.1:%d" % os.getpid())] == [
         word for word in words if starter.is_true(word, b"http://127.0.0.1:8000")
     ]
