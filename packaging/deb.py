@@ -143,4 +143,8 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except subprocess.CalledProcessError as fault:
+        # It has said why.
+        sys.exit(f"make deb: {fault.cmd[0]} ended with status {fault.returncode}")

@@ -2,6 +2,7 @@
 # `make release`: whether this tree can be released. The first check that fails is named and ends it.
 set -u
 bin=$1
+tools=build/release/bin
 version=$("$bin/python" -c 'import streamcli; print(streamcli.__version__)') || exit
 
 check() {
@@ -14,8 +15,10 @@ check() {
 clean() { changed=$(git status --porcelain) && [ -z "$changed" ]; }
 described() { grep -m 1 '^## ' CHANGELOG.md | grep -q "^## \[$version\] - 20..-..-..$"; }
 untagged() { tagged=$(git tag --list "v$version") && [ -z "$tagged" ]; }
-install_checks() { "$bin/python" -m pip install --quiet twine check-wheel-contents 'validate-pyproject[all]'; }
-can_lint_deb() { command -v dpkg-deb lintian > /dev/null; }
+install_checks() {
+    "$bin/python" -m venv build/release && "$tools/pip" install --quiet twine check-wheel-contents 'validate-pyproject[all]'
+}
+can_lint_deb() { command -v dpkg-deb && command -v lintian; } > /dev/null
 
 check 'all is committed' clean
 check "CHANGELOG.md begins with [$version] and its date" described
@@ -27,9 +30,9 @@ check 'make e2e' env PYTEST_ADDOPTS='--ignore=tests/test_servers.py --ignore=tes
 check 'dist is empty' rm -rf dist
 check 'make dist' make dist
 check 'twine and other checks are installed' install_checks
-check 'twine check' "$bin/twine" check --strict dist/*
-check 'check-wheel-contents' "$bin/check-wheel-contents" dist/*.whl
-check 'validate-pyproject' "$bin/validate-pyproject" pyproject.toml
+check 'twine check' "$tools/twine" check --strict dist/*
+check 'check-wheel-contents' "$tools/check-wheel-contents" dist/*.whl
+check 'validate-pyproject' "$tools/validate-pyproject" pyproject.toml
 if can_lint_deb; then
     check 'make deb' make deb
     check 'lintian' lintian --fail-on error,warning dist/*.deb
@@ -42,7 +45,7 @@ cat << END
 streamcli $version can be released. What is left to a person:
   make e2e and make bench, with a network and a quiet machine; their figures in README.md and streamcli(7)
   git tag -s v$version -m 'streamcli $version' && git push origin v$version
-  $bin/twine upload dist/streamcli-$version*.whl dist/streamcli-$version.tar.gz
+  $tools/twine upload dist/streamcli-$version*.whl dist/streamcli-$version.tar.gz
   make deb on each release of Debian that is to have a package
-  say so, with what CHANGELOG.md says; then a new version in streamcli/version.py
+  say so, with what CHANGELOG.md says; then a new version in streamcli/version.py, and make docs
 END
