@@ -74,6 +74,7 @@ def test_its_picture_is_small_and_of_the_session_that_is_recorded():
     assert all(f"$ {command}" in shown for command in picture.COMMANDS), "run `make picture`"
 
 
+@pytest.mark.slow
 @local
 def test_its_picture_shows_what_the_command_says_today(tmp_path):
     recorded = picture.rows(picture.record(str(tmp_path)))
