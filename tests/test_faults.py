@@ -51,6 +51,7 @@ from server import (
     HANG,
     LAST_CHUNK,
     MESSAGE_STOP,
+    PATIENCE,
     RESET,
     UNREAD,
     Proxy,
@@ -502,7 +503,8 @@ def test_a_compression_bomb_is_unpacked_no_further_than_an_event_may_be_large():
 @each(a_line=(b"x" * 65536, b"data: "), data_lines=(b"data: x\n" * 8192, b""))
 def test_an_event_without_end_is_refused_at_64_mib(piece, first, /):
     with Server(for_ever(piece, head() + opening("Hel") + first)) as server:
-        ended = ask(server, prefix=LITTLE_MEMORY)
+        with asking(server, prefix=LITTLE_MEMORY) as running:
+            ended = running.end(6 * PATIENCE)  # eight million lines are two seconds of work, on a machine that is idle
         assert server.hung_up()
     assert (ended.status, ended.out) == (8, b"Hel")
     assert "larger than 67108864 bytes" in ended.error
