@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -37,12 +38,20 @@ def environment_with(wanted, folder):
     return folder / "bin" / "python"
 
 
+@pytest.fixture
+def folder():
+    """One that everybody may read, as pytest's own is not: some tests start the command as another user."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("version", ["lowest", "newest"])
 @pytest.mark.parametrize("name", LOWEST)
-def test_all_is_the_same_with_each_version_of(name, version, tmp_path):
-    python = environment_with(f"{name}=={LOWEST[name]}" if version == "lowest" else name, tmp_path)
+def test_all_is_the_same_with_each_version_of(name, version, folder):
+    python = environment_with(f"{name}=={LOWEST[name]}" if version == "lowest" else name, folder)
     asked = [python, "-c", f"from importlib.metadata import version; print(version({name!r}))"]
     found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     assert found.startswith(LOWEST[name]) or version == "newest"
