@@ -1,6 +1,6 @@
 """What pyproject.toml says of its dependencies is true: all is the same with the lowest version of each and the newest.
 
-Slow, because each version gets an environment of its own, with an index to install it from.
+Slow where a version gets an environment of its own, with an index to install it from.
 """
 
 import re
@@ -27,7 +27,7 @@ TESTS = {
 
 
 def environment_with(wanted, folder):
-    """The Python of an environment that has this version of click, and all else from the one of the tests."""
+    """The Python of an environment that has this version of a package, and all else from the one of the tests."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(packages), wanted]
@@ -44,6 +44,12 @@ def folder():
     with tempfile.TemporaryDirectory() as made:
         Path(made).chmod(0o755)
         yield Path(made)
+
+
+def test_no_group_of_a_pattern_is_possessive():
+    """Pythons before 3.11.5, as Debian 12 has one, match such a group wrongly."""
+    modules = (ROOT / "streamcli").rglob("*.py")
+    assert [path for path in modules if re.search(r"\)(?:[?*+]|\{\d*,?\d*\})\+", path.read_text())] == []
 
 
 @pytest.mark.slow
