@@ -148,7 +148,8 @@ class AsyncWire(asyncio.BufferedProtocol):
             with contextlib.suppress(OSError):  # closed, or the peer has gone
                 self._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         else:
-            self._transport.abort()
+            with contextlib.suppress(AttributeError):  # TLS in TLS that is closed already, with Python 3.11.2
+                self._transport.abort()
 
     def info(self, name: str) -> Any:
         """What httpcore wants to know of the socket."""
