@@ -25,9 +25,14 @@ $(VENV)/installed: $(VENV)/local
 demo: $(VENV)/local
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/demo.sh
 
+# pytest compiles the tests itself, to explain what fails: here once, instead of at once in each worker.
+tests/__pycache__/compiled: $(VENV)/installed
+	-printf '%s\n' tests/test_*.py | xargs -P 2 -n 45 $(BIN)/python -m pytest -q --collect-only > /dev/null
+	touch $@
+
 # Most starts of the command are forks of a Python that has it imported: tests/starter.py. More workers than cores,
 # because a third of the time is waited.
-test: $(VENV)/installed
+test: tests/__pycache__/compiled
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal -m 'not slow'
 
 # What takes longer or needs more, the embedded model and kills by the hundred, and the documents; every start is true.

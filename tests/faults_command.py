@@ -79,13 +79,13 @@ class Ended(NamedTuple):
         return line.removeprefix("streamcli: error: ")
 
 
-def streamcli(*argv, stdin=subprocess.DEVNULL, **options):
-    """Run the command to its end; `stdin` may be bytes."""
+def streamcli(*argv, stdin=subprocess.DEVNULL, within=PATIENCE, **options):
+    """Run the command to its end, which comes within so many seconds; `stdin` may be bytes."""
     given = stdin if isinstance(stdin, bytes) else None
     with Running(*argv, stdin=stdin if given is None else subprocess.PIPE, **options) as running:
         if given is not None:
             running.give(given)
-        return running.end()
+        return running.end(within)
 
 
 def ask(target, *argv, **options):

@@ -1,4 +1,4 @@
-"""What the command does, as documents: every case in tests/cli/*.txt is run by a shell and compared.
+"""What the command does, as documents: every case in tests/cli/*.txt is run as by a shell and compared.
 
 A case begins with `== ` and a sentence. Its lines are
 
@@ -24,6 +24,7 @@ the command is a true one (tests/starter.py); TRUE_STARTS=1 makes it all of them
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from itertools import zip_longest
@@ -32,7 +33,10 @@ from pathlib import Path
 import pytest
 import server
 import starter
+from faults_command import COMMAND, alone, streamcli
 
+# A script that is one command of words that a shell passes on as they are written: it is started without one.
+PLAIN = re.compile(r"""streamcli( ([\w./:=,+@%^-]|'[^']*'|"[^"$`\\]*")+)*\n""")
 FIELD = re.compile(
     r"(file|stdin|response|stream|stdout|stderr|status|requests|prompt|body|header)(?: (\S+?))?([:|])( .*)?"
 )
@@ -84,23 +88,17 @@ def run(case, folder, path):
         (folder / name).write_bytes(text.encode())
     with server.Server(*(case.responses or [server.ok(case.stream.encode()) if case.stream else NO_TEXT])) as endpoint:
         environment = {"PATH": path, "HOME": str(folder), "ANTHROPIC_BASE_URL": endpoint.url}
-        given = {"stdin": subprocess.DEVNULL} if case.stdin is None else {"input": case.stdin.encode()}
-        shell = subprocess.run(
-            ["sh", "-c", case.script],
-            **given,
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
+        command = ["sh", "-c", case.script]
+        if PLAIN.fullmatch(case.script):
+            command = [*COMMAND, *shlex.split(case.script)[1:]]
+        given = {"stdin": subprocess.DEVNULL if case.stdin is None else case.stdin.encode()}
+        ended = streamcli(command=command, env=alone(**environment), cwd=folder, within=60, **given)
         asked = endpoint.requests
-    status = shell.returncode if shell.returncode >= 0 else 128 - shell.returncode
+    status = ended.status if ended.status >= 0 else 128 - ended.status
     expected = {"requests": 0 if case.expected["status"] in {2, 10} else 1, **case.expected}
     actual = {"status": status, "requests": len(asked)}
-    for key, output in (("stdout", shell.stdout), ("stderr", shell.stderr)):
-        text = output.decode("utf-8", "backslashreplace").replace(endpoint.url, "http://server")
-        actual[key] = as_expected(text, case.expected[key])
+    for key, text in (("stdout", ended.out.decode("utf-8", "backslashreplace")), ("stderr", ended.err)):
+        actual[key] = as_expected(text.replace(endpoint.url, "http://server"), case.expected[key])
     for key in expected.keys() - actual.keys():
         actual[key] = detail(asked[-1], key) if asked else "no request"
     return expected, actual
