@@ -171,11 +171,11 @@ class TestEnvironment:
         monkeypatch.setenv(f"STREAMCLI_{option.name.upper()}", value)
         assert parse([]) != alone
 
-    @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-    def test_an_empty_one_is_unset(self, option, monkeypatch):
+    def test_an_empty_one_is_unset(self, monkeypatch):
         alone = parse([])
-        monkeypatch.setenv(f"STREAMCLI_{option.name.upper()}", "")
-        assert parse([]) == alone
+        for option in OPTIONS:
+            monkeypatch.setenv(f"STREAMCLI_{option.name.upper()}", "")
+            assert parse([]) == alone, option.name
 
     @pytest.mark.parametrize(
         "option", [option for option in OPTIONS if option.multiple], ids=lambda option: option.name

@@ -4,11 +4,8 @@ A section of the manual is cited as `streamcli(7), section "RETRIES"` is here; o
 file's name.
 """
 
-import ast
 import functools
-import io
 import re
-import tokenize
 from pathlib import Path
 
 import manual
@@ -38,11 +35,8 @@ def words(path):
 
 
 def said(program):
-    tokens = tokenize.generate_tokens(io.StringIO(program).readline)
-    comments = [token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT]
-    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    nodes = [node for node in ast.walk(ast.parse(program)) if isinstance(node, kinds)]
-    return "\n".join([*comments, *(ast.get_docstring(node) or "" for node in nodes)])
+    """Its comments and docstrings, and what looks like one."""
+    return "\n".join(re.findall(r'(?:^|\s)#+ .*|"""(?s:.*?)"""', program))
 
 
 def wrong(paths, find):
@@ -100,10 +94,15 @@ def test_a_program_cites_the_manual_by_section():
 
 def test_a_section_that_is_cited_by_number_is_of_a_public_standard():
     """The standard's name stands just before or after the number."""
-    number = re.compile(r".{0,60}\b(?:sections?|rows?) \d.{0,30}")
     named = re.compile(r"RFC|WHATWG|whatwg")
-    texts = [*PROGRAMS, *DOCUMENTS, *OTHERS, *PAGES]
-    assert wrong(texts, lambda text: [place for place in number.findall(text) if not named.search(place)]) == []
+
+    def unnamed(text):
+        for number in re.finditer(r"\b(?:sections?|rows?) \d", text):
+            place = text[max(0, number.start() - 60) : number.end() + 30]
+            if not named.search(place):
+                yield place
+
+    assert wrong([*PROGRAMS, *DOCUMENTS, *OTHERS, *PAGES], unnamed) == []
 
 
 @pytest.mark.parametrize("number", manual.PAGES)
