@@ -62,7 +62,14 @@ def kind(option):
 
 
 def described(option):
-    return (option.help or "").rstrip(".")
+    """Its names and what is said of them, one long name a row, because zsh gives each further one a column."""
+    text = (option.help or "").rstrip(".")
+    letters = [name for name in option.opts if not name.startswith("--")]
+    name, *others = [name for name in option.opts if name not in letters]
+    rows = [([*letters, name], text), *(([other], f"The same as {name}") for other in others)]
+    if option.secondary_opts:
+        rows.append((option.secondary_opts, f"Do not {text[0].lower()}{text[1:].partition('.')[0]}"))
+    return rows
 
 
 # bash
@@ -129,7 +136,7 @@ def _shell_list(name):
 
 
 def zsh():
-    lines = [_zsh_option(option) for option in OPTIONS]
+    lines = [_zsh_option(option, *row) for option in OPTIONS for row in described(option)]
     lines += ["'(-)'{-h,--help}'[Show all options]'", "'(-)--version[Print the version]'"]
     arguments = " \\\n        ".join(lines)
     completers = "".join(
@@ -156,10 +163,10 @@ fi
 """
 
 
-def _zsh_option(option):
+def _zsh_option(option, shown, text):
     others = [names(other)[-1] for pair in EXCLUSIVE if option.name in pair for other in _named(set(pair), option)]
     excluded = " ".join(dict.fromkeys([*sorted(others), *(() if option.multiple else names(option))]))
-    text = described(option).replace("[", r"\[").replace("]", r"\]").replace(":", r"\:").replace("'", "'\\''")
+    text = text.replace("[", r"\[").replace("]", r"\]").replace(":", r"\:").replace("'", "'\\''")
     found = kind(option)
     actions = {
         "files": "_files",
@@ -172,7 +179,6 @@ def _zsh_option(option):
     value = "" if found == "flag" else f":{(option.name or '').replace('_', ' ')}:{action}"
     prefix = f"'({excluded})'" if excluded else ""
     star = "'*'" if option.multiple else ""
-    shown = names(option)
     # Where a long name takes its value behind "=" as well.
     shown = [name + ("=" if name.startswith("--") and found != "flag" else "") for name in shown]
     listed = f"{{{','.join(shown)}}}" if len(shown) > 1 else shown[0]
@@ -198,7 +204,7 @@ end
         for name, (variable, usual, file, script) in _LISTS.items()
     )
     lines = ["complete -c streamcli -f"]
-    lines += [_fish_option(option) for option in OPTIONS]
+    lines += [_fish_option(option, *row) for option in OPTIONS for row in described(option)]
     lines += [
         "complete -c streamcli -s h -l help -d 'Show all options'",
         "complete -c streamcli -l version -d 'Print the version'",
@@ -206,7 +212,7 @@ end
     return HEADER + lists + "\n" + "\n".join(lines) + "\n"
 
 
-def _fish_option(option):
+def _fish_option(option, shown, text):
     found = kind(option)
     actions = {
         "flag": "",
@@ -217,9 +223,9 @@ def _fish_option(option):
         "free": " -x",
     }
     action = f" -x -a '{' '.join(found)}'" if isinstance(found, list) else actions[found]
-    shown = "".join(f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}" for name in names(option))
-    text = described(option).replace("\\", "\\\\").replace("'", "\\'")
-    return f"complete -c streamcli{shown}{action} -d '{text}'"
+    letters = "".join(f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}" for name in shown)
+    text = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"complete -c streamcli{letters}{action} -d '{text}'"
 
 
 MADE = {"streamcli": bash, "_streamcli": zsh, "streamcli.fish": fish}

@@ -93,6 +93,14 @@ def test_a_file_is_what_is_made_from_the_options(name):
     assert (FOLDER / name).read_text() == MADE[name](), "run `make completions`"
 
 
+def test_zsh_cuts_no_description_on_80_columns():
+    rows = re.findall(r"(?:\{-\w,)?--([\w,-]+)=?}?'?\[(.*?)(?<!\\)\]", MADE["_streamcli"]())
+    assert len(rows) > len(OPTIONS)
+    # Names that share a description are columns side by side.
+    assert not [name for name, _ in rows if "," in name]
+    assert max(len(f"--{name}  -x -- ") for name, _ in rows) + max(len(text.replace("\\", "")) for _, text in rows) < 80
+
+
 def test_every_option_is_in_all_of_them():
     assert all(kind(option) is not None for option in OPTIONS)
     known = {name for option in OPTIONS for name in names(option)}

@@ -247,7 +247,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _option("--tools", metavar="FILE", help="Declare the tools in a JSON file; run none."),
         _option("-T", "--tool", multiple=True, metavar="PROGRAM", help="Let the model run this program as a tool."),
         _flag("--confirm", help="Ask on the terminal before a tool runs."),
-        _option("--tool-choice", metavar="auto|any|none|NAME", help="Whether to call a tool, or which."),
+        _option("--tool-choice", metavar="NAME", help="Call this tool, or: auto, any, none."),
         _option("--max-turns", type=_SOME, default=10, metavar="N", help="Most requests with tools. [default: 10]"),
         _seconds("--tool-timeout", help="Time limit for a call; 0: none.", default=60),
     ],
@@ -274,7 +274,7 @@ GROUPS: dict[str, list[click.Option]] = {
     "Recording": [
         _option("--record", metavar="FILE", help="Record the HTTP traffic, without secrets."),
         _option("--replay", metavar="FILE", help="Answer from a recording: no network, no key."),
-        _option("--replay-speed", type=_SPEED, default=0, metavar="X", help="1: real time, 0: at once. [default: 0]"),
+        _option("--replay-speed", type=_SPEED, default=0, metavar="X", help="1: as recorded, 0: at once. [default: 0]"),
     ],
     "Many prompts": [
         _option("--batch", metavar="FILE", help="Ask every line of FILE; - is standard input."),
@@ -283,7 +283,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _option("--max-total-tokens", type=_MANY, metavar="N", help="Start no more lines after N tokens."),
         _flag("--unordered", help="Print results as they come."),
         _flag("--resume", help="Ask only what -o does not hold yet."),
-        _flag("--retry-errors/--no-retry-errors", default=True, help="Resume failed lines too. [default: yes]"),
+        _flag("--retry-errors/--no-retry-errors", default=True, help="Ask failed lines again. [default: yes]"),
         _flag("--offload", help="Use the Message Batches API: half the price."),
         _flag("--cancel", help="Cancel the batches of --offload."),
     ],
@@ -298,7 +298,7 @@ GROUPS: dict[str, list[click.Option]] = {
         _seconds("--connect-timeout", help="Time limit for connecting; 0: none.", default=5),
         _seconds("--idle-timeout", help="Time limit for silence; 0: none.", default=90),
         _seconds("--timeout", help="Time limit for everything. [default: none]"),
-        _option("--retries", type=_COUNT, default=2, metavar="N", help="Retries after passing errors. [default: 2]"),
+        _option("--retries", type=_COUNT, default=2, metavar="N", help="Retries after transient errors. [default: 2]"),
         _option("--proxy", metavar="URL", help="Proxy, instead of the environment's."),
         _option("--ca-file", metavar="PATH", help="Trust these certificates, not the system's."),
         _flag("--strict", help="Fail where the stream breaks the rules."),
@@ -408,7 +408,7 @@ _EPILOG = """\b
 Exit status:
   0  complete                       6  no connection
   2  wrong usage; nothing was sent  7  timeout
-  3  rejected by the server         8  the stream broke off
+  3  rejected by the server         8  the stream is incomplete
   4  API key or permission          9  refused, or another reason of --fail-on
   5  rate limited or overloaded    10  the output could not be written
                                    11  not what --schema, -x or -T need
@@ -427,7 +427,7 @@ def command() -> click.Command:
             *OPTIONS,
             click.Option(["--version"], help="Print the version.", callback=_version, **asked),
             # Versions of click differ in when they look at their own, and whether it has a variable.
-            click.Option(["-h"], help="Show the options of every day.", callback=_short_help, **asked),
+            click.Option(["-h"], help="Show the most common options.", callback=_short_help, **asked),
             click.Option(["--help"], help="Show all options.", callback=_help, **asked),
         ],
         add_help_option=False,
