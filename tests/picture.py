@@ -19,11 +19,11 @@ PICTURE = Path(__file__).parent.parent / "docs" / "session.svg"
 COMMANDS = (
     "streamcli --local --temperature 0 'Give me three tips for writing clear code.'",
     "echo $?",
-    "streamcli --local --temperature 0 --max-tokens 9 --fail-on max_tokens -o tips.md 'Three tips.'",
+    "streamcli --local --max-tokens 9 --fail-on max_tokens -o tips.md 'Three tips.'",
     "echo $?; ls",
     "streamcli --local --temperature 0 --events 'What is 2+2?' | jq -r .type | uniq -c",
 )
-COLUMNS, ROWS = 84, 24
+COLUMNS, ROWS = 100, 20
 PROMPT = b"$ "
 PATIENCE = 120  # seconds for one command
 KEY, PAUSE, MERGED, HELD = 0.03, 0.8, 0.05, 5.0  # seconds: of typing, before it, between pieces, at the end
