@@ -86,7 +86,7 @@ ifndef DESTDIR
 # their packages (PEP 668).
 ENVIRONMENT = $(PREFIX)/lib/streamcli
 install:
-	$(if $(filter /%,$(PREFIX)),,$(error PREFIX needs an absolute path))
+	$(if $(filter /%,$(PREFIX)),,$(error PREFIX needs an absolute path, such as $$HOME/.local))
 	$(COPY) && $(PYTHON) -m venv '$(ENVIRONMENT)' && \
 	'$(ENVIRONMENT)/bin/python' -m pip install --quiet --disable-pip-version-check "$$copy" && \
 	mkdir -p '$(PREFIX)/bin' && ln -sf ../lib/streamcli/bin/streamcli '$(PREFIX)/bin' && \
