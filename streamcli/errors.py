@@ -159,8 +159,8 @@ class APIStatusError(APIError):
 
     `status_code` is the HTTP status; for an `error` event it is the status that belongs to `type`, or 200 for a type
     nobody knows. `type` is the API's `error.type`, or None where the body had none. `headers` are the response's,
-    `body` is its parsed JSON or its text, `data` that of an `error` event as it was sent. `retry_after` is how many
-    seconds the server asks to wait, or None.
+    `body` is its parsed JSON or its text, `data` that of an `error` event as it was sent. `retry_after` is the
+    wait in seconds that the server asks for, or None.
     """
 
     exit_code = 3

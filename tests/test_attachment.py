@@ -121,5 +121,5 @@ class TestReadable:
     )
     def test_what_llama_cpp_would_skip_is_rejected_and_said(self, block, kind):
         assert readable(block, "WORD", by_llamacpp=False) is block
-        with pytest.raises(UsageError, match=rf"--local reads no attachment that is {kind}: attach WORD as"):
+        with pytest.raises(UsageError, match=rf"--local cannot read {kind}: attach WORD as"):
             readable(block, "WORD", by_llamacpp=True)

@@ -234,7 +234,7 @@ def test_a_wait_that_nobody_waits_is_said(server, file):
     refused = error_response(429, "rate_limit_error", retry_after="3600")
     server.responses = [lambda request: refused if prompt(request) == "b" else echo(request)]
     ended = run(server, file(*named("a", "b")))
-    assert (ended.status, ended.error) == (5, "1 of 2 lines failed: 1 rate_limit_error; the server asks to wait 3600 s")
+    assert (ended.status, ended.error) == (5, "1 of 2 lines failed: 1 rate_limit_error; the server says to wait 3600 s")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_wait_that_nobody_waits_is_said(server, file):
         (
             error_response(429, "rate_limit_error", retry_after="3600"),
             5,
-            "status 429 rate_limit_error: line {}: no; the server asks to wait 3600 s",
+            "status 429 rate_limit_error: line {}: no; the server says to wait 3600 s",
         ),
     ],
 )

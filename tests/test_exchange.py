@@ -84,7 +84,7 @@ class TestRefusal:
         [
             (400, {}, REFUSED, BadRequestError, 3, "status 400 overloaded_error: no"),
             (401, {}, REFUSED, AuthenticationError, 4, "status 401"),
-            (429, {"retry-after": "61"}, REFUSED, RateLimitError, 5, "asks to wait 61 s"),
+            (429, {"retry-after": "61"}, REFUSED, RateLimitError, 5, "says to wait 61 s"),
             (529, {}, b"", OverloadedError, 5, "status 529: the server gave no reason"),
             (413, {}, b"<h1>Too\n  large</h1>", APIStatusError, 3, "status 413: Too large"),
             (404, {}, b'{"detail":"Not Found"}', NotFoundError, 3, 'status 404: {"detail":"Not Found"}'),

@@ -552,7 +552,7 @@ def test_too_long_a_wait_fails_at_once_and_is_said(asked, /):
     with Server(error_response(429, "rate_limit_error", "slow", retry_after=asked)) as server:
         ended = streamcli("--base-url", server.url, "hello")
     assert (ended.status, server.connections) == (5, 1)
-    assert re.search(r"slow; the server asks to wait \d+ s", ended.error)
+    assert re.search(r"slow; the server says to wait \d+ s", ended.error)
 
 
 @each("inf", "nan", "-5", "5, 7", "", "Wed, 21 Oct 2015 07:28:00 GMT")

@@ -683,7 +683,7 @@ def test_a_wait_beyond_all_patience_is_the_line_s_result_and_said(server):
     ran = run(server, "abc", jobs=1)
     assert ran.said == ["a", "rate_limit_error", "c"]
     assert ran.results[1].status == 5
-    assert "too many; the server asks to wait 3600 s" in str(ran.results[1].line)
+    assert "too many; the server says to wait 3600 s" in str(ran.results[1].line)
 
 
 def test_a_spending_limit_is_final_and_holds_nobody_back(server):

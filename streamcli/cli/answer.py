@@ -196,7 +196,7 @@ class Answer:
         for block in message.get("content", ()):
             if block["type"] == "tool_use":
                 given = block.get("partial_json") or dumps(block.get("input")).decode()
-                cut = ": its input is not whole" if "partial_json" in block else ""
+                cut = ": its input is not complete" if "partial_json" in block else ""
                 self._diagnostics.note(f"{block.get('name')}({given}){cut}")
 
     def _complete(self, question: Question) -> int:

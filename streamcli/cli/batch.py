@@ -309,7 +309,7 @@ class _Batch(NamedTuple):
         wait = self.statistics.longest_wait
         parts = [
             f"{self.output.failed} of {self.source.count} lines failed{kinds and f': {kinds}'}",
-            f"the server asks to wait {wait:.0f} s" if wait else "",
+            f"the server says to wait {wait:.0f} s" if wait else "",
             "--resume asks them again" if isinstance(self.output, Results) and self.output.to_ask_again else "",
         ]
         self.diagnostics.fault(FailedLinesError("; ".join(filter(None, parts))), self.output.status)

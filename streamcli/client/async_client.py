@@ -58,17 +58,17 @@ class AsyncClient(ClientState):
 
     @property
     def messages(self) -> AsyncMessages:
-        """The Messages API."""
+        """The Messages API: `stream`, `create`, `count_tokens` and `batches`."""
         return AsyncMessages(self)
 
     @property
     def models(self) -> AsyncModels:
-        """The Models API."""
+        """The Models API: `list`."""
         return AsyncModels(self)
 
     @property
     def beta(self) -> Self:
-        """The same surface: every call takes `betas`."""
+        """The client itself, because every call takes `betas`."""
         return self
 
     async def close(self) -> None:
@@ -134,7 +134,7 @@ class AsyncMessages:
 
     @property
     def batches(self) -> AsyncBatches:
-        """The Message Batches API."""
+        """The Message Batches API: `create`, `retrieve`, `list`, `cancel` and `results`."""
         return AsyncBatches(self._client)
 
     def stream(
@@ -148,6 +148,7 @@ class AsyncMessages:
     ) -> AsyncMessageStreamManager:
         """A stream of one answer, as a context manager that sends when it is entered.
 
+        `fields` are the API's: `model`, `max_tokens`, `messages` and any other; those of `extra_body` replace them.
         `betas` go out as `anthropic-beta`; `timeout`, in seconds, replaces the client's for this call.
         """
         body = request_body(fields, extra_body, stream=True)
@@ -163,7 +164,7 @@ class AsyncMessages:
         timeout: Timeout = None,
         **fields: Any,
     ) -> Message:
-        """One answer, whole; options as for `stream`. Raises APIError."""
+        """One message, when it is complete; the arguments are those of `stream`. Raises APIError."""
         body = request_body(fields, extra_body, stream=False)
         options: dict[str, Any] = {"betas": betas, "headers": (extra_headers or {}).items()}
         patience = self._client.whole_timeout if timeout is None else timeout
@@ -198,7 +199,7 @@ class AsyncBatches:
         extra_headers: Mapping[str, str] | None = None,
         timeout: Timeout = None,
     ) -> Record:
-        """Submit `requests`, each `{"custom_id", "params"}`; the batch, `processing_status` "in_progress". APIError.
+        """Submit `requests`, each `{"custom_id", "params"}`, and return the batch. Raises APIError.
 
         Another attempt is made only where the server says that this one did nothing. After a lost connection, a timeout
         or a fault of the server nobody knows whether the batch was made: `list` tells.
@@ -227,15 +228,14 @@ class AsyncBatches:
         return _listed(self._client, BATCHES, limit, {"before_id": before_id, "after_id": after_id}, betas)
 
     async def cancel(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
-        """Ask that what was not begun is left out; the batch, which ends somewhat later. Raises APIError."""
+        """Cancel what has not begun, and return the batch, which ends somewhat later. Raises APIError."""
         exchange = self._client._exchange("POST", f"{batch_path(message_batch_id)}/cancel", betas=betas)
         return await self._client._fetch(exchange)
 
     async def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> AsyncBatchResults:
         """The results of a batch that has ended, in no order, read as they come. Raises APIError.
 
-        UsageError where there are none yet. Where their URL is not at our host, they are asked for where the
-        API has them.
+        UsageError if there are none yet. If their URL is on another host, they are fetched from the API's usual path.
         """
         url = results_url(await self.retrieve(message_batch_id, betas=betas), self._client.endpoint)
         headers = {"accept": "application/binary"}.items()
@@ -295,7 +295,7 @@ class AsyncModels:
         self._client = client
 
     def list(self, *, betas: Sequence[str] = ()) -> AsyncIterator[Record]:
-        """Every model, asking for page after page. Raises APIError."""
+        """Every model, page after page. Raises APIError."""
         return _listed(self._client, MODELS, PAGE_SIZE, {}, betas)
 
 

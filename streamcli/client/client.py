@@ -59,17 +59,17 @@ class Client(ClientState):
 
     @property
     def messages(self) -> Messages:
-        """The Messages API."""
+        """The Messages API: `stream`, `create`, `count_tokens` and `batches`."""
         return Messages(self)
 
     @property
     def models(self) -> Models:
-        """The Models API."""
+        """The Models API: `list`."""
         return Models(self)
 
     @property
     def beta(self) -> Self:
-        """The same surface: every call takes `betas`."""
+        """The client itself, because every call takes `betas`."""
         return self
 
     def close(self) -> None:
@@ -135,7 +135,7 @@ class Messages:
 
     @property
     def batches(self) -> Batches:
-        """The Message Batches API."""
+        """The Message Batches API: `create`, `retrieve`, `list`, `cancel` and `results`."""
         return Batches(self._client)
 
     def stream(
@@ -149,6 +149,7 @@ class Messages:
     ) -> MessageStreamManager:
         """A stream of one answer, as a context manager that sends when it is entered.
 
+        `fields` are the API's: `model`, `max_tokens`, `messages` and any other; those of `extra_body` replace them.
         `betas` go out as `anthropic-beta`; `timeout`, in seconds, replaces the client's for this call.
         """
         body = request_body(fields, extra_body, stream=True)
@@ -164,7 +165,7 @@ class Messages:
         timeout: Timeout = None,
         **fields: Any,
     ) -> Message:
-        """One answer, whole; options as for `stream`. Raises APIError."""
+        """One message, when it is complete; the arguments are those of `stream`. Raises APIError."""
         body = request_body(fields, extra_body, stream=False)
         options: dict[str, Any] = {"betas": betas, "headers": (extra_headers or {}).items()}
         patience = self._client.whole_timeout if timeout is None else timeout
@@ -199,7 +200,7 @@ class Batches:
         extra_headers: Mapping[str, str] | None = None,
         timeout: Timeout = None,
     ) -> Record:
-        """Submit `requests`, each `{"custom_id", "params"}`; the batch, `processing_status` "in_progress". APIError.
+        """Submit `requests`, each `{"custom_id", "params"}`, and return the batch. Raises APIError.
 
         Another attempt is made only where the server says that this one did nothing. After a lost connection, a timeout
         or a fault of the server nobody knows whether the batch was made: `list` tells.
@@ -228,15 +229,14 @@ class Batches:
         return _listed(self._client, BATCHES, limit, {"before_id": before_id, "after_id": after_id}, betas)
 
     def cancel(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
-        """Ask that what was not begun is left out; the batch, which ends somewhat later. Raises APIError."""
+        """Cancel what has not begun, and return the batch, which ends somewhat later. Raises APIError."""
         exchange = self._client._exchange("POST", f"{batch_path(message_batch_id)}/cancel", betas=betas)
         return self._client._fetch(exchange)
 
     def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> BatchResults:
         """The results of a batch that has ended, in no order, read as they come. Raises APIError.
 
-        UsageError where there are none yet. Where their URL is not at our host, they are asked for where the
-        API has them.
+        UsageError if there are none yet. If their URL is on another host, they are fetched from the API's usual path.
         """
         url = results_url(self.retrieve(message_batch_id, betas=betas), self._client.endpoint)
         headers = {"accept": "application/binary"}.items()
@@ -296,7 +296,7 @@ class Models:
         self._client = client
 
     def list(self, *, betas: Sequence[str] = ()) -> Iterator[Record]:
-        """Every model, asking for page after page. Raises APIError."""
+        """Every model, page after page. Raises APIError."""
         return _listed(self._client, MODELS, PAGE_SIZE, {}, betas)
 
 

@@ -37,10 +37,11 @@ _MOST_SECONDS = 1_000_000
 
 
 class Settings(TypedDict, total=False):
-    """What both clients can be told; what is not given comes from the environment.
+    """The keywords of both clients.
 
-    `timeout` is in seconds, for connecting and for the silence between two reads; None means that both may last for
-    ever, and the default is 5 and 90, or 600 where a response comes whole. `total_timeout` bounds a whole call.
+    `api_key`, `auth_token` and `base_url` come from ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN and ANTHROPIC_BASE_URL if
+    they are not given. `timeout` is in seconds, for connecting and for the silence between two reads: None means no
+    limit, and the default is 5 and 90, or 600 where a response comes whole. `total_timeout` bounds a whole call.
     `max_retries` further attempts are made while nothing was received, and `on_retry` is told the error and the seconds
     to wait before each. `allow_http` lets a key go out in clear. `endpoint` replaces key, address, headers and version.
     With `keep_text` false the message keeps its text only while that is short, for streams that are only passed on.

@@ -80,7 +80,7 @@ def error_of(
             error.message += f"; asked {url}"
         error.retry_after = asked = retry_after(headers, time.time())
         if asked is not None and asked > MAX_WAIT:
-            error.message += f"; the server asks to wait {asked:.0f} s"
+            error.message += f"; the server says to wait {asked:.0f} s"
         return error
     if status == 204 or not body:
         return IncompleteStreamError("the response is empty")

@@ -36,7 +36,7 @@ def delay(error: APIError, attempt: int, *, max_retries: int, chance: float, now
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """The seconds a server asks to wait, or None if it names no time, nonsense, or a date that has passed."""
+    """The wait in seconds that a server asks for, or None if it names no time, nonsense, or a date that has passed."""
     milliseconds = re.fullmatch(_SECONDS, headers.get("retry-after-ms", ""))
     if milliseconds:
         return float(milliseconds[1]) / 1000

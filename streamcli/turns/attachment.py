@@ -86,7 +86,7 @@ def by_reference(word: str) -> dict[str, Any] | None:
 
 def _of_id(kind: str, number: str) -> dict[str, Any]:
     if kind not in _KINDS:
-        raise UsageError(f"-a {kind}:{number}: a file id goes as document, image or container, and not as {kind}")
+        raise UsageError(f"-a {kind}:{number}: a file id can be a document, an image or a container, not a {kind}")
     if kind == "container":
         return {"type": "container_upload", "file_id": number}
     return {"type": kind, "source": {"type": "file", "file_id": number}}
@@ -103,7 +103,7 @@ def readable(block: dict[str, Any], word: str, *, by_llamacpp: bool) -> dict[str
         return {"type": "text", "text": title + block["source"]["data"]}
     if by_llamacpp and (block["type"] == "document" or source != "base64"):
         kind = {"url": "a URL", "file": "a file id"}.get(source, "a PDF")
-        raise UsageError(f"--local reads no attachment that is {kind}: attach {word} as an image or as UTF-8 text")
+        raise UsageError(f"--local cannot read {kind}: attach {word} as an image or UTF-8 text")
     return block
 
 

@@ -185,7 +185,7 @@ def _fault_of_call(call: Mapping[str, Any], by_name: Mapping[str, Program]) -> s
     try:
         loads_exact(call["partial_json"].encode())
     except ValueError as fault:
-        return f"the input is not whole JSON: {reason(fault)}: {call['partial_json'][-_TAIL:]}"
+        return f"the input is not complete JSON: {reason(fault)}: {call['partial_json'][-_TAIL:]}"
     return "the input is not a JSON object"
 
 
