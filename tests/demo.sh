@@ -9,7 +9,7 @@ show() {
 }
 cat <<'END'
 
-A model of 135 million parameters answers on this machine. It is small and often wrong, but it is real.
+A model of 135 million parameters answers here: small, often wrong, but real.
 END
 show 'The answer streams; -u counts it.' "streamcli --local --temperature 0 -u '$question'"
 show 'Standard input is context, the argument is the question.' \
@@ -17,4 +17,4 @@ show 'Standard input is context, the argument is the question.' \
 show 'Every event as JSON; here the last two.' "streamcli --local --temperature 0 --events 'What is 2+2?' | tail -n 2"
 show 'An answer that was cut is not a success, if you say so.' \
     "streamcli --local --temperature 0 --max-tokens 9 --fail-on max_tokens '$question'"
-printf '\nThe command is %s. With a key, with Ollama and with llama.cpp: README.md, "First steps".\n' "$(command -v streamcli)"
+printf '\nThe command is %s.\nWith a key, Ollama or llama.cpp: README.md, "First steps".\n' "$(command -v streamcli)"
