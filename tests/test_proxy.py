@@ -116,9 +116,7 @@ class TestProxy:
         if there:
             assert Proxy("socks5://proxy:1080", "ALL_PROXY").checked().scheme == "socks5"
         else:
-            with pytest.raises(
-                UsageError, match="ALL_PROXY names a SOCKS proxy, which needs the package socksio: pip install socksio"
-            ):
+            with pytest.raises(UsageError, match=r"ALL_PROXY names a SOCKS proxy, which needs socksio: .* socksio$"):
                 Proxy("socks5://proxy:1080", "ALL_PROXY").checked()
 
 

@@ -13,13 +13,14 @@ import importlib.util
 import json
 import os
 import re
-import shlex
 import signal
 import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from streamcli.errors import UsageError, reason
+
+from .packages import installing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -122,11 +123,8 @@ def _why(log: BinaryIO, fault: str) -> str:
 
 
 def _needs(packages: list[str]) -> UsageError:
-    """What is not there, and the command that puts it beside streamcli; an environment of uv's has no pip."""
-    python = shlex.quote(sys.executable)
-    install = f"{python} -m pip install" if importlib.util.find_spec("pip") else f"uv pip install --python {python}"
     what = " and ".join(_NEEDS[package] for package in packages)
-    return UsageError(f"--local needs {what}: {install} --no-deps {' '.join(packages)}")
+    return UsageError(f"--local needs {what}: {installing(packages)}")
 
 
 def _check(path: str) -> None:

@@ -47,7 +47,9 @@ class Proxy(NamedTuple):
         if not usable:
             raise UsageError(f"{self.source} is not the URL of an http, https or socks5 proxy")
         if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
-            raise UsageError(f"{self.source} names a SOCKS proxy, which needs the package socksio: pip install socksio")
+            from .packages import installing  # noqa: PLC0415 - few lack it
+
+            raise UsageError(f"{self.source} names a SOCKS proxy, which needs socksio: {installing(['socksio'])}")
         return Proxy(url, self.source)
 
     @property
