@@ -38,7 +38,7 @@ from server import (
 from streamcli import errors
 from streamcli.batch import limiter, offload, pool, results, state
 from streamcli.batch.statistics import Statistics
-from streamcli.cli import answer, batch, config, verdict
+from streamcli.cli import answer, batch, config, confirm, verdict
 from streamcli.cli.args import OPTIONS, Number, command
 from streamcli.client import calls
 from streamcli.network import proxy, timeouts
@@ -191,9 +191,21 @@ def test_the_objects_that_the_page_names_explain_themselves():
     assert all(pydoc.locate(name).__doc__ for name in names)
 
 
+PROGRAM = "".join(path.read_text() for path in (manual.FOLDER.parent / "streamcli").rglob("*.py"))
+
+
+def test_the_files_that_are_used_unasked_are_those_of_the_page(monkeypatch):
+    folders = {"XDG_CONFIG_HOME": "/of settings", "XDG_CACHE_HOME": "/of caches"}
+    usual = {config.usual_path(folders), config.models_path(folders), confirm._TERMINAL}
+    beside = re.findall(r'"(\.?)\{[\w.]+\}(\.[a-z]+)"', PROGRAM)
+    for name, folder in folders.items():
+        monkeypatch.setenv(name, folder)
+    tags = [re.sub(r"Pa |Ar |\\& | ?Ns ", "", tag) for tag in entries(1, "FILES")]
+    assert {os.path.expandvars(tag) for tag in tags} == usual | {f"{dot}file{end}" for dot, end in beside}
+
+
 def test_the_variables_that_are_read_are_in_the_page():
-    program = "".join(path.read_text() for path in (manual.FOLDER.parent / "streamcli").rglob("*.py"))
-    read = set(re.findall(r'"((?:ANTHROPIC|XDG|SSL|STREAMCLI_LOCAL)\w*_\w+|SSLKEYLOGFILE|NO_PROXY|PATH)"', program))
+    read = set(re.findall(r'"((?:ANTHROPIC|XDG|SSL|STREAMCLI_LOCAL)\w*_\w+|SSLKEYLOGFILE|NO_PROXY|PATH)"', PROGRAM))
     assert read <= set(re.findall(r"[A-Z_]{4,}", sections(1)["ENVIRONMENT"]))
 
 
