@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # The first signal ends the run, a second one ends it at once. How many seconds a run then has for what there is left to
 # write, above all the last line of --events, whether anybody reads it or not.
-_LAST_WORDS = 0.05
+_LAST_WORDS = 0.25
 # Seconds between two alarms while the run lasts.
 _TICK = 0.5
 
