@@ -20,8 +20,8 @@ from pathlib import Path
 TREE = Path(__file__).parent.parent
 PROJECT = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]
 VERSION = re.search(r'__version__ = "(.*)"', (TREE / "streamcli/version.py").read_text())[1]
-# Who made the package, as Debian's own tools are told.
-MAINTAINER = f"{os.environ.get('DEBFULLNAME', 'streamcli')} <{os.environ.get('DEBEMAIL', 'streamcli@example.org')}>"
+# Who makes it, as Debian's own tools are told; else nobody in particular does, for one machine.
+MAINTAINER = f"{os.environ.get('DEBFULLNAME', 'Nobody')} <{os.environ.get('DEBEMAIL', 'nobody@streamcli.invalid')}>"
 PUBLIC, PRIVATE = "usr/lib/python3/dist-packages", "usr/lib/streamcli"
 
 CONTROL = """\
@@ -31,7 +31,7 @@ Architecture: {architecture}
 Maintainer: {maintainer}
 Installed-Size: {size}
 Depends: {depends}
-Suggests: bash-completion, jq
+Suggests: bash-completion, jq, libgomp1, python3-pip
 Section: net
 Priority: optional
 Description: Stream answers of the Messages API into shell pipelines

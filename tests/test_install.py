@@ -6,6 +6,7 @@ Slow where something is built, for which setuptools is fetched from an index.
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -174,6 +175,18 @@ class TestDebianPackage:
         beside = {name for name in files(tmp_path) if not name.startswith(f"usr/lib/{library}/")}
         documents = {f"usr/share/doc/streamcli/{name}" for name in DOCUMENTS}
         assert beside == {"usr/bin/streamcli", *documents, *(f"usr/{debian(name)}" for name in SHARED)}
+
+    @pytest.mark.parametrize("package", ["false"], indirect=True)
+    def test_what_it_lacks_is_installed_by_the_command_that_it_names(self, package, tmp_path):
+        subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
+        own = {"HOME": str(tmp_path), "PYTHONPATH": f"{tmp_path}/usr/lib/streamcli", "ANTHROPIC_API_KEY": "key"}
+        environment = {**os.environ, **own}
+        asking = [SYSTEM, tmp_path / "usr/bin/streamcli", "--proxy", "socks5://localhost:1", "--retries", "0", "hi"]
+        command = shlex.split(run(*asking, env=environment).stderr.partition("which needs socksio: ")[2])
+        assert "--target" in command  # for this Python is Debian's
+        installed = run(*command, env=environment)
+        assert installed.returncode == 0, installed.stderr
+        assert "cannot connect to the proxy" in run(*asking, env=environment).stderr
 
 
 class TestDistributed:

@@ -57,7 +57,8 @@ def serving(model: str, environment: Mapping[str, str], *, parallel: int = 1) ->
     found = importlib.util.find_spec("xllamacpp"), path
     missing = [package for package, there in zip(_NEEDS, found, strict=True) if not there]
     if missing:
-        raise _needs(missing)
+        what = " and ".join(_NEEDS[package] for package in missing)
+        raise UsageError(f"--local needs {what}: {installing(missing)}")
     _check(path)
     options = {
         "model": os.path.abspath(path),
@@ -105,8 +106,9 @@ def _url(output: int, path: str, log: BinaryIO) -> str:
     result = json.loads(said)
     if "url" in result:
         return str(result["url"])
-    if not result["fault"]:
-        raise _needs(["xllamacpp"])
+    if "lacks" in result:
+        where = ": Debian has that library in libgomp1" if "libgomp" in result["lacks"] else ""
+        raise UsageError(f"--local cannot import xllamacpp: {result['lacks']}{where}")
     while os.read(output, 65536):  # until it has ended its log may not be whole
         pass
     raise UsageError(f"the model {path} cannot be loaded: {_why(log, result['fault'])}")
@@ -120,11 +122,6 @@ def _why(log: BinaryIO, fault: str) -> str:
     reasons = dict.fromkeys(line for line in said if not _GAVE_UP.search(line))
     asserted = [line for line in lines if "GGML_ASSERT" in line]
     return "; ".join([*reasons, *asserted][:3]) or next(iter(said), fault)
-
-
-def _needs(packages: list[str]) -> UsageError:
-    what = " and ".join(_NEEDS[package] for package in packages)
-    return UsageError(f"--local needs {what}: {installing(packages)}")
 
 
 def _check(path: str) -> None:

@@ -1,10 +1,10 @@
 """The process of --local: a GGUF file in, llama.cpp's own server on loopback out, until standard input ends.
 
 Contract: run as a program by its path, so that nothing is imported but the standard library and xllamacpp. One line
-goes to standard output: {"url"} once requests can be sent, or {"fault"}, "" where xllamacpp is not installed. Until
-then llama.cpp's errors go to standard error, and later nowhere. The process dies with whoever holds the other end of
-its standard input, at every moment, however that one dies; llama.cpp's destructor, which may never return, is never
-called.
+goes to standard output: {"url"} once requests can be sent, else {"fault"}, or {"lacks"} where xllamacpp cannot be
+imported. Until then llama.cpp's errors go to standard error, and later nowhere. The process dies with whoever holds the
+other end of its standard input, at every moment, however that one dies; llama.cpp's destructor, which may never return,
+is never called.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def main(options: dict[str, Any]) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-    except ImportError:
-        said = {"fault": ""}
+    except ImportError as fault:
+        said = {"lacks": str(fault)}
     except (RuntimeError, ValueError) as fault:
         said = {"fault": str(fault)}
     os.write(result, json.dumps(said).encode() + b"\n")
-    if "fault" in said:
+    if "url" not in said:
         return  # by which the rest of llama.cpp's log is written: a thread of its own does that
     os.read(0, 1)
     os._exit(0)
