@@ -79,7 +79,7 @@ man:
 # What is built is a copy: in the tree, root would leave files that its owner cannot remove, and what an earlier build
 # left there would be installed too.
 COPY = umask 022 && copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
-	cp -R pyproject.toml README.md LICENSE streamcli man completions "$$copy"
+	cp -R pyproject.toml LICENSE packaging streamcli man completions "$$copy"
 
 ifndef DESTDIR
 # For this machine: with what it depends on, in an environment of its own, because Debian and others leave theirs to

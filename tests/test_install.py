@@ -80,6 +80,11 @@ def test_a_prefix_that_is_not_absolute_is_refused():
     assert "PREFIX needs an absolute path" in refused.stderr
 
 
+def test_what_an_index_shows_leads_to_no_file_of_the_tree():
+    shown = (ROOT / PROJECT["project"]["readme"]).read_text()
+    assert re.findall(r"\]\((?!https://)[^)]*", shown) == []
+
+
 # Slow
 
 
