@@ -117,6 +117,12 @@ uninstall:
 dist: $(VENV)/installed
 	$(BIN)/pyproject-build
 
+# The tests of every day on the wheel, with PYTHON and, where VERSIONS=lowest-direct, the lowest versions of what it
+# depends on.
+VERSIONS ?= highest
+wheel-test: dist
+	@sh packaging/wheel_test.sh $(PYTHON) $(VERSIONS)
+
 # A Debian package, for the release that it is made on.
 deb:
 	/usr/bin/python3 packaging/deb.py dist
@@ -128,4 +134,4 @@ release: $(VENV)/installed
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: all demo test e2e soak bench lint twins completions docs picture man install uninstall dist deb release clean
+.PHONY: all demo test e2e soak bench lint twins completions docs picture man install uninstall dist wheel-test deb release clean

@@ -24,11 +24,12 @@ check 'all is committed' clean
 check "CHANGELOG.md begins with [$version] and its date" described
 check "there is no tag v$version" untagged
 check 'make lint' make lint
-check 'make test' make test
-# Servers of other people come from a network.
-check 'make e2e' env PYTEST_ADDOPTS='--ignore=tests/test_servers.py --ignore=tests/test_http_parts.py' make e2e
 check 'dist is empty' rm -rf dist
 check 'make dist' make dist
+check 'the tests on the wheel' sh packaging/wheel_test.sh "$bin/python" highest
+check 'the tests on the wheel, with the lowest versions' sh packaging/wheel_test.sh "$bin/python" lowest-direct
+# Servers of other people come from a network.
+check 'make e2e' env PYTEST_ADDOPTS='--ignore=tests/test_servers.py --ignore=tests/test_http_parts.py' make e2e
 check 'twine and other checks are installed' install_checks
 check 'twine check' "$tools/twine" check --strict dist/*
 check 'check-wheel-contents' "$tools/check-wheel-contents" dist/*.whl
@@ -46,6 +47,7 @@ streamcli $version can be released. What is left to a person:
   make e2e and make bench, with a network and a quiet machine; their figures in README.md and streamcli(7)
   git tag -s v$version -m 'streamcli $version' && git push origin v$version
   $tools/twine upload dist/streamcli-$version*.whl dist/streamcli-$version.tar.gz
-  make deb on each release of Debian that is to have a package
+  DEBFULLNAME=... DEBEMAIL=... make deb on each release of Debian that is to have a package
+  make wheel-test PYTHON=... with each Python that pyproject.toml names
   say so, with what CHANGELOG.md says; then a new version in streamcli/version.py, and make docs
 END
