@@ -865,13 +865,13 @@ def test_retries_n_is_n_further_attempts():
     binary=(head(400, type="application/octet-stream", length=4) + b"\x00\x01\xff\xfe", "^@^A\ufffd\ufffd"),
     huge=(head(400, type="text/plain") + b"w" * 50_000_000, "wwwwwwww"),
     cut=([head(400, length=900) + b'{"type": "error", "err', RESET], '{"type": "error", "err'),
-    stalled=([head(400, length=9) + b"half", HANG], "half"),
-    dripping=([head(400) + b"half", *[b" ", 0.02] * 500], "half"),
+    stalled=([head(400, length=9) + b"half", HANG], "half", "--idle-timeout", "0.3"),
+    dripping=([head(400) + b"half", *[b" ", 0.02] * 500], "half", "--timeout", "2"),
     a_list=(json_response([1], 400), "[1]"),
     an_error_of_no_use=(json_response({"error": None}, 400), "the server gave no reason"),
 )
-def test_the_status_wins_whatever_the_body_is(answer, words, /):
-    ended = ask(answer, "--idle-timeout", "0.3", "--timeout", "2", prefix=LITTLE_MEMORY)
+def test_the_status_wins_whatever_the_body_is(answer, words, /, *limits):
+    ended = ask(answer, *limits, prefix=LITTLE_MEMORY)
     assert (ended.status, ended.out) == (3, b"")
     assert ended.error.startswith(f"status 400: {words}")
     assert len(ended.error) < 400

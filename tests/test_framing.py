@@ -92,6 +92,7 @@ def chunked_bodies(draw):
     return b"".join(parts) + last + trailers + draw(st.sampled_from([b"\r\n", b"\r\n", b"\n", b"", b"\r"]))
 
 
+@pytest.mark.skipif(h11.__version__ < "0.16", reason="this h11 takes any two bytes for the end of a chunk")
 @given(RUBBISH | chunked_bodies(), st.lists(st.integers(0, 60), max_size=6))
 @example(b"5;a\rb\r\nhello\r\n0\r\n\r\n", [])
 @example(b"5 ;a\r\nhello\r\n0\r\n\r\n", [])
