@@ -89,7 +89,9 @@ def install(root: Path) -> dict[str, str]:
     for name in ("INSTALLER", "RECORD", "REQUESTED"):
         next((root / PUBLIC).glob(f"*.dist-info/{name}")).unlink()
     rights = (TREE / "LICENSE").read_text()
-    depends = ", ".join(["python3:any (>= 3.11)", *map(relations, PROJECT["dependencies"])])
+    # Of a Python that is newer than most a release has packages that run with it.
+    needed = [relations(line) for line in PROJECT["dependencies"] if ";" not in line]
+    depends = ", ".join(["python3:any (>= 3.11)", *needed])
     asked = subprocess.run(["apt-get", "--simulate", "satisfy", depends], capture_output=True, check=False)
     if asked.returncode == 0:
         return {"library": PUBLIC, "architecture": "all", "depends": depends, "rights": rights}
