@@ -1,11 +1,14 @@
 """streamcli.network.transport: how a request travels, and what the environment says about it."""
 
+import httpcore
 import httpx
 import pytest
 from driver import ASK
 from server import bytewise, chunk, head, ok, text_events, text_stream
 
 from streamcli.errors import UsageError
+from streamcli.network.async_connection import AsyncConnection
+from streamcli.network.connection import Connection
 from streamcli.network.proxy import Proxy
 from streamcli.network.tls import tls_context
 from streamcli.network.transport import Transport, own_client
@@ -66,6 +69,26 @@ class TestOwnClient:
             assert client.get(server.url).status_code == 302
         assert len(server.requests) == 1
         assert "authorization" not in server.requests[0].headers
+
+    def test_sends_a_cookie_back_to_whoever_set_it(self, driver, server):
+        server.responses = [head(set_cookie="to=one") + text_stream("a"), ok(*text_events("a"))]
+        client = driver.client(server)
+        for _ in range(2):
+            with client.messages.stream(**ASK) as stream:
+                stream.until_done()
+        assert [request.headers.get("cookie") for request in server.requests] == [None, "to=one"]
+
+    def test_sends_a_short_request_in_one_write_and_asks_no_pool(self, driver, server, monkeypatch):
+        writes = []
+        for kind in (Connection, AsyncConnection):
+            write = kind.write
+            monkeypatch.setattr(kind, "write", lambda self, *args, write=write: writes.append(1) or write(self, *args))
+        monkeypatch.delattr(httpcore, "ConnectionPool")
+        monkeypatch.delattr(httpcore, "AsyncConnectionPool")
+        server.responses = [ok(*text_events("a"))]
+        with driver.client(server).messages.stream(**ASK) as stream:
+            stream.until_done()
+        assert writes == [1]
 
 
 class TestReads:

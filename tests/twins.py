@@ -23,7 +23,7 @@ RULES = (
     (r"\b(?:async|await) ", ""),
     (r"\bStopAsyncIteration\b", "StopIteration"),
     (r"\b__a(enter|exit|iter|next)__", r"__\1__"),
-    (r"\ba(close|closing|iter|iter_raw|next)\b", r"\1"),
+    (r"\ba(close|closing|iter|iter_raw|next|read)\b", r"\1"),
     # Names, and what is said of them.
     (r"\b(_?)Async(?=[A-Z])", r"\1"),
     (r"\basync_(?=\w)", ""),

@@ -253,7 +253,8 @@ class _Batch(NamedTuple):
         allowed = _allowed_jobs(wanted)
         if allowed < wanted:
             self.diagnostics.note(f"--jobs is lowered to {allowed}: the limit of open files (ulimit -n) allows no more")
-        # httpcore tries to import it six times a request; if it is not installed, that is a third of a request's work.
+        # httpcore, which is asked for the ways through proxies, tries to import it six times a request; if it is not
+        # installed, that is a third of a request's work.
         if importlib.util.find_spec("sniffio") is None:
             sys.modules["sniffio"] = None  # type: ignore[assignment]
         gc.freeze()  # not to search what exists by now for garbage, again and again, saves a tenth

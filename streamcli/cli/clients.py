@@ -14,7 +14,6 @@ import httpx
 from streamcli.client.client import Client
 from streamcli.network.proxy import Proxy, proxy_for
 from streamcli.network.tape import Player, Recorder
-from streamcli.network.timeouts import TIMEOUT
 from streamcli.network.tls import tls_context
 from streamcli.network.transport import own_client
 
@@ -74,12 +73,11 @@ def async_client(args: Args, endpoint: Endpoint) -> AsyncClient:
     All share one TLS context, made here: making one costs as much as ten requests.
     """
     from streamcli.client.async_client import AsyncClient  # noqa: PLC0415 - asyncio costs more than the rest
-    from streamcli.network.async_transport import AsyncTransport  # noqa: PLC0415
+    from streamcli.network.async_transport import AsyncOwnClient, AsyncTransport  # noqa: PLC0415
 
     proxy = _proxy(args, endpoint)
     secure = endpoint.base_url.startswith("https:") or (proxy is not None and proxy.scheme == "https")
-    transport = AsyncTransport(proxy=proxy, context=tls_context(args.ca_file) if secure else None)
-    http = httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False)
+    http = AsyncOwnClient(AsyncTransport(proxy=proxy, context=tls_context(args.ca_file) if secure else None))
     settings: Settings = {**_settings(args, endpoint, proxy), "max_retries": 0}
     return AsyncClient(http_client=http, **settings)
 

@@ -17,7 +17,7 @@ import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from .framing import is_rejection
-from .lookup import look_up
+from .lookup import at_once, look_up
 
 if TYPE_CHECKING:
     import ssl
@@ -137,8 +137,10 @@ class AsyncWire(asyncio.BufferedProtocol):
 
     async def aclose(self) -> None:
         """Close at once."""
+        was_closing = self._transport.is_closing()
         self.abort()
-        await asyncio.sleep(0)  # the transport closes its socket in the next turn of the loop
+        if not was_closing:
+            await asyncio.sleep(0)  # the transport closes its socket in the next turn of the loop
 
     def abort(self) -> None:
         """Close at once, from anywhere: a finalizer, which cannot wait, and that after the loop's end too."""
@@ -193,6 +195,9 @@ class AsyncWire(asyncio.BufferedProtocol):
 
 async def addresses(host: str, port: int, timeout: float | None) -> list[Address]:
     """The addresses of `host`, in the order in which they are to be tried."""
+    address = at_once(host, port)
+    if address:
+        return address
     loop = asyncio.get_running_loop()
     looked_up: asyncio.Future[Found] = loop.create_future()
 

@@ -1,4 +1,4 @@
-"""An error of httpx or httpcore in, the one of ours that it is out.
+"""An error of httpx, httpcore or h11 in, the one of ours that it is out.
 
 Contract: nothing of these libraries leaves the storey. A client of our own raises ours already, but for what httpcore
 finds wrong with the HTTP itself; one that a caller brought along raises what httpx does.
@@ -23,7 +23,7 @@ from streamcli.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # What a proxy says, by a status or as SOCKS says it, where another attempt could end differently.
 _PASSING = r"(408|429|5\d\d)\b|Proxy Server could not connect: (?!Connection not allowed)"
@@ -65,22 +65,24 @@ def _may_pass(fault: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def httpcore_errors_as_ours(proxy: str, target: str) -> Iterator[None]:
-    """For sending through httpcore on a connection of ours, whose own faults are ours already.
+def errors_as_ours(names: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """For sending through h11 or httpcore on a connection of ours, whose own faults are ours already.
 
-    `proxy` and `target` are the names of both ends.
+    `names` are those of the proxy and of the server.
     """
-    import httpcore  # noqa: PLC0415 - a replay needs neither httpcore nor h11
+    import h11  # noqa: PLC0415 - a replay needs neither httpcore nor h11
+    import httpcore  # noqa: PLC0415
 
     try:
         yield
     except httpcore.ProxyError as fault:
+        proxy, target = names()
         raise rejected_by(proxy, f"the connection to {target}", str(fault)) from None
-    except httpcore.RemoteProtocolError as fault:
+    except (httpcore.RemoteProtocolError, h11.RemoteProtocolError) as fault:
         raise UnexpectedResponseError(f"the response is not HTTP: {fault}") from None
-    except httpcore.LocalProtocolError as fault:
+    except (httpcore.LocalProtocolError, h11.LocalProtocolError) as fault:
         raise UsageError(f"the request cannot be sent as HTTP: {fault}") from None
     except Exception as fault:
         if not type(fault).__module__.startswith("socksio."):  # which need not be there
             raise
-        raise APIConnectionError(f"{proxy} does not speak SOCKS 5: {fault}", retryable=False) from None
+        raise APIConnectionError(f"{names()[0]} does not speak SOCKS 5: {fault}", retryable=False) from None

@@ -7,6 +7,7 @@ an event loop. So names are looked up in a thread that nobody waits for; whoever
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -40,10 +41,19 @@ class Lookup:
         return self._found
 
 
+@functools.lru_cache(maxsize=64)
+def at_once(host: str, port: int) -> list[Address]:
+    """The address that `host` is itself; none where it is a name."""
+    with contextlib.suppress(socket.gaierror):
+        return _addresses(host, port, socket.AI_NUMERICHOST)
+    return []
+
+
 def look_up(host: str, port: int, report: Callable[[Found], object]) -> None:
     """Give `report` the addresses of `host`, or the fault: at once for an address, from another thread for a name."""
-    with contextlib.suppress(socket.gaierror):
-        report(_addresses(host, port, socket.AI_NUMERICHOST))
+    address = at_once(host, port)
+    if address:
+        report(address)
         return
 
     def find() -> None:

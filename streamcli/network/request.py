@@ -5,7 +5,10 @@ Contract: what every byte of it is was decided above; here it only changes its f
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
+
+import httpx
 
 from streamcli.errors import APIError, UsageError
 
@@ -18,12 +21,12 @@ if TYPE_CHECKING:
     import ssl
 
     import httpcore
-    import httpx
 
     from streamcli.protocol.exchange import Exchange
 
     from .proxy import Proxy
 
+PORTS = {"http": 80, "https": 443}
 _AUTHENTICATION_REQUIRED = 407
 # Squid has it in every error response of its own.
 _SQUID_ERROR = b"x-squid-error"
@@ -37,16 +40,23 @@ def for_httpx(client: Any, exchange: Exchange) -> httpx.Request:
         raise UsageError("the client is closed")
     method, url, fields, body = exchange.request
     headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in fields.items()]
-    request: httpx.Request = client.build_request(method, url, headers=headers, content=body, timeout=exchange.timeout)
+    build = getattr(client, "plain_request", client.build_request)  # which clients of our own have
+    request: httpx.Request = build(method, url, headers=headers, content=body, timeout=exchange.timeout)
     request.extensions[_DEADLINE] = Deadline(exchange.total, exchange.deadline)
     return request
+
+
+@functools.lru_cache(maxsize=16)
+def parsed_url(url: str) -> httpx.URL:
+    """`url` as httpx has it, which takes as long as all the rest of a request to it."""
+    return httpx.URL(url)
 
 
 class Route:
     """Through `proxy`, or straight; with the trust `context`, or one made as soon as https needs it."""
 
     def __init__(self, proxy: Proxy | None, context: ssl.SSLContext | None) -> None:
-        self._proxy = proxy
+        self.proxy = proxy
         self._context = context
 
     def request(self, request: httpx.Request) -> httpcore.Request:
@@ -55,7 +65,7 @@ class Route:
 
         url = request.url
         # An HTTP proxy is told the host as httpcore has it, which puts no brackets around an address.
-        is_told = self._proxy and self._proxy.speaks_http and b":" in url.raw_host
+        is_told = self.proxy and self.proxy.speaks_http and b":" in url.raw_host
         host = b"[%b]" % url.raw_host if is_told else url.raw_host
         target = httpcore.URL(scheme=url.raw_scheme, host=host, port=url.port, target=url.raw_path)
         return httpcore.Request(
@@ -65,15 +75,15 @@ class Route:
     def names(self, request: httpx.Request) -> tuple[str, str]:
         """The proxy, and the address that it is to reach, for messages."""
         url = request.url
-        target = address(url.host, url.port or (443 if url.scheme == "https" else 80))
-        return self._proxy.name if self._proxy else "", target
+        target = address(url.host, url.port or PORTS[url.scheme])
+        return self.proxy.name if self.proxy else "", target
 
     def rejection(self, request: httpx.Request, response: httpcore.Response) -> APIError | None:
         """The error of a response that is the proxy's own and not the server's, or None.
 
         Only plain http shows a proxy what it passes on; a tunnel that it rejects is httpcore's to tell.
         """
-        if self._proxy is None or not self._proxy.speaks_http or request.url.scheme != "http":
+        if self.proxy is None or not self.proxy.speaks_http or request.url.scheme != "http":
             return None
         said = {name.lower(): value for name, value in response.headers}
         reason = said.get(_SQUID_ERROR, b"")
@@ -84,14 +94,20 @@ class Route:
         text = b" ".join(filter(None, words)).decode("ascii", "replace")
         return rejected_by(proxy, f"the request to {target}", text)
 
+    def trust(self) -> ssl.SSLContext:
+        """What TLS stands on. Raises UsageError where it cannot be had."""
+        if self._context is None:
+            self._context = trust()
+        self._context.set_alpn_protocols(["http/1.1"])
+        return self._context
+
     def pool_options(self, request: httpx.Request) -> dict[str, Any]:
         """What httpcore's pools must be told. Raises UsageError where the trust cannot be had."""
-        schemes = {request.url.scheme, self._proxy.scheme if self._proxy else ""}
-        if self._context is None and "https" in schemes:
-            self._context = trust()
-        proxy = self._proxy.for_httpcore(self._context) if self._proxy else None
-        return {"ssl_context": self._context, "proxy": proxy, "max_keepalive_connections": 0}
+        schemes = {request.url.scheme, self.proxy.scheme if self.proxy else ""}
+        context = self.trust() if "https" in schemes else None
+        proxy = self.proxy.for_httpcore(context) if self.proxy else None
+        return {"ssl_context": context, "proxy": proxy, "max_keepalive_connections": 0}
 
     def backend_options(self, request: httpx.Request) -> tuple[Deadline, str]:
         """What our own backends must be told."""
-        return request.extensions.get(_DEADLINE, Deadline()), "the proxy " if self._proxy else ""
+        return request.extensions.get(_DEADLINE, Deadline()), "the proxy " if self.proxy else ""

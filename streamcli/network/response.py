@@ -30,10 +30,10 @@ class BodyState:
     """How far the body of `response` has come, and how it ended."""
 
     def __init__(self, request: httpx.Request, response: httpcore.Response) -> None:
-        self._response = response
+        self.headers = httpx.Headers(response.headers)
         self._connection = response.extensions["network_stream"]
         self._connection.peer.responded = True
-        self._framing = Framing(response.status, httpx.Headers(response.headers))
+        self._framing = Framing(response.status, self.headers)
         self._ended = self._framing.done
         self._failed = False
         self._idle_timeout: float | None = request.extensions["timeout"].get("read")

@@ -4,18 +4,19 @@
 Contract: a response's head goes through h11; its body is then read straight off the connection, one network read at a
 time, because h11 costs microseconds for each chunk and servers send a chunk for each token. Faults of the network
 come out as our errors; nothing is retried, decoded or redirected here. One connection serves one request: a stream is
-dropped at message_stop, so there is nothing to keep alive.
+dropped at message_stop, so there is nothing to keep alive, and httpcore's pool, which takes as long as all the rest of
+a request, is asked only for the ways through proxies. What httpx's client does besides is left out for that too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
 from .head_start import trust
-from .library_errors import httpcore_errors_as_ours
-from .request import Route
+from .library_errors import errors_as_ours
+from .request import Route, parsed_url
 from .response import BodyState, Response
 from .timeouts import TIMEOUT
 
@@ -34,24 +35,16 @@ class Transport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request`; the response's body is unread."""
-        import httpcore  # noqa: PLC0415 - a replay needs neither httpcore nor h11
+        from .sending import sent  # noqa: PLC0415 - a replay needs neither httpcore nor h11
 
-        from .connection import Backend  # noqa: PLC0415
-
-        backend = Backend(*self._route.backend_options(request))
-        pool = httpcore.ConnectionPool(network_backend=backend, **self._route.pool_options(request))
-        try:
-            with httpcore_errors_as_ours(*self._route.names(request)):
-                core = pool.handle_request(self._route.request(request))
-        except BaseException:
-            backend.abort()  # cancelled at the wrong moment, httpcore forgets the connection
-            raise
+        with errors_as_ours(lambda: self._route.names(request)):
+            core = sent(request, self._route)
+        body = _Body(request, core)
         rejection = self._route.rejection(request, core)
         if rejection:
-            core.close()
+            body.close()
             raise rejection
-        body = _Body(request, core)
-        return Response(core.status, headers=core.headers, stream=body, extensions=core.extensions)
+        return Response(core.status, headers=body.headers, stream=body, extensions=core.extensions)
 
 
 class _Body(BodyState, httpx.SyncByteStream):
@@ -71,7 +64,36 @@ class _Body(BodyState, httpx.SyncByteStream):
 
     def close(self) -> None:
         """Drop the connection."""
-        self._response.close()
+        self._connection.close()
+
+
+class OwnClient(httpx.Client):
+    """Sends by way of `transport` and keeps cookies: without what httpx's own does besides, for redirects and hooks."""
+
+    def __init__(self, transport: httpx.BaseTransport) -> None:
+        super().__init__(transport=transport, timeout=TIMEOUT, trust_env=False)
+        self._sends = transport
+
+    def plain_request(
+        self, method: str, url: str, *, headers: list[tuple[bytes, bytes]], content: bytes, timeout: httpx.Timeout
+    ) -> httpx.Request:
+        """As `build_request`, of what is whole."""
+        to = parsed_url(url)
+        host = [] if b"host" in dict(headers) else [(b"Host", to.netloc)]
+        length = [(b"Content-Length", b"%d" % len(content))] if content or method == "POST" else []
+        fields = [*host, *headers, *length, (b"Connection", b"keep-alive")]
+        body, extensions = httpx.ByteStream(content), {"timeout": timeout.as_dict()}
+        return httpx.Request(method, to, headers=fields, stream=body, cookies=self.cookies, extensions=extensions)
+
+    def send(self, request: httpx.Request, *, stream: bool = False, **_: Any) -> httpx.Response:
+        """The response to `request`, its body unread if it is to be a `stream`."""
+        response = self._sends.handle_request(request)
+        response.request = request
+        if "set-cookie" in response.headers:
+            self.cookies.extract_cookies(response)
+        if not stream:
+            response.read()
+        return response
 
 
 def own_client(
@@ -79,10 +101,9 @@ def own_client(
     proxy: Proxy | None = None,
     ca_file: str | None = None,
     around: Callable[[httpx.BaseTransport], httpx.BaseTransport] = lambda transport: transport,
-) -> httpx.Client:
+) -> OwnClient:
     """A client that sends as this module says, through `proxy` or straight, trusting `ca_file` where one is given.
 
     `around` may put another transport around ours, as a recorder is.
     """
-    transport = Transport(proxy=proxy, context=trust(ca_file) if ca_file else None)
-    return httpx.Client(transport=around(transport), timeout=TIMEOUT, trust_env=False)
+    return OwnClient(around(Transport(proxy=proxy, context=trust(ca_file) if ca_file else None)))

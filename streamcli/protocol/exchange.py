@@ -96,8 +96,13 @@ class Exchange:
         self._keep_text = keep_text
         self._strict = strict
         self._max_event_bytes = max_event_bytes
-        self._secrets = [*secrets_of(request.headers.items()), *secrets]
+        self._more_secrets = [*secrets]
         self._begin()
+
+    @property
+    def _secrets(self) -> list[str]:
+        """What no error may say; looked for only where there is one."""
+        return [*secrets_of(self.request.headers.items()), *self._more_secrets]
 
     def _begin(self, coded: str = "") -> None:
         """What a response brings, from its bytes to its message: nothing so far."""

@@ -7,6 +7,7 @@ Source: streamcli(7), section "REQUEST".
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -249,6 +250,7 @@ def custom_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...
     return tuple(parsed_header(line, source="ANTHROPIC_CUSTOM_HEADERS") for line in lines if ":" in line)
 
 
+@functools.lru_cache(maxsize=64)  # all requests have the same ones
 def _check_header(name: str, value: str) -> None:
     if name.lower() in _OURS:
         raise UsageError(f"header {name} cannot be set: it says how the request is sent")
