@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 _WINDOW = 4
 # How many seconds a stopped run has to write its last results.
 _LAST_WRITE = 2.0
+# How long more results are waited for where they come several at a time: to hand them to a thread costs as much as to
+# read an answer.
+_GATHERING = 0.005
 # How many lines that are done already are skipped before the event loop gets its turn.
 _STRIDE = 256
 # Statuses that mean load, of which 503 is what nginx says, and those that mean the credential or what it may spend.
@@ -98,6 +101,7 @@ class Pool:
         self._common_in_row = 0
         self._silence_told = False
         self._outbox = _Outbox(write, settings)
+        self._slots = asyncio.Semaphore(settings.jobs)
         self._running: set[asyncio.Task[None]] = set()
         # Done as soon as the run has to end early: by `stop`, or by a fault of ours.
         self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -141,7 +145,6 @@ class Pool:
             await asyncio.wait(self._running)
 
     async def _begin_all(self, lines: Iterator[Line], done: Callable[[int], bool]) -> None:
-        slots = asyncio.Semaphore(self._settings.jobs)
         place = skipped = 0
         for line in lines:
             if done(line.number):
@@ -149,18 +152,18 @@ class Pool:
                 if skipped % _STRIDE == 0:
                     await asyncio.sleep(0)
                 continue
-            await slots.acquire()
+            await self._slots.acquire()
             if self._is_spent():
                 return
             task = asyncio.create_task(self._ask(place, line))
             self._running.add(task)
             task.add_done_callback(self._ended)
-            task.add_done_callback(lambda _: slots.release())
             place += 1
             await self._outbox.room(place)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self._slots.release()
         self._check_suspects()
         fault = None if task.cancelled() else task.exception()
         if fault and not self._ending.done():
@@ -349,7 +352,7 @@ class _Gate:
         self._limiter = limiter
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[Permit]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.Handle | None = None
 
     async def enter(self) -> Permit:
         """Wait for the permit of one request, which is given back to one of the methods below."""
@@ -393,7 +396,7 @@ class _Gate:
         In each turn the loop runs every task one step further. If many requests were let in at once, none would be sent
         before the last one is made, and their answers would come in bursts for the whole run.
         """
-        if self._timer or not self._waiting:
+        if self._next_look or not self._waiting:
             return
         now = self._loop.time()
         permit = self._limiter.start(now)
@@ -403,11 +406,14 @@ class _Gate:
                 self._limiter.ended(permit, now)
             else:
                 turn.set_result(permit)
-        if permit is not None or self._limiter.held(now):
-            self._timer = self._loop.call_later(self._limiter.held(now), self._look)
+        held = self._limiter.held(now)
+        if held:
+            self._next_look = self._loop.call_later(held, self._look)
+        elif permit is not None:
+            self._next_look = self._loop.call_soon(self._look)
 
     def _look(self) -> None:
-        self._timer = None
+        self._next_look = None
         self._admit()
 
 
@@ -459,6 +465,8 @@ class _Outbox:
                         await loop.run_in_executor(thread, self._write, results)
                     self.written += len(taken)
                     self._has_room.set()
+                    if len(taken) > 1:
+                        await asyncio.sleep(_GATHERING)
                 elif self._closed:
                     return
                 else:
