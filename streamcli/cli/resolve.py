@@ -84,6 +84,9 @@ def composer(args: Args) -> Callable[[str], Message | None]:
     files = [_text(path, "the prompt file") for path in args.file if path != "-"]
     blocks = [_block(args, word) for word in args.attach]
 
+    def plain(text: str) -> Message | None:
+        return {"role": "user", "content": text} if text.strip() else None
+
     def message(text: str) -> Message | None:
         front, question = _split(args, text, files, words) if args.cache else ((), (text, *files, words))
         before, prompt = _joined(front), _joined(question)
@@ -93,7 +96,7 @@ def composer(args: Args) -> Callable[[str], Message | None]:
             return {"role": "user", "content": prompt} if prompt else None
         return {"role": "user", "content": [*blocks, *({"type": "text", "text": each} for each in texts)]}
 
-    return message
+    return message if blocks or files or words or args.cache else plain  # as it is for most of a million lines
 
 
 def _text(path: str, what: str) -> str:

@@ -23,7 +23,7 @@ _SURROGATES = re.compile(
 )
 # orjson silently turns integers beyond 64 bits into floats; 19 digits fit, or 18 after a minus. To look for fixed
 # strings, in a text where every digit is a 0, is ten times as fast as a pattern.
-_LONG_INTEGERS = (b"0" * 20, b"-" + b"0" * 19)
+_LONG_INTEGER, _LONG_NEGATIVE = b"0" * 20, b"-" + b"0" * 19
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 
@@ -40,6 +40,11 @@ def loads_exact(text: bytes) -> Any:
     return exact(loads(text), text)  # orjson alone decides what is JSON
 
 
+def loads_strict(text: bytes) -> Any:
+    """As `loads_exact`, but bad UTF-8 and lone surrogates are ValueError too."""
+    return exact(orjson.loads(text), text)
+
+
 def object_in(text: bytes, read: Callable[[bytes], Any] = loads) -> dict[str, Any] | None:
     """The object that the JSON text is, or None for any other text; `read` may be `loads_exact`."""
     try:
@@ -52,7 +57,7 @@ def object_in(text: bytes, read: Callable[[bytes], Any] = loads) -> dict[str, An
 def exact(value: Any, text: bytes) -> Any:
     """`value`, which `loads` gave for `text`, with its integers exact; what orjson reads, the standard library does."""
     digits = text.translate(_DIGITS_AS_ZEROS)
-    if not any(long in digits for long in _LONG_INTEGERS):
+    if _LONG_INTEGER not in digits and _LONG_NEGATIVE not in digits:
         return value
     with _deep():
         return json.loads(_mended(text))
