@@ -4,7 +4,8 @@
     python tests/bench/batch.py memory [--lines 1000000] [--seconds 60]
     python tests/bench/batch.py crash [--kills 300] [--seed N]
 
-`wall` asks a server that answers each request after so many seconds: wall time, and CPU time and memory a stream.
+`wall` asks a server that answers each request after so many seconds: wall time, and CPU time and memory a stream, the
+CPU time also beside that of asyncio alone with as many connections.
 `memory` checks so many lines, asks a server that answers at once for so many seconds, is interrupted then, and goes on
 for as long again: the largest resident size of each. `crash` kills the command at random moments until it was killed so
 often, and checks after each that no result is lost or asked for twice; exits 1 where one was.
@@ -115,6 +116,12 @@ class Run:
         self.status = process.returncode
 
 
+def asyncio_alone(*words: object) -> float:
+    """The CPU seconds that asyncio takes for the same connections."""
+    script = Path(__file__).with_name("peers") / "asyncio_raw.py"
+    return float(subprocess.run([sys.executable, script, *map(str, words)], stdout=subprocess.PIPE, check=True).stdout)
+
+
 def wall(folder: Path, options: argparse.Namespace) -> int:
     lines = options.lines or 1000
     write_input(folder / "in", lines)
@@ -122,9 +129,12 @@ def wall(folder: Path, options: argparse.Namespace) -> int:
     with serving(options.delay) as url:
         start = Run("--base-url", url, "--batch", folder / "one", "-o", folder / "started")
         run = Run("--base-url", url, "--batch", folder / "in", "-o", folder / "out", "-j", options.jobs)
+        bare = {what: asyncio_alone(what, url, lines, options.jobs) for what in ("asked", "parsed")}
     print(f"{lines} prompts, {options.jobs} at once, {options.delay:g} s each: {run.wall:.2f} s, status {run.status}")
     cpu, size = (run.cpu - start.cpu) / lines * 1000, (run.peak - start.peak) / options.jobs * 1024
     print(f"  CPU {run.cpu:.2f} s, of it {start.cpu:.2f} to start: {cpu:.2f} ms a stream")
+    for what, seconds in bare.items():
+        print(f"  {cpu * lines / 1000 / seconds:.2f} x asyncio alone, {what}: {seconds / lines * 1000:.2f} ms a stream")
     print(f"  peak {run.peak:.1f} MiB, of it {start.peak:.1f} with one: {size:.0f} KiB a stream")
     return run.status
 
