@@ -588,7 +588,7 @@ def test_a_server_with_few_places_gets_every_line_though_those_that_wait_hear_no
 
 def test_one_that_lets_nobody_in_while_it_answers_does_too(server, hasty, monkeypatch):
     monkeypatch.setattr(pool, "PATIENCE", 5)
-    limits = httpx.Timeout(None, connect=0.1)
+    limits = httpx.Timeout(None, connect=0.3)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
 
         def serve():
