@@ -96,15 +96,15 @@ def test_no_cut_changes_the_events(stream, data):
 
 
 def by_the_letter(stream):
-    """The rules of the standard, read slowly over the whole stream as text: events as (name, data)."""
+    """The rules of the standard, read slowly over the whole stream as text: events as (name, data, ID)."""
     text = stream.decode("utf-8", "replace")  # a decoder of its own would drop the BOM; here it is dropped below
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     *lines, _ = text.split("\n")
-    events, name, data = [], "", []
+    events, name, data, last_id = [], "", [], ""
     for line in lines:
         if not line:
             if data:
-                events.append((name or "message", "\n".join(data)))
+                events.append((name or "message", "\n".join(data), last_id))
             name, data = "", []
         elif not line.startswith(":"):
             field, _, value = line.partition(":")
@@ -113,17 +113,24 @@ def by_the_letter(stream):
                 data.append(value)
             elif field == "event":
                 name = value
+            elif field == "id" and "\0" not in value:
+                last_id = value
     return events
+
+
+def rows(events):
+    return [(event.event, event.text, event.id) for event in events]
 
 
 @given(STREAMS)
 def test_events_are_those_of_the_standard_read_slowly(stream):
-    assert [(event.event, event.text) for event in decode(stream)[0]] == by_the_letter(stream)
+    assert rows(decode(stream)[0]) == by_the_letter(stream)
 
 
 ALIKE = [
     *[b"event: a\ndata: {}\n\n", b"data: x\n\n", b"data:x\n\n", b"id: 7\nevent: a\ndata: {}\n\n"],
-    b"event: a\r\ndata: {}\r\n\r\n",
+    *[b"event: a\nid: 7\ndata: {}\n\n", b"event: a\ndata: {}\nid: 7\n\n", b"data: x\nid: 7\n\n"],
+    *[b"event: a\r\ndata: {}\r\n\r\n", b"event: a\r\ndata: {}\r\nid: 7\r\n\r\n"],
 ]
 ODD = [
     *[*ALIKE, b"event: b\ndata: {}\n\n", b"event: a\ndata:{}\n\n", b"event: a\ndata:  {}\n\n", b"event: a\n\n"],
@@ -137,13 +144,21 @@ ODD = [
 @pytest.mark.parametrize("odd", ODD)
 def test_many_events_alike_in_one_read_come_out_as_in_small_reads_whatever_stands_between_them(event, odd):
     for before in (0, 1, 200):
-        stream = event * before + odd + event * 300
-        small = decode(*(stream[start : start + 16] for start in range(0, len(stream), 16)))
-        assert [(event.event, event.text) for event in small[0]] == by_the_letter(stream)
+        events = [event.replace(b"7", b"%d" % number) for number in range(before + 300)]
+        stream = b"".join([*events[:before], odd, *events[before:]])
+        small = decode(*chunked(stream, 16))
+        assert rows(small[0]) == by_the_letter(stream)
         for cut in (0, 9, len(event) * before + len(odd)):
             large = decode(stream[:cut], stream[cut:])
             assert large[0] == small[0]
             assert large[1].last_event_id == small[1].last_event_id
+
+
+@pytest.mark.parametrize("event", ALIKE)
+@pytest.mark.parametrize("count", [1, 300])
+def test_events_of_one_line_of_data_are_not_read_line_by_line(event, count, monkeypatch):
+    monkeypatch.setattr(Decoder, "_take_lines", None)
+    assert len(Decoder().feed(event * count)) == count
 
 
 def test_an_event_that_begins_in_the_read_that_ended_another_is_one_event():

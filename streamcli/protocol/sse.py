@@ -24,12 +24,15 @@ _COLON = ord(":")
 # The smallest limit that int() can be given (sys.set_int_max_str_digits); a time of more digits is not one.
 _MAX_RETRY_DIGITS = 640
 
-# What servers usually send, again and again: an optional ID and name, and one line of data. Repeats of a character are
-# possessive, so that one look is enough for a text of another shape. Groups are not: Pythons before 3.11.5 match those
-# wrongly, and `(?:a|)` is quicker than `(?:a)?`. Everything else is taken line by line; so is an empty ID.
-_PLAIN_EVENTS = re.compile(rb"(?:(?:id: ?+[^\0\n]++\n|)(?:event: ?+.*+\n|)data: ?+.*+\n\n)+")
-_PLAIN_EVENT = re.compile(rb"(?:id: ?+([^\0\n]++)\n|)(?:event: ?+(.*+)\n|)data: ?+(.*+)\n\n")
+# What servers usually send, again and again: an optional name and one line of data, with an ID anywhere around them; or
+# else whatever stands before the next blank line. Repeats of a character are possessive, so that one look is enough for
+# a text of another shape. Groups are not: Pythons before 3.11.5 match those wrongly, and `(?:a|)` is quicker than
+# `(?:a)?`. An empty ID is left to the lines.
+_ID = rb"(?:id: ?+([^\0\n]++)\n|)"
+_EVENT = re.compile(_ID + rb"(?:event: ?+(.*+)\n|)" + _ID + rb"data: ?+(.*+)\n" + _ID + rb"\n|((?:.++\n)*\n)")
 _HEAD = re.compile(rb"(?:event: ?+(.*+)\n|)data: ")
+_ID_LINE = re.compile(rb"^id: ", re.MULTILINE)
+_LONE_CR = re.compile(rb"\r(?!\n)")
 # In fewer bytes it does not pay to look for a run of equal events.
 _SHORTEST_RUN = 2048
 
@@ -97,7 +100,9 @@ class Decoder:
             data = self._after_bom(self._start + data)
         if b"\r" in data:
             self._skip_line_feed = data.endswith(b"\r")
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            if _LONE_CR.search(data):
+                data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            data = data.replace(b"\r", b"")  # takes a sixth of what to replace pairs does
         events: list[ServerSentEvent] = []
         if len(data) > self._max:
             self._take_lines(data, events)
@@ -127,52 +132,54 @@ class Decoder:
         return ProtocolError(what, retryable=False)
 
     def _take_events(self, data: bytes, events: list[ServerSentEvent]) -> None:
-        position = 0 if self._between_events else self._take_event(data, 0, events)
-        position = self._take_run(data, position, events)
-        while position < len(data) and not self._overflowed:
-            plain = _PLAIN_EVENTS.match(data, position)
-            if plain:
-                self._take_plain(_PLAIN_EVENT.findall(data, position, plain.end()), events)
-                position = plain.end()
-            else:
-                position = self._take_event(data, position, events)
+        start = 0
+        if not self._between_events:
+            blank = data.find(b"\n\n")
+            start = blank + 2 if blank >= 0 else len(data)
+            self._take_lines(data[:start], events)
+        blank = data.rfind(b"\n\n", start)
+        if blank >= 0 and not self._overflowed:
+            whole, start = data[start : blank + 2], blank + 2
+            if len(whole) < _SHORTEST_RUN or not self._take_run(whole, events):
+                self._take_each(whole, events)
+        if start < len(data) and not self._overflowed:
+            self._take_lines(data[start:], events)
 
-    def _take_run(self, data: bytes, start: int, events: list[ServerSentEvent]) -> int:
-        """Take all whole events at once if they have the same name and one line of data each; returns where they end.
+    def _take_run(self, data: bytes, events: list[ServerSentEvent]) -> bool:
+        """Take all events at once, if they have the same name, one line of data each, and no ID or each one.
 
-        This is what a server sends that is faster than we are.
+        Returns whether they were so. This is what a server sends that is faster than we are.
         """
-        end = data.rfind(b"\n\n") + 2
-        if end - start < _SHORTEST_RUN or not self._between_events:
-            return start
-        head = _HEAD.match(data, start)
+        ids, data = _ids_apart(data)
+        head = _HEAD.match(data)
         if not head:
-            return start
-        values = data[head.end() : end - 2].split(b"\n\n" + head[0])
-        if data.count(b"\n", start, end) != len(values) * (head[0].count(b"\n") + 2):
-            return start
-        rows = zip(repeat(self._names[head[1] or b""]), values, repeat(self._id), repeat(None))
+            return False
+        values = data[head.end() : -2].split(b"\n\n" + head[0])
+        if data.count(b"\n") != len(values) * (head[0].count(b"\n") + 2) or len(ids) not in (0, len(values)):
+            return False
+        if ids:
+            self._id = self.last_event_id = ids[-1]
+        rows = zip(repeat(self._names[head[1] or b""]), values, ids or repeat(self._id), repeat(None))
         events += map(_new, repeat(ServerSentEvent), rows)
-        return end
+        return True
 
-    def _take_plain(self, fields: list[tuple[bytes, bytes, bytes]], events: list[ServerSentEvent]) -> None:
-        names, last_id = self._names, self._id
-        for event_id, name, value in fields:
-            if event_id:
-                last_id = _text(event_id)
-            events.append(_new(ServerSentEvent, (names[name], value, last_id, None)))
-        self._id = self.last_event_id = last_id
-
-    def _take_event(self, data: bytes, start: int, events: list[ServerSentEvent]) -> int:
-        """Take what comes before the next blank line, whatever it is; returns where it ends."""
-        blank = data.find(b"\n\n", start)
-        end = blank + 2 if blank >= 0 else len(data)
-        self._take_lines(data[start:end], events)
-        return end
+    def _take_each(self, data: bytes, events: list[ServerSentEvent]) -> None:
+        names = self._names
+        for before, name, between, value, after, odd in _EVENT.findall(data):
+            if odd:
+                self._take_lines(odd, events)
+                if self._overflowed:
+                    return
+            else:
+                event_id = after or between or before
+                if event_id:
+                    self._id = _text(event_id)
+                events.append(_new(ServerSentEvent, (names[name], value, self._id, None)))
+        self.last_event_id = self._id
 
     def _take_lines(self, data: bytes, events: list[ServerSentEvent]) -> None:
         *lines, unfinished = data.split(b"\n")
-        if lines:
+        if lines and self._pieces:
             lines[0] = b"".join([*self._pieces, lines[0]])
             self._pieces.clear()
             self._pieces_size = 0
@@ -223,6 +230,22 @@ class Decoder:
             data = b"\n".join(self._data)
             events.append(_new(ServerSentEvent, (self._names[self._event], data, self._id, self._retry)))
         self._begin_event()
+
+
+def _ids_apart(data: bytes) -> tuple[list[str], bytes]:
+    """The IDs of events that have one each, on the same line, and the events without them; else none, and `data`."""
+    end = data.find(b"\n\n")
+    first = _ID_LINE.search(data, 0, end)
+    if not first or b"\0" in data:
+        return [], data
+    lines = data.split(b"\n")
+    places = slice(data.count(b"\n", 0, first.start()), -1, data.count(b"\n", 0, end) + 2)
+    raw = lines[places]
+    _, *ids = _text(b"\n".join([b"", *raw])).split("\nid: ")
+    if len(ids) != len(raw):
+        return [], data
+    del lines[places]
+    return ids, b"\n".join(lines)
 
 
 class _Names(dict[bytes, str]):
