@@ -90,6 +90,20 @@ def test_a_whole_run_of_the_command_loads_its_libraries_and_next_to_nothing_else
     assert not ours & {f"streamcli.{name}" for name in RARE}
 
 
+def test_a_connection_begins_before_the_libraries_are_imported():
+    program = (
+        "import os, sys\n"
+        "from streamcli.__main__ import main\n"
+        "from streamcli.network import head_start\n"
+        "head_start.begin = lambda *_: os._exit(print(*sys.modules, flush=True) or 0)\n"
+        "sys.argv[1:] = ['--base-url', 'https://127.0.0.1:1', 'hi']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "socket" in done.stdout.split()
+    assert not {"httpx", "httpcore", "orjson", "ssl"} & set(done.stdout.split())
+
+
 def test_garbage_is_looked_for_only_when_everything_is_imported(server):
     server.responses = [ok(*text_events("a"))]
     program = (

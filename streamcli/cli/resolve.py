@@ -18,7 +18,6 @@ from streamcli.errors import UsageError
 from streamcli.network import head_start
 from streamcli.network.proxy import environment_proxy
 from streamcli.protocol import request
-from streamcli.protocol.jsontext import loads_exact
 from streamcli.protocol.userinput import decoded, json_value, key_in, variable
 from streamcli.turns.signals import signals_held
 
@@ -67,9 +66,11 @@ def begin(args: Args) -> None:
     with contextlib.suppress(Exception):
         url, named = _address(args)
         parts = urlsplit(request.checked_base_url(url, source=named, has_credential=False, allow_http=False))
-        if parts.scheme == "https" and not environment_proxy(url, os.environ):
+        host = str(parts.hostname)
+        # httpx writes a name in other letters otherwise.
+        if parts.scheme == "https" and host.isascii() and not environment_proxy(url, os.environ):
             with signals_held():  # its threads must not take them
-                head_start.begin(str(parts.hostname), parts.port or 443, args.ca_file)
+                head_start.begin(host, parts.port or 443, args.ca_file)
 
 
 def composer(args: Args) -> Callable[[str], Message | None]:
@@ -349,6 +350,8 @@ def settle(args: Args, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _set(found: dict[str, Any], setting: str) -> None:
+    from streamcli.protocol.jsontext import loads_exact  # noqa: PLC0415 - a connection begins before orjson is imported
+
     key, equals, text = setting.partition("=")
     names = key.split(".")
     if not equals or not all(names):

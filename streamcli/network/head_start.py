@@ -1,8 +1,8 @@
-"""A connection and its trust, under way before anybody asks for them: while the command still imports and reads.
+"""A connection and TLS in it, under way before anybody asks for them: while the command still imports and reads.
 
-Contract: nothing is sent and no handshake begins here. Who asks in time gets what is there and waits for what is under
-way, within the timeout that it has anyway. Who asks too late, or for what failed, has it done anew, so that a fault is
-told as ever. What nobody asks for ends with the process, unspoken to.
+Contract: nothing is sent inside. Who asks in time gets what is there and waits for what is under way, within the
+timeout that it has anyway. Who asks too late, or for a connection that could not be had, has it made anew, so that a
+fault is told as ever. What nobody asks for ends with the process.
 """
 
 from __future__ import annotations
@@ -14,41 +14,25 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from .lookup import Lookup
-from .tls import tls_context
+from .lookup import Lookup, Told
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
 
-    from .lookup import Address, Found
+    from .lookup import Address
 
 # Servers hang up on who says nothing, but none so soon.
 _FRESH_SECONDS = 3.0
 
 # What is under way; each is taken once.
 _lookups: dict[tuple[str, int], Lookup] = {}
-_connections: dict[Address, tuple[socket.socket, float]] = {}
-_trusts: dict[str | None, Callable[[], ssl.SSLContext | None]] = {}
+_connections: dict[Address, Begun] = {}
+_trusts: dict[str | None, Begun] = {}
 
 
 def begin(host: str, port: int, ca_file: str | None) -> None:
-    """Begin to look up `host`, to connect to its first address, to make the trust in `ca_file`; waits for nothing."""
-    _lookups[host, port] = _Connecting(host, port)
-    made: list[ssl.SSLContext] = []
-
-    def make() -> None:
-        with contextlib.suppress(Exception):  # the second time tells it
-            made.append(tls_context(ca_file))
-
-    def wait() -> ssl.SSLContext | None:
-        thread.join()
-        return next(iter(made), None)
-
-    # To read a file of authorities takes as long as to import a library, and lets others run meanwhile.
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    _trusts[ca_file] = wait
+    """Begin to look up `host`, to connect to its first address, with TLS that trusts `ca_file`; waits for nothing."""
+    _lookups[host, port] = _trusts[ca_file] = Begun(host, port, ca_file)
 
 
 def lookup(host: str, port: int) -> Lookup:
@@ -56,50 +40,110 @@ def lookup(host: str, port: int) -> Lookup:
     return _lookups.pop((host, port), None) or Lookup(host, port)
 
 
-def connection(address: Address, timeout: float | None) -> socket.socket | None:
+def connection(address: Address, timeout: float | None) -> Begun | None:
     """The connection to `address` that is under way, or None where there is none or it cannot be used.
 
     Raises TimeoutError where it is not there within `timeout` seconds.
     """
-    begun, since = _connections.pop(address, (None, 0.0))
-    if begun is None:
-        return None
-    is_fresh = time.monotonic() - since < _FRESH_SECONDS
-    events = _events(begun, timeout) if is_fresh else select.POLLHUP
-    if events == select.POLLOUT:
-        return begun
-    begun.close()
-    if not events:
-        raise TimeoutError
-    return None
-
-
-def _events(connection: socket.socket, timeout: float | None) -> int:
-    """What became of a connection: POLLOUT alone where it was made and the server has not hung up, 0 if nothing yet."""
-    poll = select.poll()
-    poll.register(connection, select.POLLIN | select.POLLOUT)
-    return sum(events for _, events in poll.poll(None if timeout is None else timeout * 1000))
+    begun = _connections.pop(address, None)
+    return begun if begun and begun.is_there(timeout) else None
 
 
 def trust(ca_file: str | None = None) -> ssl.SSLContext:
     """The TLS context that trusts `ca_file`, a new one unless one is under way. Raises UsageError as `tls_context`."""
+    from .tls import tls_context  # noqa: PLC0415 - a connection begins before ssl is imported
+
     begun = _trusts.pop(ca_file, None)
-    return (begun and begun()) or tls_context(ca_file)
+    if begun:
+        with contextlib.suppress(Exception):  # the second time tells it
+            return begun.trusted.result()
+    return tls_context(ca_file)
 
 
-class _Connecting(Lookup):
-    """A lookup that connects to the first address that it finds."""
+class Begun(Lookup):
+    """A lookup whose first address is connected to, with TLS in it that trusts `ca_file`."""
 
-    def _report(self, found: Found) -> None:
-        if isinstance(found, list):
+    def __init__(self, host: str, port: int, ca_file: str | None) -> None:
+        self.trusted: Told[ssl.SSLContext] = Told()
+        self.connected: Told[socket.socket] = Told()
+        self._secured: Told[ssl.SSLSocket] = Told()
+        self._host = host
+        self._connecting: socket.socket | None = None
+        self._is_closed = False
+        self._since = time.monotonic()
+        super().__init__(host, port)
+        # To read a file of authorities takes as long as to import a library, and lets others run meanwhile.
+        threading.Thread(target=self._begin_tls, args=[ca_file], daemon=True).start()
+
+    def tell(self, value: list[Address] | Exception) -> None:
+        """As every lookup is told what was found."""
+        if isinstance(value, list):
             with contextlib.suppress(OSError):
-                self._connect(found[0])
-        super()._report(found)
+                self._connect(value[0])
+        super().tell(value)
 
     def _connect(self, address: Address) -> None:
         family, kind, protocol, _, place = address
-        begun = socket.socket(family, kind, protocol)
-        begun.setblocking(False)
-        begun.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        begun.connect_ex(place)
-        _connections[address] = begun, time.monotonic()
+        self._connecting = socket.socket(family, kind, protocol)
+        self._connecting.setblocking(False)
+        self._connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connecting.connect_ex(place)
+        _connections[address] = self
+
+    def _begin_tls(self, ca_file: str | None) -> None:
+        from .tls import tls_context  # noqa: PLC0415 - a connection begins before ssl is imported
+
+        try:
+            context = tls_context(ca_file)
+            context.set_alpn_protocols(["http/1.1"])  # as httpcore does
+            self.trusted.tell(context)
+            self.result()
+            connection = _connected(self._connecting)
+            self.connected.tell(connection)
+            self._secured.tell(context.wrap_socket(connection, server_hostname=self._host))
+        except Exception as fault:
+            self.trusted.tell(fault)
+            self.connected.tell(ConnectionError())
+            self._secured.tell(fault)
+            if self._connecting:
+                self._connecting.close()
+        if self._is_closed:
+            self.close()
+
+    def is_there(self, timeout: float | None) -> bool:
+        """Whether there is a connection to be used, waited for; closed where there is not. Raises TimeoutError."""
+        is_there = False
+        try:
+            if time.monotonic() - self._since < _FRESH_SECONDS:
+                self.connected.result(timeout)
+                is_there = True
+        except ConnectionError:
+            pass  # the second time tells it
+        finally:
+            if not is_there:
+                self.close()
+        return is_there
+
+    def secured(self, context: ssl.SSLContext, host: str | None, timeout: float | None) -> ssl.SSLSocket:
+        """The connection inside TLS of `context` with `host`, waited for. Raises OSError."""
+        if (context, host) != (self.trusted.result(), self._host):
+            raise ConnectionError("TLS began with another server")
+        return self._secured.result(timeout)
+
+    def close(self) -> None:
+        """Close the connection, as soon as it is there."""
+        self._is_closed = True
+        with contextlib.suppress(Exception):
+            self._secured.result(0).close()
+
+
+def _connected(connecting: socket.socket | None) -> socket.socket:
+    """The same when it is connected, waited for; raises OSError where it cannot be."""
+    if connecting is None:
+        raise ConnectionError
+    poll = select.poll()
+    poll.register(connecting, select.POLLOUT)
+    poll.poll()
+    connecting.getpeername()
+    connecting.setblocking(True)
+    return connecting

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,26 +19,37 @@ if TYPE_CHECKING:
     Address = tuple[Any, ...]
     Found = list[Address] | OSError | UnicodeError
 
+T = TypeVar("T")
 
-class Lookup:
+
+class Told(Generic[T]):
+    """What another thread finds out: told once, waited for by whoever wants to know."""
+
+    def __init__(self) -> None:
+        self._is_told = threading.Event()
+        self._value: T | Exception
+
+    def tell(self, value: T | Exception) -> None:
+        """Let `value` be known, or that it cannot be had, unless something was told before."""
+        if not self._is_told.is_set():
+            self._value = value
+            self._is_told.set()
+
+    def result(self, timeout: float | None = None) -> T:
+        """What was told; raises the fault, or TimeoutError after `timeout` seconds."""
+        if not self._is_told.wait(timeout):
+            raise TimeoutError
+        if isinstance(self._value, Exception):
+            raise self._value
+        return self._value
+
+
+class Lookup(Told[list["Address"]]):
     """The addresses of `host`, being looked up from now on."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._found: Found = []
-        self._reported = threading.Event()
-        look_up(host, port, self._report)
-
-    def _report(self, found: Found) -> None:
-        self._found = found
-        self._reported.set()
-
-    def addresses(self, timeout: float | None) -> list[Address]:
-        """What was found, waited for; raises the fault, or TimeoutError after `timeout` seconds."""
-        if not self._reported.wait(timeout):
-            raise TimeoutError
-        if isinstance(self._found, Exception):
-            raise self._found
-        return self._found
+        super().__init__()
+        look_up(host, port, self.tell)
 
 
 @functools.lru_cache(maxsize=64)
@@ -68,3 +79,8 @@ def look_up(host: str, port: int, report: Callable[[Found], object]) -> None:
 
 def _addresses(host: str, port: int, flags: int = 0) -> list[Address]:
     return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)]
+
+
+def address(host: str, port: int) -> str:
+    """Host and port as a URL has them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -18,6 +18,8 @@ from streamcli.errors import (
     UnexpectedResponseError,
 )
 
+from .lookup import address
+
 if TYPE_CHECKING:
     from .timeouts import Deadline
 
@@ -35,11 +37,6 @@ _LATE = {
     "read": ("nothing came from {}", "idle"),
     "write": ("{} accepted no data", "idle"),
 }
-
-
-def address(host: str, port: int) -> str:
-    """Host and port as a URL has them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Peer:

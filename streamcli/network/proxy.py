@@ -15,7 +15,7 @@ from streamcli.errors import UsageError
 from streamcli.protocol.request import Endpoint, is_loopback, readable_on_the_way
 from streamcli.protocol.secrets import secrets_of
 
-from .peer import address
+from .lookup import address
 
 if TYPE_CHECKING:
     import ssl

@@ -14,7 +14,7 @@ from streamcli.errors import APIError, UsageError
 
 from .head_start import trust
 from .library_errors import rejected_by
-from .peer import address
+from .lookup import address
 from .timeouts import Deadline
 
 if TYPE_CHECKING:

@@ -120,10 +120,11 @@ def _wait(connection: socket.socket, timeout: float | None) -> None:
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection that httpcore did not make, as it has its own; a wire writes past it."""
+    """A connection that had a head start, as httpcore has its own; a wire writes past it."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, begun: head_start.Begun) -> None:
+        self._begun = begun
+        self._connection = begun.connected.result()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
@@ -136,13 +137,13 @@ class _Stream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         try:
-            self._connection.settimeout(timeout)
-            return _Stream(ssl_context.wrap_socket(self._connection, server_hostname=server_hostname))
+            self._connection = self._begun.secured(ssl_context, server_hostname, timeout)
         except OSError as fault:
             raise _core_fault(fault) from fault
+        return self
 
     def close(self) -> None:
-        self._connection.close()
+        self._begun.close()
 
     def get_extra_info(self, info: str) -> Any:
         is_secure = isinstance(self._connection, ssl.SSLSocket)
@@ -160,7 +161,7 @@ def _system_fault(fault: Exception) -> OSError:
 
 def addresses(host: str, port: int, timeout: float | None) -> list[Address]:
     """The addresses of `host`, in the order in which they are to be tried."""
-    return head_start.lookup(host, port).addresses(timeout)
+    return head_start.lookup(host, port).result(timeout)
 
 
 def connect(address: Address, timeout: float | None) -> Wire:

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 from streamcli.errors import UsageError
 from streamcli.version import __version__
 
-from .jsontext import dumps
 from .userinput import key_in
 
 if TYPE_CHECKING:
@@ -138,6 +137,8 @@ def version_for(body: Mapping[str, Any] | None) -> str:
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
+    from .jsontext import dumps  # noqa: PLC0415 - a connection begins before orjson is imported
+
     try:
         data = dumps(body)
     except ValueError as exc:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import UsageError, reason
 
-from .jsontext import loads_exact
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -33,6 +31,8 @@ def decoded(data: bytes, source: str) -> str:
 
 def json_value(data: bytes, source: str, *, hint: str = "") -> Any:
     """The value of the JSON text `data`; `hint` ends the message about what is not JSON."""
+    from .jsontext import loads_exact  # noqa: PLC0415 - a connection begins before orjson is imported
+
     decoded(data, source)
     try:
         return loads_exact(data.removeprefix(BOM_UTF8))
