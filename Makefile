@@ -49,6 +49,7 @@ soak: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python tests/bench/run.py
+	$(BIN)/python tests/bench/run.py plots
 	$(BIN)/python tests/bench/batch.py wall
 	$(BIN)/python tests/bench/batch.py memory
 

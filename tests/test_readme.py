@@ -4,8 +4,10 @@ Its recipes are those of tests/test_recipes.py.
 """
 
 import importlib.util
+import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -79,6 +81,13 @@ def test_its_picture_is_small_and_of_the_session_that_is_recorded():
 def test_its_picture_shows_what_the_command_says_today(tmp_path):
     recorded = picture.rows(picture.record(str(tmp_path)))
     assert ["".join(character for *_, character in row) for row in recorded] == lines_of_the_picture()
+
+
+def test_its_plots_are_drawn_of_what_was_measured():
+    plots = runpy.run_path(str(Path(__file__).parent / "bench" / "plots.py"))
+    for name, drawn in plots["pictures"](json.loads(plots["KEPT"].read_text())).items():
+        assert (plots["DOCS"] / name).read_text() == drawn, "run tests/bench/plots.py"
+        assert f"(docs/{name})" in README
 
 
 def test_every_option_it_names_exists():

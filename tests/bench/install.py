@@ -7,6 +7,7 @@ reported and left out; the rows go on without it.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -95,8 +96,11 @@ def versions(found: dict[str, Path]) -> list[str]:
         for name, (package,) in NPM_PEERS.items()
         if name in found
     ]
-    commands += [[found[name], "--version"] for name in PROGRAMS if name in found]
-    return [_version(_output(command)) for command in commands]
+    programs = {name: _output([found[name], "--version"]) for name in PROGRAMS if name in found}
+    return [
+        *(_version(_output(command)) for command in commands),
+        *(f"{name} {re.search(r'[0-9][0-9.]*', said)[0]}" for name, said in programs.items()),
+    ]
 
 
 def _version(text: str) -> str:

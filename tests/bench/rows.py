@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PEERS = Path(__file__).absolute().parent / "peers"
 
 SHORT, LONG = 20, 50_000
+# What the plots show: answers of so many deltas, and a link of these.
+COUNTS = (100, 1000, 5000, 20_000, LONG)
+PLOTTED_LINK = 40
 TOOL_BYTES = 1 << 20
 TINY_EVENTS = 100_000
 BULK_BYTES = 1_000_000_000
@@ -103,6 +106,10 @@ class Bench:
         script = python.with_name("streamcli")
         self.streamcli = [script] if script.exists() else [python, "-m", "streamcli"]
 
+    def version(self) -> str:
+        """What the streamcli that is measured says of itself."""
+        return self.commands.output([*self.streamcli, "--version"]).decode().strip()
+
     def _peer(self, name: str, script: str, *arguments: object) -> list:
         python = self.found[name] / "bin/python" if name in self.found else name
         return [python, PEERS / script, *map(str, arguments)]
@@ -180,8 +187,8 @@ class Bench:
         limits = [Limit("streamcli", factor, peer) for peer, factor in LINKS[milliseconds].items()]
         return Row(f"whole one-shot run, TLS, a round trip of {milliseconds} ms", "ms", contenders, limits)
 
-    def deltas(self) -> Row:
-        url, text = f"{self.url}/text/{LONG}", _text(LONG)
+    def deltas(self, count: int = LONG) -> Row:
+        url, text = f"{self.url}/text/{count}", _text(count)
         jq = ["sh", "-c", CURL_JQ, url]
         contenders = [
             self._run("bare httpx", self._peer("script", "httpx_raw.py", url), ("script",)),
@@ -189,10 +196,11 @@ class Bench:
             self._run("Node SDK", self._node("node-sdk", "sdk.mjs", url), ("node", "node-sdk"), text),
             self._run("curl|sed|jq", jq, ("curl", "sed", "jq"), text),
             self._run("SDK", self._peer("anthropic", "anthropic_sdk.py", "text", url), ("anthropic",), text),
-            self._run("streamcli", self._command(f"/text/{LONG}"), expect=text),
+            self._run("llm", ["env", f"ANTHROPIC_BASE_URL={url}", *self._llm(), "hi"], ("llm",), text),
+            self._run("streamcli", self._command(f"/text/{count}"), expect=text),
         ]
         limits = [Limit("streamcli", 0.6, "Node SDK"), Limit("streamcli", 1 / 20, "SDK")]
-        return Row("50,000 text deltas, text mode, whole run", "ms", contenders, limits)
+        return Row(f"{count:,} text deltas, text mode, whole run", "ms", contenders, limits)
 
     def latency(self) -> Row:
         path = f"/paced/{LATENCY_DELTAS + SKIPPED_DELTAS}/{LATENCY_INTERVAL}"

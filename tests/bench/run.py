@@ -1,5 +1,7 @@
 """Prints the performance table: each row of work, what the peers need for it, what streamcli needs, and the limit.
 
+With `plots` it measures what the README's pictures show and draws them, as plots.py says.
+
 All contenders of a row do the same work against the same server on the same machine in the same minutes, in turns, so
 that noise falls on all of them; one turn before the counted ones warms caches and checks what they print. Figures are
 medians, with the least and the most in brackets. The peers are installed on first use, each into an environment of its
@@ -12,19 +14,22 @@ beside that Python, by its console script if there is one, else by its module.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import install
 import link
+import plots
 from measure import Commands, WorkError
-from rows import Bench, Limit, Row, rows
+from rows import COUNTS, PLOTTED_LINK, Bench, Limit, Row, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +53,9 @@ def main() -> None:
         url = f"http://127.0.0.1:{port}"
         commands = Commands(options.cache, environment(options.cache, url))
         bench = Bench(commands, found, url, python, stack)
+        if options.what == "plots":
+            keep_plots(bench, options.runs, found)
+            return
         say("| work | peers | streamcli | limit | holds |\n|---|---|---|---|---|")
         kept = [print_row(rows()[name](bench), bench.found, options.runs) for name in chosen(options.rows)]
     say(f"\nload average at the end: {os.getloadavg()[0]:.1f}")
@@ -57,6 +65,7 @@ def main() -> None:
 def parsed_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = list(rows())
+    parser.add_argument("what", nargs="?", choices=["table", "plots"], default="table")
     parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="ROW", help=", ".join(names))
     parser.add_argument("--runs", type=int, default=5, help="counted turns of each row (%(default)s)")
     parser.add_argument("--cache", type=_absolute, default=CACHE, help="where the peers live (build/bench)")
@@ -71,6 +80,42 @@ def chosen(names: list[str]) -> list[str]:
         sys.stderr.write("bench: the table goes without links that take time: they need root, ip and /dev/net/tun\n")
         return [name for name in names if not name.startswith("link")]
     return names
+
+
+def keep_plots(bench: Bench, runs: int, found: dict[str, Path]) -> None:
+    """Measure what the plots show, keep it and draw it."""
+    if not link.is_possible():
+        sys.exit("bench: the plots need links that take time: root, ip and /dev/net/tun")
+    kept = {
+        "date": f"{datetime.now(UTC):%-d %B %Y}",
+        "machine": f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release().partition('-')[0]}",
+        "versions": [bench.version(), f"Python {platform.python_version()}", *_plotted(install.versions(found))],
+        "runs": runs,
+        "deltas": {count: medians(bench.deltas(count), found, runs) for count in COUNTS},
+        "link": {"milliseconds": PLOTTED_LINK, "runs": medians(bench.link(PLOTTED_LINK), found, runs)},
+    }
+    plots.KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    plots.draw(json.loads(plots.KEPT.read_text()))
+
+
+def medians(row: Row, found: dict[str, Path], runs: int) -> dict[str, dict[str, float]]:
+    """For each contender the median, the least and the most of a row."""
+    say(row.work)
+    samples, _ = measured(row, found, runs)
+    ways = {"median": statistics.median, "least": min, "most": max}
+    return {name: {way: round(of(values), 1) for way, of in ways.items()} for name, values in samples.items()}
+
+
+def _plotted(versions: list[str]) -> list[str]:
+    """One by one, without that of the decoder, which is in no plot."""
+    each = [version for together in versions for version in together.split("; ")]
+    return [version for version in each if not version.startswith("eventsource-parser")]
+
+
+def _processor() -> str:
+    """The name of this machine's processor, as Linux has it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _absolute(path: str) -> Path:
