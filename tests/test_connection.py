@@ -468,7 +468,7 @@ class TestProxies:
             ([b"\5\0"], " opened no connection to the server within the connect timeout of 0.05 s"),
             ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], " does not speak SOCKS 5: Malformed reply"),
             ([b"\5\0", b"\5\5\0\1" + bytes(6)], " rejected the connection to localhost:1: Proxy Server could not"),
-            ([b"\5\0", b"\5\0\0\1" + bytes(6), b""], " broke off before responding: the connection was closed"),
+            ([b"\5\0", b"\5\0\0\1" + bytes(6), b""], " broke off before responding: "),
         ],
     )
     def test_of_socks_have_their_faults_named(self, driver, replies, said):
