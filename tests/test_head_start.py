@@ -1,6 +1,7 @@
 """streamcli.network.head_start: a connection that is begun before it is asked for is used, or nothing comes of it."""
 
 import contextlib
+import select
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,9 @@ ANSWER = ok(*text_events("a"))
 def _nothing_under_way():
     yield
     for begun in head_start._connections.values():
-        with contextlib.suppress(Exception):
-            begun._secured.result(PATIENCE)
         begun.close()
+        with contextlib.suppress(Exception):
+            begun._secured.result(PATIENCE).close()
     for kept in (head_start._lookups, head_start._connections, head_start._trusts):
         kept.clear()
 
@@ -60,6 +61,7 @@ class TestConnection:
     def test_has_its_tls_before_anybody_asks_for_it(self, tls, ca_file):
         with Server(ANSWER, tls=tls) as server:
             begun = head_start.connection(self.begun(server.port, ca_file), PATIENCE)
+            begun._secured.result(PATIENCE)
             with begun.secured(head_start.trust(ca_file), "127.0.0.1", PATIENCE) as connection:
                 assert connection.version() == "TLSv1.3"
 
@@ -71,10 +73,33 @@ class TestConnection:
             with contextlib.closing(begun), pytest.raises(ConnectionError):
                 begun.secured(context, host, PATIENCE)
 
+    def test_that_the_server_has_closed_is_not_used(self, ca_file):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = self.begun(listener.getsockname()[1], ca_file)
+            listener.accept()[0].close()
+            assert head_start.connection(address, PATIENCE) is None
+
+    def test_hears_no_word_before_everything_is_checked(self, ca_file):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            begun = head_start._connections[self.begun(listener.getsockname()[1], ca_file)]
+            with listener.accept()[0] as accepted:
+                begun.trusted.result(PATIENCE)
+                assert select.select([accepted], [], [], 0.05)[0] == []
+                head_start.proceed()
+                assert accepted.recv(1) == b"\x16"
+
+    def test_that_nobody_wants_any_more_ends_unspoken_to(self, ca_file):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            begun = head_start._connections[self.begun(listener.getsockname()[1], ca_file)]
+            with listener.accept()[0] as accepted:
+                begun.close()
+                assert accepted.recv(1) == b""
+
     def test_that_is_too_old_is_closed_and_another_one_made(self, tls, ca_file, monkeypatch):
         monkeypatch.setattr(head_start, "_FRESH_SECONDS", 0)
         with Server(ANSWER, tls=tls) as server:
             begun = head_start._connections[self.begun(server.port, ca_file)]
+            head_start.proceed()
             connection = begun._secured.result(PATIENCE)
             with own_client(ca_file=ca_file) as client:
                 assert client.post(server.url, content=b"x").status_code == 200
@@ -91,8 +116,12 @@ class TestConnection:
             assert said == f"the TLS handshake with 127.0.0.1:{port} did not end within the connect timeout of 0.2 s"
 
     def test_that_the_server_does_not_want_fails_where_it_is_asked_for(self, ca_file):
+        def hang_up():
+            with listener.accept()[0] as accepted:
+                accepted.recv(1)
+
         with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
-            pool.submit(lambda: listener.accept()[0].close())  # noqa: PLW0108 - accepted by the thread
+            pool.submit(hang_up)
             port = listener.getsockname()[1]
             assert self.failure(port, ca_file).startswith(f"the TLS handshake with 127.0.0.1:{port} failed: ")
 

@@ -110,7 +110,7 @@ def test_garbage_is_looked_for_only_when_everything_is_imported(server):
         "import gc, json, os, sys\n"
         "from streamcli.__main__ import main\n"
         "looked = []\n"
-        "gc.callbacks.append(lambda *_: looked.append('streamcli.cli.run' in sys.modules))\n"
+        "gc.callbacks.append(lambda *_: looked.append('streamcli.cli.clients' in sys.modules))\n"
         "os._exit = lambda status: print(json.dumps([status, all(looked), gc.isenabled()]), file=sys.stderr)\n"
         f"sys.argv[1:] = ['--base-url', {server.url!r}, 'hi']\n"
         "main()\n"

@@ -7,7 +7,6 @@ Source: streamcli(1), section "EXIT STATUS".
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -64,10 +63,7 @@ def _run(asked: arguments.Args, streams: io.StandardStreams, diagnostics: io.Dia
     from . import resolve  # noqa: PLC0415 - a tenth of what the next line takes
 
     resolve.begin(asked)
-    from .run import run  # noqa: PLC0415 - httpx and all that stands on it
-
-    gc.freeze()  # the start is over: see __main__
-    gc.enable()
+    from .run import run  # noqa: PLC0415 - all that finds out what is wrong
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
         _on_ending(signal.SIG_DFL)

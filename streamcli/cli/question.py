@@ -11,7 +11,6 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.errors import UsageError
-from streamcli.network.tape import Player, TapeTurns
 from streamcli.protocol import cache
 from streamcli.protocol.request import Credential, Endpoint, checked_base_url, is_loopback
 from streamcli.turns.tool_loop import ToolLoop
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import ExitStack
 
+    from streamcli.network.tape import Player, TapeTurns
     from streamcli.turns.conversation import Conversation
     from streamcli.turns.tools import Program
 
@@ -57,11 +57,13 @@ class Question(NamedTuple):
     @property
     def player(self) -> Player | None:
         """What answers instead of a server."""
-        return self.loop.player if isinstance(self.loop, TapeTurns) else None
+        return None if isinstance(self.loop, ToolLoop) else self.loop.player
 
 
 def replayed(path: str, *, speed: float) -> tuple[Endpoint, Question]:
     """The question of a tape, and where it was asked. Raises UsageError for a file that is not one."""
+    from streamcli.network.tape import Player, TapeTurns  # noqa: PLC0415 - httpx
+
     loop = TapeTurns(Player(io.read_file(path, "the tape").splitlines(), speed=speed))
     return _place(loop.player.request), Question(loop, run_tools=loop.results)
 

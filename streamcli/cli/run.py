@@ -7,17 +7,19 @@ file stays as it was.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.client import calls
 from streamcli.errors import OutputError
+from streamcli.network import head_start
 from streamcli.output.terminal import one_line
 from streamcli.protocol import cache
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.secrets import secrets_of
 
-from . import clients, config, files, io, resolve
+from . import config, files, io, resolve
 from .advice import advice
 from .answer import Answer
 from .question import Question, put_together, replayed
@@ -143,13 +145,26 @@ def _advise(this: Run, endpoint: Endpoint, model: Any = None) -> None:
     this.diagnostics.advise = lambda error: advice(error, endpoint, model)
 
 
+def _client(this: Run, endpoint: Endpoint, **options: Any) -> Client:
+    """What asks, as everything is checked: TLS may begin, while that is imported."""
+    head_start.proceed()
+    from . import clients  # noqa: PLC0415 - httpx and all that stands on it
+
+    _end_start()
+    return clients.client(this.args, endpoint, this.diagnostics, **options)
+
+
+def _end_start() -> None:
+    gc.freeze()  # see __main__
+    gc.enable()
+
+
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
-    args, diagnostics = this.args, this.diagnostics
-    answer = Answer(args, diagnostics)
-    client = clients.client(
-        args,
+    args = this.args
+    answer = Answer(args, this.diagnostics)
+    client = _client(
+        this,
         endpoint,
-        diagnostics,
         keep_text=question.needs_text or bool(args.schema or args.extract) or args.output_format in _KEEP_TEXT,
         player=question.player,
         record=answer.record if args.record else None,
@@ -160,7 +175,7 @@ def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
 def _models(this: Run) -> int:
     args, endpoint = this.args, _endpoint(this)
     _advise(this, endpoint)
-    client = clients.client(args, endpoint, this.diagnostics)
+    client = _client(this, endpoint)
     sink = _output(this)
     this.reach(client)
     models = list(client.models.list(betas=args.beta))
@@ -185,7 +200,7 @@ def _keep_for_completions(names: bytes) -> None:
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     _advise(this, endpoint, question.loop.body.get("model"))
-    client = clients.client(args, endpoint, this.diagnostics)
+    client = _client(this, endpoint)
     sink = _output(this)
     this.reach(client)
     count = client.messages.count_tokens(betas=args.beta, extra_body=calls.to_count(question.body))
@@ -210,6 +225,7 @@ def _marking(args: Args) -> Mark | None:
 def _batch(this: Run) -> int:
     from . import batch  # noqa: PLC0415 - asyncio
 
+    _end_start()
     args = this.args
     defaults = resolve.settle(args, resolve.fields(args))
     compose = resolve.composer(args)

@@ -1,8 +1,9 @@
 """A connection and TLS in it, under way before anybody asks for them: while the command still imports and reads.
 
-Contract: nothing is sent inside. Who asks in time gets what is there and waits for what is under way, within the
-timeout that it has anyway. Who asks too late, or for a connection that could not be had, has it made anew, so that a
-fault is told as ever. What nobody asks for ends with the process.
+Contract: nothing is sent, and TLS begins only when `proceed` says that everything is checked. Who asks in time gets
+what is there and waits for what is under way, within the timeout that it has anyway. Who asks too late, or for a
+connection that could not be had, has it made anew, so that a fault is told as ever. What nobody asks for ends with the
+process, unspoken to.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ _trusts: dict[str | None, Begun] = {}
 def begin(host: str, port: int, ca_file: str | None) -> None:
     """Begin to look up `host`, to connect to its first address, with TLS that trusts `ca_file`; waits for nothing."""
     _lookups[host, port] = _trusts[ca_file] = Begun(host, port, ca_file)
+
+
+def proceed() -> None:
+    """Let TLS begin in what is under way."""
+    for begun in _trusts.values():
+        begun.may_speak.set()
 
 
 def lookup(host: str, port: int) -> Lookup:
@@ -66,6 +73,7 @@ class Begun(Lookup):
     def __init__(self, host: str, port: int, ca_file: str | None) -> None:
         self.trusted: Told[ssl.SSLContext] = Told()
         self.connected: Told[socket.socket] = Told()
+        self.may_speak = threading.Event()
         self._secured: Told[ssl.SSLSocket] = Told()
         self._host = host
         self._connecting: socket.socket | None = None
@@ -98,7 +106,7 @@ class Begun(Lookup):
             context.set_alpn_protocols(["http/1.1"])  # as httpcore does
             self.trusted.tell(context)
             self.result()
-            connection = _connected(self._connecting)
+            connection = self._connected()
             self.connected.tell(connection)
             self._secured.tell(context.wrap_socket(connection, server_hostname=self._host))
         except Exception as fault:
@@ -110,11 +118,26 @@ class Begun(Lookup):
         if self._is_closed:
             self.close()
 
+    def _connected(self) -> socket.socket:
+        """The connection once it is there and may be spoken to; raises OSError where nobody is at the other end."""
+        connection = self._connecting
+        if connection is None:
+            raise ConnectionError
+        poll = select.poll()
+        poll.register(connection, select.POLLIN | select.POLLOUT)
+        poll.poll()
+        self.may_speak.wait()
+        if self._is_closed or poll.poll() != [(connection.fileno(), select.POLLOUT)]:
+            raise ConnectionError
+        connection.setblocking(True)
+        return connection
+
     def is_there(self, timeout: float | None) -> bool:
         """Whether there is a connection to be used, waited for; closed where there is not. Raises TimeoutError."""
         is_there = False
         try:
             if time.monotonic() - self._since < _FRESH_SECONDS:
+                self.may_speak.set()
                 self.connected.result(timeout)
                 is_there = True
         except ConnectionError:
@@ -133,17 +156,6 @@ class Begun(Lookup):
     def close(self) -> None:
         """Close the connection, as soon as it is there."""
         self._is_closed = True
+        self.may_speak.set()
         with contextlib.suppress(Exception):
             self._secured.result(0).close()
-
-
-def _connected(connecting: socket.socket | None) -> socket.socket:
-    """The same when it is connected, waited for; raises OSError where it cannot be."""
-    if connecting is None:
-        raise ConnectionError
-    poll = select.poll()
-    poll.register(connecting, select.POLLOUT)
-    poll.poll()
-    connecting.getpeername()
-    connecting.setblocking(True)
-    return connecting
