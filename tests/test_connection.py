@@ -342,8 +342,9 @@ def speaking(*replies):
         with connection:
             for reply in replies:
                 connection.recv(READ_BYTES)
-                if not reply:
-                    return
+                if not reply:  # what is still on its way is read, else it would be a reset
+                    connection.shutdown(socket.SHUT_WR)
+                    break
                 connection.sendall(reply)
             while connection.recv(READ_BYTES):
                 pass
