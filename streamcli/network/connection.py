@@ -1,9 +1,9 @@
 # Made from async_connection.py by tests/twins.py: edit that one and run `make twins`.
-"""Synchronous connections under httpcore: connect, TLS, write, read, each within its timeout and the deadline.
+"""Synchronous connections: connect, TLS, write, read, each within its timeout and the deadline.
 
-Contract: httpcore sends the request and parses the response's head through these; `receive` then reads the body past
-it. Every fault comes out as one of our errors and names the peer; only a failed write is left to httpcore, which goes
-on to read what the server said before it hung up.
+Contract: the request is sent and the response's head is read through these, by httpcore too, whose interface they have;
+`receive` then reads the body. Every fault comes out as one of our errors and names the peer, but for a failed write:
+who sends goes on to read what the server said before it hung up.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import httpcore
-
 from .framing import HeadGate
-from .peer import TO_PROXIES, Peer
+from .peer import TO_PROXIES, BrokenWriteError, Peer
 from .wire import Wire, addresses, connect
 
 if TYPE_CHECKING:
@@ -24,11 +22,12 @@ if TYPE_CHECKING:
     from .timeouts import Deadline
 
 
-class Connection(httpcore.NetworkStream):
+class Connection:
     """One connection: `read` is what h11 sees, `receive` what comes after the head."""
 
-    def __init__(self, wire: Wire, peer: Peer) -> None:
+    def __init__(self, wire: Wire, peer: Peer, broken_write: type[Exception]) -> None:
         self._wire = wire
+        self._broken_write = broken_write
         self._gate = HeadGate()
         # What is waited for: a response, or the word of a proxy that the way is open.
         self._step = "read"
@@ -65,8 +64,8 @@ class Connection(httpcore.NetworkStream):
             self._wire.write(buffer, self.peer.deadline.within(timeout))
         except TimeoutError:
             raise self.peer.late("write", timeout) from None
-        except OSError as fault:  # httpcore goes on to read what was said before the connection broke
-            raise httpcore.WriteError(str(fault)) from None
+        except OSError as fault:  # what was said before the connection broke is still to be read
+            raise self._broken_write(str(fault)) from None
 
     def close(self) -> None:
         """Close at once."""
@@ -87,7 +86,7 @@ class Connection(httpcore.NetworkStream):
         except BaseException:
             self.abort()  # httpcore forgets it
             raise
-        return Connection(self._wire, self.peer)
+        return Connection(self._wire, self.peer, self._broken_write)
 
     def _shake_hands(self, context: ssl.SSLContext, hostname: str | None, timeout: float | None) -> None:
         try:
@@ -102,12 +101,19 @@ class Connection(httpcore.NetworkStream):
         return self._wire.info(info)
 
 
-class Backend(httpcore.NetworkBackend):
-    """Opens the connection of one request. `peer_prefix` goes before the peer's name: "the proxy ", where it is one."""
+class Backend:
+    """Opens the connection of one request.
 
-    def __init__(self, deadline: Deadline, peer_prefix: str = "") -> None:
+    `peer_prefix` goes before the peer's name: "the proxy ", where it is one. `broken_write` is the error of a write
+    that failed, which httpcore wants to be its own.
+    """
+
+    def __init__(
+        self, deadline: Deadline, peer_prefix: str = "", broken_write: type[Exception] = BrokenWriteError
+    ) -> None:
         self._deadline = deadline
         self._prefix = peer_prefix
+        self._broken_write = broken_write
         self._wire: Wire | None = None
 
     def connect_tcp(
@@ -116,7 +122,7 @@ class Backend(httpcore.NetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,  # noqa: ARG002 - httpcore's signature
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
+        socket_options: Iterable[Any] | None = None,  # noqa: ARG002
     ) -> Connection:
         """Connect to the first address of `host` that accepts, each within `timeout` seconds, as the lookup is."""
         peer = Peer(self._prefix, host, port, self._deadline, timeout)
@@ -126,7 +132,7 @@ class Backend(httpcore.NetworkBackend):
             raise peer.late("connect", timeout) from None
         except (OSError, UnicodeError) as fault:
             raise peer.unreachable(fault) from None
-        return Connection(self._wire, peer)
+        return Connection(self._wire, peer, self._broken_write)
 
     def abort(self) -> None:
         """Close what was opened, at once."""

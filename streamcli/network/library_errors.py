@@ -70,19 +70,18 @@ def errors_as_ours(names: Callable[[], tuple[str, str]]) -> Iterator[None]:
 
     `names` are those of the proxy and of the server.
     """
-    import h11  # noqa: PLC0415 - a replay needs neither httpcore nor h11
-    import httpcore  # noqa: PLC0415
-
     try:
         yield
-    except httpcore.ProxyError as fault:
-        proxy, target = names()
-        raise rejected_by(proxy, f"the connection to {target}", str(fault)) from None
-    except (httpcore.RemoteProtocolError, h11.RemoteProtocolError) as fault:
-        raise UnexpectedResponseError(f"the response is not HTTP: {fault}") from None
-    except (httpcore.LocalProtocolError, h11.LocalProtocolError) as fault:
-        raise UsageError(f"the request cannot be sent as HTTP: {fault}") from None
     except Exception as fault:
-        if not type(fault).__module__.startswith("socksio."):  # which need not be there
+        kind = type(fault)
+        library, name = kind.__module__.partition(".")[0], kind.__name__
+        if library == "socksio":
+            raise APIConnectionError(f"{names()[0]} does not speak SOCKS 5: {fault}", retryable=False) from None
+        if library not in {"h11", "httpcore"}:
             raise
-        raise APIConnectionError(f"{names()[0]} does not speak SOCKS 5: {fault}", retryable=False) from None
+        if name == "ProxyError":
+            proxy, target = names()
+            raise rejected_by(proxy, f"the connection to {target}", str(fault)) from None
+        if name == "RemoteProtocolError":
+            raise UnexpectedResponseError(f"the response is not HTTP: {fault}") from None
+        raise UsageError(f"the request cannot be sent as HTTP: {fault}") from None

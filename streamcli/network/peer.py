@@ -39,6 +39,10 @@ _LATE = {
 }
 
 
+class BrokenWriteError(Exception):
+    """Not all was sent; the peer may have said why."""
+
+
 class Peer:
     """The peer at `host` and `port`; `prefix` goes before its name: "the proxy ", where it is one."""
 

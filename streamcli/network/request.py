@@ -15,6 +15,7 @@ from streamcli.errors import APIError, UsageError
 from .head_start import trust
 from .library_errors import rejected_by
 from .lookup import address
+from .peer import BrokenWriteError
 from .timeouts import Deadline
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from streamcli.protocol.exchange import Exchange
 
     from .proxy import Proxy
+    from .response import Head
 
 PORTS = {"http": 80, "https": 443}
 _AUTHENTICATION_REQUIRED = 407
@@ -61,7 +63,7 @@ class Route:
 
     def request(self, request: httpx.Request) -> httpcore.Request:
         """`request` as httpcore takes it."""
-        import httpcore  # noqa: PLC0415 - a replay needs neither httpcore nor h11
+        import httpcore  # noqa: PLC0415
 
         url = request.url
         # An HTTP proxy is told the host as httpcore has it, which puts no brackets around an address.
@@ -78,7 +80,7 @@ class Route:
         target = address(url.host, url.port or PORTS[url.scheme])
         return self.proxy.name if self.proxy else "", target
 
-    def rejection(self, request: httpx.Request, response: httpcore.Response) -> APIError | None:
+    def rejection(self, request: httpx.Request, response: Head | httpcore.Response) -> APIError | None:
         """The error of a response that is the proxy's own and not the server's, or None.
 
         Only plain http shows a proxy what it passes on; a tunnel that it rejects is httpcore's to tell.
@@ -108,6 +110,11 @@ class Route:
         proxy = self.proxy.for_httpcore(context) if self.proxy else None
         return {"ssl_context": context, "proxy": proxy, "max_keepalive_connections": 0}
 
-    def backend_options(self, request: httpx.Request) -> tuple[Deadline, str]:
+    def backend_options(self, request: httpx.Request) -> tuple[Deadline, str, type[Exception]]:
         """What our own backends must be told."""
-        return request.extensions.get(_DEADLINE, Deadline()), "the proxy " if self.proxy else ""
+        deadline = request.extensions.get(_DEADLINE, Deadline())
+        if not self.proxy:
+            return deadline, "", BrokenWriteError
+        import httpcore  # noqa: PLC0415 - takes a tenth of a straight run
+
+        return deadline, "the proxy ", httpcore.WriteError

@@ -7,7 +7,7 @@ framing has its fault, after all that came before it. No I/O beyond dropping a c
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     import httpcore
 
 
+class Head(NamedTuple):
+    """The head of a response, by the names that httpcore has for its parts."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    extensions: dict[str, Any]
+
+
 class Response(httpx.Response):
     """One that httpx never takes for a redirect: even where it follows none it would choke on a bad Location."""
 
@@ -29,7 +37,7 @@ class Response(httpx.Response):
 class BodyState:
     """How far the body of `response` has come, and how it ended."""
 
-    def __init__(self, request: httpx.Request, response: httpcore.Response) -> None:
+    def __init__(self, request: httpx.Request, response: Head | httpcore.Response) -> None:
         self.headers = httpx.Headers(response.headers)
         self._connection = response.extensions["network_stream"]
         self._connection.peer.responded = True

@@ -1,23 +1,25 @@
 # Made from async_sending.py by tests/twins.py: edit that one and run `make twins`.
 """One request out and the head of its response in, asynchronously, on a connection of its own.
 
-Contract: the way is straight, and then nothing but h11 is between the request and the connection, or through a proxy,
-and then it is httpcore's. h11 alone decides what is a response. It is not asked to write what was checked already, and
-is told of no body, which it would only look at. Errors of these libraries come out as they are.
+Contract: a straight request goes over the connection as it is, and h11 reads the head of its response; one through a
+proxy is left to httpcore, which costs as much again and is imported only then. h11 is not asked to write what was
+checked already, and is told of no body, which it would only look at. Errors of these libraries come out as they are.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import h11
-import httpcore
 
 from .connection import Backend, Connection
+from .peer import BrokenWriteError
 from .request import PORTS
+from .response import Head
 
 if TYPE_CHECKING:
+    import httpcore
     import httpx
 
     from .request import Route
@@ -30,16 +32,18 @@ _MAX_HEAD = 100 * 1024
 _SHORT_BODY = 64 * 1024
 
 
-def sent(request: httpx.Request, route: Route) -> httpcore.Response:
+def sent(request: httpx.Request, route: Route) -> Head | httpcore.Response:
     """Send `request` by `route`; the response's head, once that is there and not an interim one."""
     backend = Backend(*route.backend_options(request))
     try:
         if route.proxy:
-            pool = httpcore.ConnectionPool(network_backend=backend, **route.pool_options(request))
+            import httpcore  # noqa: PLC0415 - takes a tenth of a straight run
+
+            pool = httpcore.ConnectionPool(network_backend=cast("Any", backend), **route.pool_options(request))
             return pool.handle_request(route.request(request))
         return _responded(_connected(request, route, backend), request)
     except BaseException:
-        backend.abort()  # cancelled at the wrong moment, httpcore forgets the connection
+        backend.abort()
         raise
 
 
@@ -51,14 +55,14 @@ def _connected(request: httpx.Request, route: Route, backend: Backend) -> Connec
     return connection.start_tls(context, host, timeout) if context else connection
 
 
-def _responded(connection: Connection, request: httpx.Request) -> httpcore.Response:
+def _responded(connection: Connection, request: httpx.Request) -> Head:
     timeouts = request.extensions["timeout"]
     parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
     parser.send(_REQUEST)
     first = b"%b %b HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)
     data = b"".join([first, *(b"%b: %b\r\n" % field for field in request.headers.raw), b"\r\n"])
     body = request.read()
-    with contextlib.suppress(httpcore.WriteError):  # who hangs up may have said why
+    with contextlib.suppress(BrokenWriteError):  # who hangs up may have said why
         if len(body) > _SHORT_BODY:
             connection.write(data, timeouts["write"])
             data = b""
@@ -67,4 +71,4 @@ def _responded(connection: Connection, request: httpx.Request) -> httpcore.Respo
         if event is h11.NEED_DATA:
             parser.receive_data(connection.read(_MAX_HEAD, timeouts["read"]))
     said = {"http_version": b"HTTP/" + event.http_version, "reason_phrase": event.reason, "network_stream": connection}
-    return httpcore.Response(event.status_code, headers=event.headers.raw_items(), extensions=said)
+    return Head(event.status_code, event.headers.raw_items(), said)

@@ -13,26 +13,28 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
-import httpcore
-
 from . import head_start
 from .framing import is_rejection
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from .lookup import Address
+
+    T = TypeVar("T")
 
 _READ_BYTES = 64 * 1024
 # Nothing can be sent or read just now.
 _WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-# Each is raised from the system's own fault.
-_CORE_FAULTS = (httpcore.TimeoutException, httpcore.NetworkError)
 
 
 class Wire:
-    """One connection, on a stream of httpcore's, which also puts TLS inside TLS."""
+    """One connection, which may have had a head start."""
 
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
+    def __init__(self, connection: socket.socket, begun: head_start.Begun | None = None) -> None:
+        self._connection: socket.socket | _TLSInTLS = connection
+        self._begun = begun
         self._process = os.getpid()
         # What came while the request was still being sent.
         self._early = b""
@@ -43,30 +45,28 @@ class Wire:
             early, self._early = self._early, b""
             return early
         try:
-            return self._stream.read(_READ_BYTES, timeout)
-        except httpcore.TimeoutException as fault:
-            return self._overdue(fault)
-        except _CORE_FAULTS as fault:
-            raise _system_fault(fault) from fault
+            self._connection.settimeout(timeout)
+            return self._connection.recv(_READ_BYTES)
+        except TimeoutError:
+            return self._overdue()
 
-    def _overdue(self, fault: Exception) -> bytes:
+    def _overdue(self) -> bytes:
         """What came while this process was stopped: only the time went by, and the socket was not looked at."""
         try:
-            return self._stream.read(_READ_BYTES, 0)
-        except _CORE_FAULTS:
-            raise _system_fault(fault) from fault
+            self._connection.settimeout(0)
+            return self._connection.recv(_READ_BYTES)
+        except _WAITS:
+            raise TimeoutError from None
 
     def write(self, data: bytes, timeout: float | None) -> None:
         """Send `data`; TimeoutError where none of it went out for `timeout` seconds.
 
         ConnectionAbortedError where the peer has responded that it will not have it.
         """
-        connection: socket.socket = self._stream.get_extra_info("socket")
-        if isinstance(self._stream.get_extra_info("ssl_object"), ssl.SSLObject):  # TLS inside TLS is httpcore's
-            try:
-                self._stream.write(data, timeout)
-            except _CORE_FAULTS as fault:
-                raise _system_fault(fault) from fault
+        connection = self._connection
+        if isinstance(connection, _TLSInTLS):
+            connection.settimeout(timeout)
+            connection.sendall(data)
             return
         connection.settimeout(0)
         view = memoryview(data)
@@ -87,10 +87,15 @@ class Wire:
 
     def start_tls(self, context: ssl.SSLContext, hostname: str | None, timeout: float | None) -> None:
         """Go on inside TLS."""
-        try:
-            self._stream = self._stream.start_tls(context, hostname, timeout)
-        except _CORE_FAULTS as fault:
-            raise _system_fault(fault) from fault
+        connection = self._connection
+        if self._begun:
+            self._connection = self._begun.secured(context, hostname, timeout)
+            return
+        connection.settimeout(timeout)
+        if isinstance(connection, ssl.SSLSocket):
+            self._connection = _TLSInTLS(connection, context, hostname)
+        elif isinstance(connection, socket.socket):
+            self._connection = context.wrap_socket(connection, server_hostname=hostname)
 
     def close(self) -> None:
         """Close at once."""
@@ -100,12 +105,52 @@ class Wire:
         """Close at once, from any thread; one that waits in `read` wakes up."""
         with contextlib.suppress(OSError):  # not connected any more
             if self._process == os.getpid():  # in a forked child the connection is still the parent's
-                self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-        self._stream.close()
+                self._connection.shutdown(socket.SHUT_RDWR)
+        (self._begun or self._connection).close()
 
     def info(self, name: str) -> Any:
-        """What httpcore wants to know of the socket."""
-        return self._stream.get_extra_info(name)
+        """What httpcore wants to know of the connection."""
+        connection = self._connection
+        is_secure = type(connection) is not socket.socket
+        return connection if name == "socket" or (name == "ssl_object" and is_secure) else None
+
+
+class _TLSInTLS:
+    """A connection to a server by https, through a proxy that is spoken to by https itself."""
+
+    def __init__(self, outer: ssl.SSLSocket, context: ssl.SSLContext, hostname: str | None) -> None:
+        self._outer = outer
+        self._came, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._inner = context.wrap_bio(self._came, self._goes, server_hostname=hostname)
+        self._through(self._inner.do_handshake)
+        self.settimeout, self.shutdown, self.close = outer.settimeout, outer.shutdown, outer.close
+        self.selected_alpn_protocol = self._inner.selected_alpn_protocol
+
+    def recv(self, most: int) -> bytes:
+        with contextlib.suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return self._through(lambda: self._inner.read(most))
+        return b""
+
+    def sendall(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._through(lambda: self._inner.write(view[:_READ_BYTES])) :]  # noqa: B023
+
+    def _through(self, step: Callable[[], T]) -> T:
+        """What the inner TLS makes of a step, with what that needs from the other end."""
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                self._pass_on()
+                self._came.write(data) if (data := self._outer.recv(_READ_BYTES)) else self._came.write_eof()
+            else:
+                self._pass_on()
+                return done
+
+    def _pass_on(self) -> None:
+        if self._goes.pending:
+            self._outer.sendall(self._goes.read())
 
 
 def _wait(connection: socket.socket, timeout: float | None) -> None:
@@ -119,46 +164,6 @@ def _wait(connection: socket.socket, timeout: float | None) -> None:
         raise TimeoutError
 
 
-class _Stream(httpcore.NetworkStream):
-    """A connection that had a head start, as httpcore has its own; a wire writes past it."""
-
-    def __init__(self, begun: head_start.Begun) -> None:
-        self._begun = begun
-        self._connection = begun.connected.result()
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        try:
-            self._connection.settimeout(timeout)
-            return self._connection.recv(max_bytes)
-        except OSError as fault:
-            raise _core_fault(fault) from fault
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        try:
-            self._connection = self._begun.secured(ssl_context, server_hostname, timeout)
-        except OSError as fault:
-            raise _core_fault(fault) from fault
-        return self
-
-    def close(self) -> None:
-        self._begun.close()
-
-    def get_extra_info(self, info: str) -> Any:
-        is_secure = isinstance(self._connection, ssl.SSLSocket)
-        return self._connection if info == "socket" or (info == "ssl_object" and is_secure) else None
-
-
-def _core_fault(fault: OSError) -> Exception:
-    kind = httpcore.TimeoutException if isinstance(fault, TimeoutError) else httpcore.NetworkError
-    return kind(str(fault))
-
-
-def _system_fault(fault: Exception) -> OSError:
-    return TimeoutError() if isinstance(fault, httpcore.TimeoutException) else OSError(str(fault))
-
-
 def addresses(host: str, port: int, timeout: float | None) -> list[Address]:
     """The addresses of `host`, in the order in which they are to be tried."""
     return head_start.lookup(host, port).result(timeout)
@@ -168,9 +173,14 @@ def connect(address: Address, timeout: float | None) -> Wire:
     """A connection to `address`."""
     begun = head_start.connection(address, timeout)
     if begun:
-        return Wire(_Stream(begun))
-    host, port, *_ = address[-1]
+        return Wire(begun.connected.result(), begun)
+    family, kind, protocol, _, place = address
+    connection = socket.socket(family, kind, protocol)
     try:
-        return Wire(httpcore.SyncBackend().connect_tcp(host, port, timeout))
-    except _CORE_FAULTS as fault:
-        raise _system_fault(fault) from fault
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(timeout)
+        connection.connect(place)
+    except BaseException:
+        connection.close()
+        raise
+    return Wire(connection)
