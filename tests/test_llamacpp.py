@@ -218,7 +218,7 @@ def test_comments_while_the_server_is_busy_are_nothing(tmp_path):
         words = ["--base-url", url, "-I", "--max-tokens", "1000000", "--record", tape, "ask:endless"]
         with Running(*words) as running:
             running.until_out(b"three")
-            long = {"role": "user", "content": "x" * 3000 + "ask:text"}
+            long = {"role": "user", "content": "x" * 4000 + "ask:text"}
             assert ask(url, QUESTIONS["text"], messages=[long]) == QUESTIONS["text"].meant
             running.signal(signal.SIGINT)
             status, out, err = running.end()
