@@ -33,7 +33,7 @@ tests/__pycache__/compiled: $(VENV)/installed
 # Most starts of the command are forks of a Python that has it imported: tests/starter.py. More workers than cores,
 # because a third of the time is waited.
 test: tests/__pycache__/compiled
-	$(BIN)/python -m pytest -q -n 4 --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -q -n 5 --dist worksteal -m 'not slow'
 
 # What takes longer or needs more, the embedded model and kills by the hundred, and the documents; every start is true.
 # Servers of other people are installed below build/servers at first use, vLLM only where LARGE is set: its packages take
