@@ -103,7 +103,6 @@ class Begun(Lookup):
 
         try:
             context = tls_context(ca_file)
-            context.set_alpn_protocols(["http/1.1"])  # as httpcore does
             self.trusted.tell(context)
             self.result()
             connection = self._connected()

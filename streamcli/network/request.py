@@ -100,7 +100,6 @@ class Route:
         """What TLS stands on. Raises UsageError where it cannot be had."""
         if self._context is None:
             self._context = trust()
-        self._context.set_alpn_protocols(["http/1.1"])
         return self._context
 
     def pool_options(self, request: httpx.Request) -> dict[str, Any]:

@@ -22,11 +22,13 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     if os.environ.get("SSL_CERT_DIR") and not os.path.isdir(os.environ["SSL_CERT_DIR"]):
         raise UsageError("SSL_CERT_DIR is not a directory")
     try:
-        return _context(ca_file)
+        context = _context(ca_file)
     except OSError as fault:
         trusted = "--ca-file" if ca_file else "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "the CA bundle"
         source = "SSLKEYLOGFILE" if fault.filename else trusted  # OpenSSL names no file of its own
         raise UsageError(f"{source} cannot be used: {_reason(fault)}") from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _context(ca_file: str | None) -> ssl.SSLContext:
