@@ -352,10 +352,18 @@ def full_backlog():
             yield port
 
 
-def closed_port():
-    """A port nobody listens on."""
+def free_port():
+    """A port for a server that has to be told one; until it listens, it may be another's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def closed_port():
+    """A port nobody listens on, nor anybody else gets meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 def is_connecting(port):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from faults_command import closed_port
+from faults_command import free_port
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parent / "build" / "servers"
@@ -105,7 +105,7 @@ def running(name, server, folder, **places):
     """The base URL of the server, which runs in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     programs = installed(name, server) if server.packages else ""
-    places |= {"port": closed_port(), "spare": closed_port(), "folder": folder, "bin": programs, "here": HERE}
+    places |= {"port": free_port(), "spare": free_port(), "folder": folder, "bin": programs, "here": HERE}
     for file, text in server.files.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(_filled(text, places))

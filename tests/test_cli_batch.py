@@ -21,7 +21,18 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from faults_command import COMMAND, Running, Terminal, environment, shell, small_pipe, streamcli, until, until_full
+from faults_command import (
+    COMMAND,
+    Running,
+    Terminal,
+    environment,
+    free_port,
+    shell,
+    small_pipe,
+    streamcli,
+    until,
+    until_full,
+)
 from server import HANG, PATIENCE, Server, error_response, message_start, ok, text_events
 
 from streamcli.cli import batch
@@ -286,8 +297,7 @@ def limited_by_nginx(folder, upstream, limit):
     """nginx in front of a server, with its own `limit_req`; it may say 503, which is its default, or 429."""
     if not shutil.which("nginx"):
         pytest.skip("nginx is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     (folder / "nginx.conf").write_text(
         f"daemon off; master_process off; pid {folder}/pid; error_log /dev/null; events {{}}\n"

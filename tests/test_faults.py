@@ -634,15 +634,15 @@ def test_a_slow_reader_is_waited_for_and_nothing_is_collected(server):
 
 
 def test_a_refused_connect_is_status_6_and_tried_again():
-    port = closed_port()
-    argv = ["--base-url", f"http://127.0.0.1:{port}", "hello"]
-    ended = streamcli("--retries", "0", *argv)
-    assert (ended.status, ended.error) == (
-        6,
-        f"cannot connect to 127.0.0.1:{port}: connection refused; is the server running, and is that its port?",
-    )
-    with Running(*argv) as running:
-        running.until_err("\n")
+    with closed_port() as port:
+        argv = ["--base-url", f"http://127.0.0.1:{port}", "hello"]
+        ended = streamcli("--retries", "0", *argv)
+        assert (ended.status, ended.error) == (
+            6,
+            f"cannot connect to 127.0.0.1:{port}: connection refused; is the server running, and is that its port?",
+        )
+        with Running(*argv) as running:
+            running.until_err("\n")
     assert re.match(r"streamcli: retrying in 0\.[45] s after: cannot connect to 127\.0\.0\.1", running.err)
 
 
@@ -917,8 +917,8 @@ def test_no_proxy_of_the_environment_is_asked_for_loopback(value, /):
 
 @each("http", "https")
 def test_a_dead_or_refusing_proxy_is_status_6_and_called_the_proxy(scheme, /):
-    dead = closed_port()
-    with Server(HELLO) as server, Proxy(b"HTTP/1.1 407 Who Are You\r\ncontent-length: 0\r\n\r\n") as proxy:
+    rejection = b"HTTP/1.1 407 Who Are You\r\ncontent-length: 0\r\n\r\n"
+    with closed_port() as dead, Server(HELLO) as server, Proxy(rejection) as proxy:
         argv = ["--base-url", f"{scheme}://127.0.0.1:{server.port}"]
         ended = ask(server, *argv, "--proxy", f"http://127.0.0.1:{dead}", env=WITH_KEY)
         assert ended.status == 6
@@ -1455,7 +1455,8 @@ def test_the_last_line_of_events_beside_another_form_says_the_same(server, tmp_p
 
 
 def test_the_last_line_of_events_says_that_nobody_answered():
-    ended = streamcli("--base-url", f"http://127.0.0.1:{closed_port()}", "--retries", "0", "--events", "hello")
+    with closed_port() as port:
+        ended = streamcli("--base-url", f"http://127.0.0.1:{port}", "--retries", "0", "--events", "hello")
     assert ended.status == 6
     error = last_line(ended.out)["error"]
     assert error["type"] == "streamcli.connection_error"

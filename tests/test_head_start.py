@@ -7,7 +7,7 @@ import ssl
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from faults_command import full_backlog, streamcli
+from faults_command import closed_port, full_backlog, streamcli
 from server import PATIENCE, Server, ok, text_events
 
 from streamcli.cli import resolve
@@ -128,9 +128,8 @@ class TestConnection:
             assert self.failure(port, ca_file).startswith(f"the TLS handshake with 127.0.0.1:{port} failed: ")
 
     def test_that_fails_is_tried_again_and_fails_as_ever(self, ca_file):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        assert self.failure(port, ca_file) == f"cannot connect to 127.0.0.1:{port}: connection refused"
+        with closed_port() as port:
+            assert self.failure(port, ca_file) == f"cannot connect to 127.0.0.1:{port}: connection refused"
 
     def test_to_a_name_that_cannot_be_one_fails_where_it_is_asked_for(self):
         with contextlib.suppress(UnicodeError):

@@ -92,7 +92,8 @@ def nginx_with(lines, folder, **places):
 
 @pytest.fixture(scope="module")
 def nginx(plain, tmp_path_factory):
-    with nginx_with(IN_FRONT, tmp_path_factory.mktemp("nginx"), upstream=plain.url, nobody=closed_port()) as url:
+    folder = tmp_path_factory.mktemp("nginx")
+    with closed_port() as nobody, nginx_with(IN_FRONT, folder, upstream=plain.url, nobody=nobody) as url:
         yield url
 
 
@@ -258,15 +259,17 @@ class TestNginx:
 
 class TestSquid:
     def test_that_finds_nobody_is_named_with_its_reason(self, squid):
-        nobody = f"http://127.0.0.1:{closed_port()}"
-        ended = streamcli("--base-url", nobody, "--proxy", squid, "-I", "--retries", "0", "hi")
+        with closed_port() as port:
+            nobody = f"http://127.0.0.1:{port}"
+            ended = streamcli("--base-url", nobody, "--proxy", squid, "-I", "--retries", "0", "hi")
         assert (ended.status, ended.out) == (6, b"")
         assert ended.error.startswith(f"the proxy {squid.removeprefix('http://')} rejected the request to ")
         assert "ERR_CONNECT_FAIL" in ended.error
 
     def test_that_can_open_no_tunnel_is_a_failed_connection(self, squid, ca_file):
-        nobody = f"https://127.0.0.1:{closed_port()}"
-        ended = streamcli("--base-url", nobody, "--proxy", squid, "-I", "--retries", "0", "hi")
+        with closed_port() as port:
+            nobody = f"https://127.0.0.1:{port}"
+            ended = streamcli("--base-url", nobody, "--proxy", squid, "-I", "--retries", "0", "hi")
         assert (ended.status, ended.out) == (6, b"")
         assert "503" in ended.error
 

@@ -544,7 +544,8 @@ class TestNothingStays:
         assert time.monotonic() - start < 10
         assert all(map(ends, self.pids(tmp_path / "pids")))
 
-    def test_who_holds_it_a_little_longer_is_heard(self, run):
+    def test_who_holds_it_a_little_longer_is_heard(self, run, monkeypatch):
+        monkeypatch.setattr(processes, "_LINGER", PATIENCE)
         assert run("(sleep 0.1; echo late) & echo early") == {"content": "early\nlate"}
 
     def test_the_limit_holds_for_them_too(self, run, monkeypatch):
