@@ -194,7 +194,7 @@ class Source:
                 self._reject(number, "has a prompt that is not a string")
             if not prompt.strip():
                 self._reject(number, "has no prompt, or a blank one")
-            return {**self._defaults, "messages": [self._compose(prompt)]}
+            return dict(self._defaults, messages=[self._compose(prompt)])
         if "prompt" in value:
             self._reject(number, "has both prompt and params: leave one out")
         params = value["params"]
@@ -205,7 +205,7 @@ class Source:
             self._reject(number, "has messages that are not a list")
         if not messages:
             self._reject(number, "has no prompt: its params have no messages")
-        params = {**self._defaults, **params}
+        params = dict(self._defaults, **params)
         params.pop("stream", None)
         return params
 

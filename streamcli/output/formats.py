@@ -231,7 +231,7 @@ class Events(Format):
 
 
 def _event_line(raw: ServerSentEvent, event: Mapping[str, Any] | None) -> bytes:
-    if event is not None and raw.data.startswith(_TYPED) and b"\n" not in raw.data:
+    if event is not None and raw.data.startswith(_TYPED) and raw.data.find(b"\n") < 0:
         return raw.data + b"\n"
     lines = [_object_line(raw.event, line) for line in raw.data.split(b"\n")]
     if len(lines) > 1 and all(lines):  # events that were joined

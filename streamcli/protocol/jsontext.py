@@ -22,8 +22,9 @@ _SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
 # orjson silently turns integers beyond 64 bits into floats; 19 digits fit, or 18 after a minus. To look for fixed
-# strings, in a text where every digit is a 0, is ten times as fast as a pattern.
-_LONG_INTEGER, _LONG_NEGATIVE = b"0" * 20, b"-" + b"0" * 19
+# strings, in a text where every digit is a 0, is ten times as fast as a pattern; and `in` takes three times as long as
+# `find`, for it tries first whether it was given a number.
+_LONG_INTEGER, _LONG_NEGATIVE, _IN_BOTH = b"0" * 20, b"-" + b"0" * 19, b"0" * 19
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 
@@ -57,7 +58,7 @@ def object_in(text: bytes, read: Callable[[bytes], Any] = loads) -> dict[str, An
 def exact(value: Any, text: bytes) -> Any:
     """`value`, which `loads` gave for `text`, with its integers exact; what orjson reads, the standard library does."""
     digits = text.translate(_DIGITS_AS_ZEROS)
-    if _LONG_INTEGER not in digits and _LONG_NEGATIVE not in digits:
+    if digits.find(_IN_BOTH) < 0 or (_LONG_INTEGER not in digits and _LONG_NEGATIVE not in digits):
         return value
     with _deep():
         return json.loads(_mended(text))
