@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -153,6 +154,54 @@ class TestConnecting:
             client = driver.client(base_url=f"https://127.0.0.1:{silent.port}", timeout=9, total_timeout=0.1)
             assert str(failure(client, APITimeoutError)) == "the total timeout of 0.1 s passed"
         assert driver.waits == []
+
+
+class TestManyAtOnce:
+    """Hundreds of prompts ask for the same name."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        """How often a name server was asked, and its answers: an exception, or addresses of 127.0.0.1."""
+        asked, found = [], []
+
+        def getaddrinfo(host, port, *args, flags=0, **options):
+            if flags & socket.AI_NUMERICHOST:
+                raise socket.gaierror(-2, "Name or service not known")
+            asked.append(host)
+            if found:
+                raise found.pop()
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        return SimpleNamespace(hosts=asked, faults=found)
+
+    async def ask(self, client):
+        async with client.messages.stream(**ASK) as stream:
+            return await stream.get_final_text()
+
+    def test_a_name_is_looked_up_once_for_all(self, server, asked):
+        async def ask_all():
+            async with AsyncClient(base_url=f"http://localhost:{server.port}") as client:
+                return await asyncio.gather(*[self.ask(client) for _ in range(20)]) + [await self.ask(client)]
+
+        server.responses = [ok(*text_events("a"))]
+        assert asyncio.run(ask_all()) == ["a"] * 21
+        assert asked.hosts == ["localhost"]
+
+    def test_one_that_cannot_be_found_is_looked_up_again_by_whoever_asks_later(self, server, asked):
+        async def ask_all():
+            async with AsyncClient(base_url=f"http://localhost:{server.port}", max_retries=0) as client:
+                failed = await asyncio.gather(*[self.ask(client) for _ in range(20)], return_exceptions=True)
+                return failed, await self.ask(client)
+
+        server.responses = [ok(*text_events("a"))]
+        asked.faults.append(socket.gaierror(-3, "Temporary failure in name resolution"))
+        failed, text = asyncio.run(ask_all())
+        assert len({id(error) for error in failed}) == 20
+        assert {str(error) for error in failed} == {
+            f"cannot connect to localhost:{server.port}: temporary failure in name resolution"
+        }
+        assert (text, asked.hosts) == ("a", ["localhost"] * 2)
 
 
 class TestSilence:

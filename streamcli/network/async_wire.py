@@ -15,6 +15,7 @@ import math
 import os
 import socket
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 from .framing import is_rejection
 from .lookup import at_once, look_up
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 _FIRST_ROOM = 16 * 1024
 # With as much unread the sender has to wait. As much is written at a time.
 READ_BYTES = 64 * 1024
+# For so many seconds the addresses of a name are good for others who ask: hundreds of prompts at once would be more
+# than many a name server takes.
+_FRESH_SECONDS = 10.0
+
+_lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, int], _Lookup]] = WeakKeyDictionary()
 
 
 class AsyncWire(asyncio.BufferedProtocol):
@@ -198,23 +204,34 @@ async def addresses(host: str, port: int, timeout: float | None) -> list[Address
     address = at_once(host, port)
     if address:
         return address
-    loop = asyncio.get_running_loop()
-    looked_up: asyncio.Future[Found] = loop.create_future()
-
-    def settle(found: Found) -> None:
-        if not looked_up.done():
-            looked_up.set_result(found)
-
-    def report(found: Found) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(settle, found)
-
-    look_up(host, port, report)
+    lookups = _lookups.setdefault(asyncio.get_running_loop(), {})
+    lookup = lookups.get((host, port))
+    if lookup is None or not lookup.is_fresh():
+        lookup = lookups[host, port] = _Lookup(host, port)
     async with asyncio.timeout(timeout):
-        found = await looked_up
+        found = await asyncio.shield(lookup.found)
     if isinstance(found, Exception):
-        raise found
+        raise type(found)(*found.args)  # one of its own for each who asked: an error knows the frames it passed
     return found
+
+
+class _Lookup:
+    """The addresses of a name, which another thread finds out, or why there are none."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self.found: asyncio.Future[Found] = self._loop.create_future()
+        look_up(host, port, self._report)
+
+    def is_fresh(self) -> bool:
+        """Whether it is good for one more who asks."""
+        failed = self.found.done() and isinstance(self.found.result(), Exception)
+        return not failed and self._loop.time() - self._since < _FRESH_SECONDS
+
+    def _report(self, found: Found) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.found.set_result, found)
 
 
 async def connect(address: Address, timeout: float | None) -> AsyncWire:
