@@ -148,4 +148,6 @@ def main():
 
 
 if __name__ == "__main__":
+    if "MALLOC_ARENA_MAX" not in os.environ:  # else the C library keeps memory for each thread that the server had
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"MALLOC_ARENA_MAX": "1"})
     sys.exit(main())
