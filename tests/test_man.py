@@ -499,7 +499,7 @@ def test_a_plain_request_has_the_fields_of_the_page(server, asked):
 
 
 def test_the_events_that_are_read_are_those_of_the_page():
-    assert set(items(7, "Events")) == (message._NAMES - {"message"}) | {"ping"}
+    assert set(items(7, "Events")) == message.KNOWN_TYPES | {"ping"}
     assert f"more than {sse.MAX_EVENT_BYTES >> 20} MiB" in prose(7, "Decoding")
 
 
@@ -526,8 +526,8 @@ def grown(kind, deltas):
         *({"type": "content_block_delta", "index": 0, "delta": change} for change in deltas),
     ):
         accumulator.receive(event["type"], json.dumps(event).encode())
-    block = accumulator.block(0)
-    return block | {"partial_json": accumulator.pieces(0)} if kind in message._TOOL_INPUTS else block
+    block = accumulator.blocks[0].snapshot()
+    return block | {"partial_json": accumulator.blocks[0].pieces} if kind in message._TOOL_INPUTS else block
 
 
 def test_every_kind_of_deviation_is_in_the_page_and_no_other():

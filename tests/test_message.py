@@ -255,12 +255,12 @@ def test_without_keep_text_nothing_piles_up_and_everything_is_still_checked():
     accumulator = built(START, block_start(0, type="text", text=""), keep_text=False)
     for _ in range(5):
         accumulator.receive("content_block_delta", json.dumps(delta(0, "text_delta", text="x" * (1 << 20))).encode())
-    assert (accumulator.pieces(0), accumulator.text, accumulator.whole) == ([], "", False)
+    assert (accumulator.blocks[0].pieces, accumulator.text, accumulator.whole) == ([], "", False)
     for index, fields in [(1, {"type": "text"}), (2, {"type": "hologram"})]:
         block, more = block_start(index, text="a", **fields), delta(index, "text_delta", text="b")
         for event in (block, more):
             accumulator.receive(event["type"], json.dumps(event).encode())
-        assert accumulator.pieces(index) == []
+        assert accumulator.blocks[index].pieces == []
     with pytest.raises(ProtocolError):
         accumulator.receive("content_block_delta", json.dumps(delta(0, "text_delta", text=1)).encode())
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from streamcli.errors import malformed, status_error
 
 from .jsontext import dumps, loads_exact
-from .message import DELTAS, DONE, KNOWN_BLOCKS, KNOWN_TYPES, Accumulator, object_or_text
+from .message import DELTAS, DONE, KNOWN_BLOCKS, KNOWN_TYPES, NAMES, Accumulator, Block, object_or_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,15 +62,16 @@ class Reader:
 
     def __init__(self, accumulator: Accumulator) -> None:
         self._accumulator = accumulator
+        self._all = accumulator.blocks
         self.counts: Counter[str] = Counter()
         self._first_seen: dict[str, str] = {}
-        self._number_blocks()
+        self._take_blocks()
 
-    def _number_blocks(self) -> None:
+    def _take_blocks(self) -> None:
         """Take the blocks that are there: of each its number, its index on the wire and its place are the same."""
         # Which blocks an index stands for: the one that was started last, then those beside it.
-        self._blocks: dict[int, list[int]] = {number: [number] for number in range(len(self._accumulator))}
-        self._furthest = len(self._accumulator) - 1
+        self._by_index: dict[int | None, list[Block]] = {block.number: [block] for block in self._all}
+        self._furthest = len(self._all) - 1
 
     def lines(self) -> list[str]:
         """A line for each kind that came: what it is, what was seen first, how often."""
@@ -110,7 +111,7 @@ class Reader:
         value = _parsed(data)
         if isinstance(value, dict):
             return [value]
-        if name not in KNOWN_TYPES and name != "message":
+        if name not in NAMES:
             return []
         bare = data.strip()
         if bare in _NOTHING or (name == "message" and value is None and not bare.startswith(_LIKE_JSON)):
@@ -128,7 +129,7 @@ class Reader:
         kind = event.setdefault("type", name)
         if not isinstance(kind, str):
             raise malformed(f"an event's type is {kind!r}")
-        if name not in KNOWN_TYPES and name != "message":
+        if name not in NAMES:
             if kind not in KNOWN_TYPES:
                 return
             self._note("event name", f"a {kind} came in {_called(name)}")
@@ -142,94 +143,96 @@ class Reader:
         if event.get("message", event) is None:
             self._note("null", "the message of message_start is null")
             event = {**event, "message": _nobody_s_message()}
-        if self._accumulator.started and not len(self._accumulator):
+        if self._accumulator.started and not self._all:
             self._note("repeated message_start", "message_start came again")
-            self._accumulator.restart()
+            self._accumulator.started = False
         yield from self._taken(event)
-        self._number_blocks()
+        self._take_blocks()
 
     def _block_start(self, event: Event) -> Iterator[Event]:
         index = self._index(event)
-        there = self._blocks.get(index, []) if index is not None else []
+        there = self._by_index.get(index, [])
         if there:
-            if self._brings_nothing(there[0], event.get("content_block")):
+            if _brings_nothing(there[0], event.get("content_block")):
                 self._note("repeated start", f"content block {index} was started again")
                 return
             self._note("index", f"content block {index} was started again")
-            for number in filter(self._accumulator.is_open, there):
-                yield from self._stopped(number)
+            for block in _open(there):
+                yield from self._stopped(block)
         elif index is None:
             self._note("index", "a content block was started without an index")
-        elif index != len(self._accumulator):
-            self._note("index", f"content block {index} was started without {len(self._accumulator)}")
+        elif index != len(self._all):
+            self._note("index", f"content block {index} was started without {len(self._all)}")
         yield from self._begun(event, index, behind=bool(there))
 
     def _begun(self, event: Event, index: int | None, *, behind: bool) -> Iterator[Event]:
         """The event as it starts the next block, which stands by its index, or `behind` all others."""
         place = self._furthest if behind or index is None else index
         self._furthest = max(self._furthest, place)
-        self._blocks[len(self._accumulator) if index is None else index] = [len(self._accumulator)]
-        yield from self._begun_at(place, event)
+        beside = self._by_index[len(self._all) if index is None else index] = []
+        yield from self._begun_at(place, event, beside)
 
-    def _begun_at(self, place: int, event: Event) -> Iterator[Event]:
-        number = len(self._accumulator)
-        yield from self._taken({**event, "index": number})
-        self._accumulator.place(number, place)
+    def _begun_at(self, place: int, event: Event, beside: list[Block]) -> Iterator[Event]:
+        for started in self._taken({**event, "index": len(self._all)}):
+            self._all[-1].place = place
+            beside.append(self._all[-1])
+            yield started
 
     def _block_delta(self, event: Event) -> Iterator[Event]:
         index = self._index(event)
-        numbers = self._meant(event, index)
+        meant = self._meant(event, index)
         delta = self._delta(event)
         if delta is None:
             return
         event = {**event, "delta": delta}
         kind: str = delta["type"]
-        number = self._taker(numbers, kind)
-        if number is None and kind in _GROW_ALONE:
-            number = len(self._accumulator)
-            yield from self._begun_alone(event, index, numbers)
-        elif number is None:
-            number = numbers[0] if numbers else len(self._accumulator)  # which the accumulator will not have
-        elif not self._accumulator.is_open(number):
-            self._note("stray stop", f"a {kind} came after content block {index} was stopped")
-            self._accumulator.reopen(number)
+        block = self._taker(meant, kind)
+        number = len(self._all)  # which the accumulator does not have, unless it begins now
+        if block:
+            number = block.number
+            if not block.is_open:
+                self._note("stray stop", f"a {kind} came after content block {index} was stopped")
+                block.is_open = True
+        elif kind in _GROW_ALONE:
+            yield from self._begun_alone(event, index, meant)
+        elif meant:
+            number = meant[0].number
         yield from self._taken({**event, "index": number})
 
-    def _begun_alone(self, event: Event, index: int | None, numbers: list[int]) -> Iterator[Event]:
+    def _begun_alone(self, event: Event, index: int | None, meant: list[Block]) -> Iterator[Event]:
         """The start of the block that a text or thinking delta needs."""
         kind = event["delta"]["type"]
-        block = _GROW_ALONE[kind]
-        start = {"type": "content_block_start", "content_block": {"type": block, block: ""}}
-        opened = next(filter(self._accumulator.is_open, numbers), None)
+        grown = _GROW_ALONE[kind]
+        start = {"type": "content_block_start", "content_block": {"type": grown, grown: ""}}
+        opened = next(_open(meant), None)
         if opened is None:
             self._note("missing start", f"a {kind} came for content block {index}, which is not open")
-            yield from self._begun(start, index, behind=bool(numbers))
+            yield from self._begun(start, index, behind=bool(meant))
         else:
-            self._note("kind", f"a {kind} came for content block {index}, which is {self._accumulator.kind(opened)}")
-            numbers.append(len(self._accumulator))
-            yield from self._begun_at(self._furthest if index is None else index, start)
+            self._note("kind", f"a {kind} came for content block {index}, which is {opened.kind}")
+            yield from self._begun_at(self._furthest if index is None else index, start, meant)
 
     def _block_stop(self, event: Event) -> Iterator[Event]:
         index = self._index(event)
-        numbers = [*filter(self._accumulator.is_open, self._meant(event, index))]
-        if not numbers:
+        meant = [*_open(self._meant(event, index))]
+        if not meant:
             self._note("stray stop", f"content block {index} was stopped, and was not open")
-        for number in numbers:
-            yield from self._stopped(number, event)
+        for block in meant:
+            yield from self._stopped(block, event)
 
     def _message_stop(self, event: Event) -> Iterator[Event]:
-        for number in filter(self._accumulator.is_open, range(len(self._accumulator))):
-            self._check_input(number)
+        for block in _open(self._all):
+            self._check_input(block)
         yield from self._taken(event)
 
-    def _stopped(self, number: int, event: Event | None = None) -> Iterator[Event]:
-        self._check_input(number)
-        yield from self._taken({**(event or {"type": "content_block_stop"}), "index": number})
+    def _stopped(self, block: Block, event: Event | None = None) -> Iterator[Event]:
+        self._check_input(block)
+        yield from self._taken({**(event or {"type": "content_block_stop"}), "index": block.number})
 
-    def _check_input(self, number: int) -> None:
-        deviation = self._accumulator.accept_input(number)
+    def _check_input(self, block: Block) -> None:
+        deviation = block.accept_input()
         if deviation:
-            self._note("tool input", f"the input of content block {number} {deviation}")
+            self._note("tool input", f"the input of content block {block.number} {deviation}")
 
     def _index(self, event: Event) -> int | None:
         """The index on the wire, or None where there is none. Raises ProtocolError for one that is not a number."""
@@ -244,18 +247,17 @@ class Reader:
             return int(index)
         raise malformed(f"a content block index of {index!r}")
 
-    def _meant(self, event: Event, index: int | None) -> list[int]:
-        """The numbers of the blocks that an index stands for."""
+    def _meant(self, event: Event, index: int | None) -> list[Block]:
+        """The blocks that an index stands for."""
         if index is not None:
-            return self._blocks.setdefault(index, [])
+            return self._by_index.setdefault(index, [])
         self._note("index", f"a {event['type']} has no index")
-        newest = len(self._accumulator) - 1
-        return next((numbers for numbers in self._blocks.values() if newest in numbers), [])
+        return next((blocks for blocks in self._by_index.values() if blocks and blocks[-1] is self._all[-1]), [])
 
-    def _taker(self, numbers: list[int], kind: str) -> int | None:
+    def _taker(self, blocks: list[Block], kind: str) -> Block | None:
         """Of some blocks the one that a delta of that type belongs to: an open one, or one that lacks its end."""
-        fitting = [number for number in numbers if _fits(self._accumulator.kind(number), kind)]
-        still_open = [number for number in fitting if self._accumulator.is_open(number)]
+        fitting = [block for block in blocks if _fits(block.kind, kind)]
+        still_open = [*_open(fitting)]
         takers = still_open if kind in _GROW_ALONE else still_open or fitting
         return takers[-1] if takers else None
 
@@ -287,16 +289,6 @@ class Reader:
             return {**delta, "partial_json": dumps(value).decode()}
         return delta
 
-    def _brings_nothing(self, number: int, fields: Any) -> bool:
-        """Whether a start only repeats that of an open block."""
-        if not self._accumulator.is_open(number) or not isinstance(fields, dict):
-            return False
-        there = self._accumulator.block(number)
-        grown = {"text", "thinking", "input"}
-        return fields.get("type") == there["type"] and all(
-            not value or (key not in grown and there.get(key) == value) for key, value in fields.items()
-        )
-
     def _taken(self, event: Event) -> Iterator[Event]:
         if self._accumulator.take(event):
             yield event
@@ -317,6 +309,21 @@ def _parsed(data: bytes) -> Any:
         return loads_exact(data)
     except ValueError:
         return None
+
+
+def _open(blocks: list[Block]) -> Iterator[Block]:
+    return (block for block in blocks if block.is_open)
+
+
+def _brings_nothing(block: Block, fields: Any) -> bool:
+    """Whether a start only repeats that of an open block."""
+    if not block.is_open or not isinstance(fields, dict):
+        return False
+    there = block.snapshot()
+    grown = {"text", "thinking", "input"}
+    return fields.get("type") == there["type"] and all(
+        not value or (key not in grown and there.get(key) == value) for key, value in fields.items()
+    )
 
 
 def _fits(block: str, delta: str) -> bool:

@@ -44,19 +44,20 @@ _WHOLE_BLOCKS = frozenset(
 )
 
 
-class _Block:
+class Block:
     """A content block as sent, and the fragments of the one field that grows.
 
-    `grown_by` is the type of the deltas that bring them, `fragment` the field of the deltas that holds them.
+    `grown_by` is the type of the deltas that bring them, `fragment` the field of the deltas that holds them. `number`
+    says when it was started, `place` where it stands in the message.
     """
 
-    __slots__ = ("accepts", "fields", "fragment", "grown_by", "grows", "kind", "pieces")
-
-    def __init__(self, fields: dict[str, Any]) -> None:
+    def __init__(self, fields: dict[str, Any], number: int) -> None:
         self.fields = dict(fields)
         self.kind: str = fields["type"]
-        self.grows = ""
+        self.number = self.place = number
+        self.is_open = False
         self.accepts = False  # a tool input that deviates and can be read
+        self.grows = ""
         self.pieces: list[str] = []
         self.grown_by, self.fragment = _GROWN_BY.get(self.kind, ("", ""))
         if self.kind in {"text", "thinking"}:
@@ -67,6 +68,7 @@ class _Block:
             raise malformed(f"a {self.kind} block whose partial_json is not a string")
 
     def grow(self, field: str) -> None:
+        """Let `field` be the one that grows, from what it holds."""
         start = self.fields.get(field)
         if not isinstance(start, str | None):
             raise malformed(f"a {self.kind} block whose {field} is not a string")
@@ -75,12 +77,39 @@ class _Block:
         self.grows = field
 
     def snapshot(self) -> dict[str, Any]:
+        """The block so far, which shares nothing with what is still being built."""
         fields = dict(self.fields)
         if self.grows:
             fields[self.grows] = "".join(self.pieces)
         if isinstance(fields.get("citations"), list):
             fields["citations"] = list(fields["citations"])
         return fields
+
+    def close(self) -> None:
+        """Nothing more comes: the input of a tool is what its fragments make, or stays text."""
+        if self.kind in _TOOL_INPUTS:
+            found = self._input()
+            if found.deviation and not self.accepts:
+                raise malformed(f"the input of tool {self.fields.get('name')!r} {found.deviation}")
+            self.fields.pop("partial_json", None)
+            if found.whole:
+                self.fields["input"] = found.value
+            else:
+                self.fields["input"] = self.fields.get("input") or {}
+                self.fields["partial_json"] = "".join(self.pieces)
+        self.is_open = False
+
+    def accept_input(self) -> str:
+        """Let a tool input count if it can be read; how it differs from an object, or ""."""
+        self.accepts = True
+        return self._input().deviation if self.kind in _TOOL_INPUTS else ""
+
+    def _input(self) -> tool_input.ToolInput:
+        text = "".join(self.pieces)
+        if text.strip(tool_input.BLANKS):
+            return tool_input.read(text)
+        start = self.fields.get("input")
+        return tool_input.ToolInput({} if start is None else start)
 
 
 class Accumulator:
@@ -99,10 +128,8 @@ class Accumulator:
         self._room = None if keep_text else _MOST_TEXT
         self._message: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
-        self._blocks: list[_Block] = []
-        self._open: dict[int, _Block] = {}
-        # Where blocks stand in the message that do not stand where they came.
-        self._places: dict[int, int] = {}
+        # In the order in which they were started.
+        self.blocks: list[Block] = []
 
     def receive(self, name: str, data: bytes) -> dict[str, Any] | None:
         """Take one event. Returns it parsed, or None if it builds nothing: a ping, an unknown event, a late one.
@@ -111,7 +138,7 @@ class Accumulator:
         """
         if self.complete:
             return None
-        if name not in _NAMES:
+        if name not in NAMES:
             self._look_into(name, data)
             return None
         if name == "error":
@@ -184,53 +211,8 @@ class Accumulator:
             message["usage"] = dict(self._usage)
         return message
 
-    def block(self, index: int) -> dict[str, Any]:
-        """The content block at `index` so far. Raises IndexError if none was started."""
-        return self._blocks[index].snapshot()
-
-    def pieces(self, index: int) -> list[str]:
-        """The fragments of the growing field of the block at `index`: a list that only ever grows."""
-        return self._blocks[index].pieces
-
-    def citations(self, index: int) -> list[Any]:
-        """The citations of the block at `index`: a list that only ever grows."""
-        return self._blocks[index].fields.setdefault("citations", [])  # type: ignore[no-any-return]
-
-    # For `deviations`, which makes one message of what a server meant.
-
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-    def kind(self, index: int) -> str:
-        """The type of the content block at `index`."""
-        return self._blocks[index].kind
-
-    def is_open(self, index: int) -> bool:
-        """Whether the content block at `index` has not stopped yet."""
-        return index in self._open
-
-    def accept_input(self, index: int) -> str:
-        """Let the tool input of the block at `index` count if it can be read; how it differs from an object, or ""."""
-        block = self._blocks[index]
-        block.accepts = True
-        return _read_input(block).deviation if block.kind in _TOOL_INPUTS else ""
-
-    def place(self, index: int, place: int) -> None:
-        """Let the block at `index` stand in the message at `place`, behind those that came there before it."""
-        self._places[index] = place
-
-    def reopen(self, index: int) -> None:
-        """Let the block at `index` go on though it has stopped."""
-        self._open[index] = self._blocks[index]
-
-    def restart(self) -> None:
-        """Forget a message that has begun and holds nothing yet."""
-        self.started, self._message, self._usage = False, {}, None
-
-    def _ordered(self) -> list[_Block]:
-        if not self._places:
-            return self._blocks
-        return [self._blocks[n] for n in sorted(range(len(self._blocks)), key=lambda n: self._places.get(n, n))]
+    def _ordered(self) -> list[Block]:
+        return sorted(self.blocks, key=lambda block: block.place)
 
     def _begin_message(self, event: dict[str, Any]) -> None:
         if self.started:
@@ -240,8 +222,8 @@ class Accumulator:
         usage = _usage(message)
         if not isinstance(content, list) or not all(map(_is_block, content)):
             raise malformed("message_start has content that is not a list of blocks")
-        blocks = [_Block(fields) for fields in content]
-        self._message = message
+        blocks = [Block(fields, number) for number, fields in enumerate(content)]
+        self._message, self._usage = message, None
         for block in blocks:
             self._add_block(block)
         self._merge_usage(usage)
@@ -249,17 +231,18 @@ class Accumulator:
 
     def _start_block(self, event: dict[str, Any]) -> None:
         index = _index(event)
-        if index != len(self._blocks):
-            known = "was started before" if index < len(self._blocks) else f"leaves a gap after {len(self._blocks)}"
+        if index != len(self.blocks):
+            known = "was started before" if index < len(self.blocks) else f"leaves a gap after {len(self.blocks)}"
             raise malformed(f"content block {index} {known}")
         fields = _field(event, "content_block", dict)
         if not _is_block(fields):
             raise malformed("a content block has no type")
-        self._open[index] = block = _Block(fields)
+        block = Block(fields, index)
+        block.is_open = True
         self._add_block(block)
 
-    def _add_block(self, block: _Block) -> None:
-        self._blocks.append(block)
+    def _add_block(self, block: Block) -> None:
+        self.blocks.append(block)
         if self._room is not None:
             self._room -= sum(map(len, block.pieces))
             if self._room <= 0:
@@ -289,12 +272,12 @@ class Accumulator:
 
     def _drop_text(self) -> None:
         self.whole = False
-        for block in self._blocks:
+        for block in self.blocks:
             if block.grows and block.kind not in _TOOL_INPUTS:
                 block.fields[block.grows] = ""
                 block.pieces.clear()
 
-    def _amend_block(self, block: _Block, delta: dict[str, Any]) -> bool:
+    def _amend_block(self, block: Block, delta: dict[str, Any]) -> bool:
         """Apply a delta other than the block's usual one; returns whether it has a fragment of the field that grows."""
         kind = delta.get("type")
         if type(kind) is not str:
@@ -316,9 +299,7 @@ class Accumulator:
         return True
 
     def _stop_block(self, event: dict[str, Any]) -> None:
-        block = self._open_block(event)
-        _close(block)
-        del self._open[event["index"]]
+        self._open_block(event).close()
 
     def _amend_message(self, event: dict[str, Any]) -> None:
         delta = event.get("delta")
@@ -333,9 +314,9 @@ class Accumulator:
                 self._message[key] = value
 
     def _end_message(self, event: dict[str, Any]) -> None:  # noqa: ARG002 - every handler takes its event
-        for block in self._open.values():
-            _close(block)
-        self._open.clear()
+        for block in self.blocks:
+            if block.is_open:
+                block.close()
         self.complete = True
 
     def _fail(self, event: dict[str, Any]) -> NoReturn:
@@ -349,12 +330,13 @@ class Accumulator:
         else:
             self._usage.update({k: v for k, v in usage.items() if v is not None})
 
-    def _open_block(self, event: dict[str, Any]) -> _Block:
+    def _open_block(self, event: dict[str, Any]) -> Block:
         index = event.get("index")
-        block = self._open.get(index) if type(index) is int else None
-        if block is None:
-            state = "was never started" if _index(event) >= len(self._blocks) else "is closed"
-            raise malformed(f"content block {index} {state}")
+        if type(index) is not int or not 0 <= index < len(self.blocks):
+            raise malformed(f"content block {_index(event)} was never started")
+        block = self.blocks[index]
+        if not block.is_open:
+            raise malformed(f"content block {index} is closed")
         return block
 
 
@@ -374,20 +356,20 @@ class _Delta(NamedTuple):
 
     blocks: frozenset[str]
     field: str
-    apply: Callable[[_Block, dict[str, Any]], None] | None = None
+    apply: Callable[[Block, dict[str, Any]], None] | None = None
 
 
-def _sign(block: _Block, delta: dict[str, Any]) -> None:
+def _sign(block: Block, delta: dict[str, Any]) -> None:
     block.fields["signature"] = _field(delta, "signature", str)
 
 
-def _cite(block: _Block, delta: dict[str, Any]) -> None:
+def _cite(block: Block, delta: dict[str, Any]) -> None:
     citations = block.fields.get("citations") or []
     citations.append(_field(delta, "citation", dict))
     block.fields["citations"] = citations
 
 
-def _compact(block: _Block, delta: dict[str, Any]) -> None:
+def _compact(block: Block, delta: dict[str, Any]) -> None:
     block.fields.update({key: delta[key] for key in ("content", "encrypted_content") if key in delta})
 
 
@@ -404,11 +386,8 @@ KNOWN_BLOCKS = _WHOLE_BLOCKS.union(*(rule.blocks for rule in DELTAS.values()))
 
 _JSON_TYPES: dict[type, str] = {dict: "an object", str: "a string"}
 
-_NAMES = frozenset(
-    {"message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta"}
-    | {"message_stop", "error", "message"}  # "message" is the name of an event that was given none
-)
 KNOWN_TYPES = frozenset(_HANDLERS)
+NAMES = KNOWN_TYPES | {"message"}  # which is the name of an event that was given none
 _FIRST = frozenset({"message_start", "error"})
 _NEVER_AMENDED = frozenset({"type", "content", "usage"})
 # A key beside the delta is the message's, unless it belongs to the event, or to another kind of event.
@@ -449,28 +428,6 @@ def object_or_text(data: bytes) -> dict[str, Any] | str:
     """The JSON object that the data is, else its text."""
     value = object_in(data)
     return data.decode("utf-8", "replace") if value is None else value
-
-
-def _close(block: _Block) -> None:
-    if block.kind not in _TOOL_INPUTS:
-        return
-    found = _read_input(block)
-    if found.deviation and not block.accepts:
-        raise malformed(f"the input of tool {block.fields.get('name')!r} {found.deviation}")
-    block.fields.pop("partial_json", None)
-    if found.whole:
-        block.fields["input"] = found.value
-    else:
-        block.fields["input"] = block.fields.get("input") or {}
-        block.fields["partial_json"] = "".join(block.pieces)
-
-
-def _read_input(block: _Block) -> tool_input.ToolInput:
-    text = "".join(block.pieces)
-    if text.strip(tool_input.BLANKS):
-        return tool_input.read(text)
-    start = block.fields.get("input")
-    return tool_input.ToolInput({} if start is None else start)
 
 
 def _is_block(fields: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .message import Accumulator, block_text, text_of
+from .message import Accumulator, Block, block_text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -215,15 +215,15 @@ def events(event: dict[str, Any], accumulator: Accumulator) -> tuple[Event, ...]
     record = Event(event)
     derived = None
     if kind == "content_block_delta":
-        derived = _derived(event["delta"], event["index"], accumulator)
+        derived = _derived(event["delta"], accumulator.blocks[event["index"]])
     elif kind == "content_block_start" and text_of(event):
-        derived = _text(text_of(event), accumulator.pieces(event["index"]))
+        derived = _text(text_of(event), accumulator.blocks[event["index"]].pieces)
     elif kind == "message_start" and text_of(event):
         blocks = enumerate(event["message"]["content"])
-        texts = [_text(block["text"], accumulator.pieces(index)) for index, block in blocks if block_text(block)]
+        texts = [_text(block["text"], accumulator.blocks[index].pieces) for index, block in blocks if block_text(block)]
         return (record, *texts)
     elif kind == "content_block_stop":
-        record["content_block"] = ContentBlock(accumulator.block(event["index"]))
+        record["content_block"] = ContentBlock(accumulator.blocks[event["index"]].snapshot())
     elif kind == "message_stop":
         record["message"] = Message(accumulator.snapshot() or {})
     return (record, derived) if derived is not None else (record,)
@@ -233,14 +233,14 @@ def _text(text: str, pieces: list[str]) -> Event:
     return _Grown({"type": "text", "text": text}, pieces, "".join)
 
 
-def _derived(delta: dict[str, Any], index: int, accumulator: Accumulator) -> Event | None:
+def _derived(delta: dict[str, Any], block: Block) -> Event | None:
     kind = delta["type"]
     if kind in _DERIVED:
         name, field = _DERIVED[kind]
-        return _Grown({"type": name, field: delta[field]}, accumulator.pieces(index), "".join)
+        return _Grown({"type": name, field: delta[field]}, block.pieces, "".join)
     if kind == "citations_delta":
-        citations = accumulator.citations(index)
-        return _Grown(Event({"type": "citation", "citation": delta["citation"]}), citations, _all_records)
+        event = Event({"type": "citation", "citation": delta["citation"]})
+        return _Grown(event, block.fields["citations"], _all_records)
     if kind == "signature_delta":
         return Event({"type": "signature", "signature": delta["signature"]})
     if kind == "compaction_delta":
