@@ -192,6 +192,11 @@ def test_what_comes_whole_in_a_delta_is_kept_on_a_block_nobody_knows_too(kind, f
     assert accumulator.snapshot()["content"] == [{"type": "hologram", **kept}]
 
 
+def test_citations_that_are_not_a_list_take_no_further_one():
+    with pytest.raises(ProtocolError, match="a text block whose citations are not a list"):
+        built(START, block_start(0, type="text", text="", citations="some"), delta(0, "citations_delta", citation={}))
+
+
 @pytest.mark.parametrize("block", [{"type": "compaction"}, {"type": "text", "text": ""}, {"type": "hologram"}])
 def test_a_delta_whose_type_is_empty_is_one_that_nobody_knows(block):
     assert built(START, block_start(0, **block), delta(0, "", text="a"), STOP).snapshot()["content"] == [block]

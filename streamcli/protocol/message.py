@@ -365,6 +365,8 @@ def _sign(block: Block, delta: dict[str, Any]) -> None:
 
 def _cite(block: Block, delta: dict[str, Any]) -> None:
     citations = block.fields.get("citations") or []
+    if not isinstance(citations, list):
+        raise malformed(f"a {block.kind} block whose citations are not a list")
     citations.append(_field(delta, "citation", dict))
     block.fields["citations"] = citations
 
