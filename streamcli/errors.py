@@ -44,6 +44,12 @@ if TYPE_CHECKING:
 
 
 _EXCERPT = 120
+_RETRIED = frozenset({408, 409, 429})
+# Waiting cannot lift a spending limit (streamcli(7), section "What is retried").
+HOPELESS = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
+# Which class a status has, and which status an `error.type` of the API.
+_BY_STATUS: dict[int, type[APIStatusError]] = {}
+_STATUS_OF_TYPE: dict[str, int] = {}
 
 
 def reason(fault: BaseException) -> str:
@@ -71,6 +77,8 @@ class StreamcliError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+        # The error's name for programs: the API's `error.type`, or one that begins with `streamcli.`.
+        self.type: str | None = f"streamcli.{self.code}"
 
     def evidence(self, exit_code: int | None = None) -> dict[str, Any]:
         """What a script needs to decide what to do next, as JSON values; None for what is not known.
@@ -79,7 +87,7 @@ class StreamcliError(Exception):
         """
         status = self.exit_code if exit_code is None else exit_code
         return {
-            "type": getattr(self, "type", None) or f"streamcli.{self.code}",
+            "type": self.type or f"streamcli.{self.code}",
             "status": getattr(self, "status_code", None),
             "message": self.message,
             "request_id": self.request_id,
@@ -91,31 +99,25 @@ class StreamcliError(Exception):
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self.args, self.__dict__)  # else the constructors' keywords would be lost
-
-
-def _restored(cls: type[StreamcliError], args: tuple[Any, ...], state: dict[str, Any]) -> StreamcliError:
-    error = cls.__new__(cls, *args)
-    error.__dict__.update(state)
-    return error
+        return Exception.__new__, (type(self), *self.args), vars(self)  # the constructors take more than that
 
 
 class APIError(StreamcliError):
     """A call that failed.
 
     `message` is one line; `request_id` is the server's id for the call, or None; `partial` is the message so far, as
-    `MessageStream.current_message_snapshot` has it, or None if there was no message_start.
+    `MessageStream.current_message_snapshot` has it, or None if there was no message_start. `retryable` says whether
+    another attempt could end differently.
     """
 
-    def __init__(self, message: str, *, request_id: str | None = None, partial: Any = None) -> None:
+    def __init__(
+        self, message: str, *, request_id: str | None = None, partial: Any = None, retryable: bool | None = None
+    ) -> None:
         super().__init__(message)
         self.request_id = request_id
         self.partial = partial
-
-    @property
-    def type(self) -> str:
-        """The error's name for programs: the API's `error.type`, or one that begins with `streamcli.`."""
-        return f"streamcli.{self.code}"
+        if retryable is not None:
+            self.retryable = retryable
 
     def _known(self) -> list[str]:
         """What stands behind the message in parentheses."""
@@ -134,17 +136,11 @@ class UsageError(APIError):
 
 
 class APIConnectionError(APIError):
-    """No response: name lookup, connect, TLS, proxy, or the connection ended before the response's head was complete.
-
-    `retryable` says whether another attempt could end differently.
-    """
+    """No response: name lookup, connect, TLS, proxy, or the connection ended before the response's head was whole."""
 
     exit_code = 6
     code = "connection_error"
-
-    def __init__(self, message: str, *, retryable: bool = True, **evidence: Any) -> None:
-        super().__init__(message, **evidence)
-        self.retryable = retryable
+    retryable = True
 
 
 class APITimeoutError(APIConnectionError):
@@ -168,6 +164,12 @@ class APIStatusError(APIError):
     retry_after: float | None = None
     data: bytes | None = None
 
+    def __init_subclass__(cls, *, status: int = 0, kind: str = "") -> None:
+        if status:
+            _BY_STATUS[status] = cls
+        if kind:
+            _STATUS_OF_TYPE[kind] = status
+
     def __init__(
         self,
         message: str,
@@ -186,7 +188,7 @@ class APIStatusError(APIError):
         self.details = details or {}
         self.body = body
         self.in_stream = in_stream
-        self._type = type
+        self.type = type
         self.retryable = self._may_pass()
 
     def _may_pass(self) -> bool:
@@ -204,86 +206,81 @@ class APIStatusError(APIError):
         code = self.details.get("error_code")
         return isinstance(code, str) and code in HOPELESS
 
-    @property
-    def type(self) -> str | None:  # type: ignore[override]  # an error response need not have one
-        """The API's `error.type`, or None if the body had none."""
-        return self._type
-
     def _known(self) -> list[str]:
         said = ((key, value) for key, value in self.details.items() if type(value) in {str, int, float})
         return [f"{excerpt(key)} {excerpt(str(value))}" for key, value in said] + super()._known()
 
     def __str__(self) -> str:
         where = "error event" if self.in_stream else f"status {self.status_code}"
-        kind = f"{where} {self._type}" if self._type else where
+        kind = f"{where} {self.type}" if self.type else where
         return f"{kind}: {super().__str__()}"
 
 
-class BadRequestError(APIStatusError):
+class BadRequestError(APIStatusError, status=400, kind="invalid_request_error"):
     """400: the request is wrong and will stay so."""
 
 
-class AuthenticationError(APIStatusError):
+class AuthenticationError(APIStatusError, status=401, kind="authentication_error"):
     """401: the key is missing, wrong or expired."""
 
     exit_code = 4
 
 
-class PaymentRequiredError(APIStatusError):
+class PaymentRequiredError(APIStatusError, status=402, kind="billing_error"):
     """402: billing."""
 
 
-class PermissionDeniedError(APIStatusError):
+class PermissionDeniedError(APIStatusError, status=403, kind="permission_error"):
     """403: the key may not do this."""
 
     exit_code = 4
 
 
-class NotFoundError(APIStatusError):
+class NotFoundError(APIStatusError, status=404, kind="not_found_error"):
     """404: no such model or path."""
 
 
-class RequestTimeoutError(APIStatusError):
+class RequestTimeoutError(APIStatusError, status=408):
     """408: the server timed out waiting for the request."""
 
     exit_code = 5
 
 
-class ConflictError(APIStatusError):
+class ConflictError(APIStatusError, status=409, kind="conflict_error"):
     """409: the request conflicts with another one."""
 
     exit_code = 5
 
 
-class ContentTooLargeError(APIStatusError):
+class ContentTooLargeError(APIStatusError, status=413, kind="request_too_large"):
     """413: the request is too large."""
 
 
-class UnprocessableEntityError(APIStatusError):
+class UnprocessableEntityError(APIStatusError, status=422):
     """422: the request was understood and rejected."""
 
 
-class RateLimitError(APIStatusError):
+class RateLimitError(APIStatusError, status=429, kind="rate_limit_error"):
     """429: too many requests or tokens."""
 
     exit_code = 5
 
 
-class InternalServerError(APIStatusError):
+class InternalServerError(APIStatusError, status=500, kind="api_error"):
     """500 and above: the server failed."""
 
     exit_code = 5
 
 
-class ServiceUnavailableError(InternalServerError):
+class ServiceUnavailableError(InternalServerError, status=503):
     """503: the server cannot take the request now."""
 
 
-class GatewayTimeoutError(InternalServerError):
+class GatewayTimeoutError(InternalServerError, status=504, kind="timeout_error"):
     """504: something behind the server took too long."""
 
 
-class OverloadedError(InternalServerError):
+class OverloadedError(InternalServerError, status=529, kind="overloaded_error"):
     """529: the API is overloaded."""
 
 
@@ -295,17 +292,11 @@ class UnexpectedResponseError(APIError):
 
 
 class StreamError(APIError):
-    """The stream began and cannot be trusted to its end.
-
-    `retryable` says whether another attempt could end differently.
-    """
+    """The stream began and cannot be trusted to its end."""
 
     exit_code = 8
     code = "stream_error"
-
-    def __init__(self, message: str, *, retryable: bool = True, **evidence: Any) -> None:
-        super().__init__(message, **evidence)
-        self.retryable = retryable
+    retryable = True
 
 
 class IncompleteStreamError(StreamError):
@@ -351,41 +342,6 @@ class SchemaError(ShapeError):
     code = "schema_error"
 
 
-_RETRIED = frozenset({408, 409, 429})
-# Waiting cannot lift a spending limit (streamcli(7), section "What is retried").
-HOPELESS = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
-
-_BY_STATUS: dict[int, type[APIStatusError]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    402: PaymentRequiredError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    408: RequestTimeoutError,
-    409: ConflictError,
-    413: ContentTooLargeError,
-    422: UnprocessableEntityError,
-    429: RateLimitError,
-    503: ServiceUnavailableError,
-    504: GatewayTimeoutError,
-    529: OverloadedError,
-}
-
-_STATUS_OF_TYPE: dict[str, int] = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "conflict_error": 409,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
-
-
 def type_of_status(status_code: int) -> str | None:
     """The API's `error.type` for an error response without one, or None for a status that has none."""
     known = {408: "timeout_error"} | {status: kind for kind, status in _STATUS_OF_TYPE.items()}
@@ -406,16 +362,15 @@ def status_error(
     servers put them. Never raises, whatever the body holds.
     """
     fields = _error_fields(body)
-    kind = fields.get("type")
-    details = fields.get("details")
+    kind, details = fields.get("type"), fields.get("details")
+    kind = kind if isinstance(kind, str) and kind != "error" else None
     if request_id is None and isinstance(body, dict) and isinstance(body.get("request_id"), str):
         request_id = body["request_id"]
-    kind = kind if isinstance(kind, str) and kind != "error" else None
-    status = _STATUS_OF_TYPE.get(kind or "") or _status_code(fields.get("code")) if status_code is None else status_code
-    cls = _BY_STATUS.get(status or 200, InternalServerError if (status or 200) >= 500 else APIStatusError)
+    status = status_code or _STATUS_OF_TYPE.get(kind or "") or _status_code(fields.get("code")) or 200
+    cls = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
     return cls(
         _words(fields, body) or "the server gave no reason",
-        status_code=status or 200,
+        status_code=status,
         type=kind,
         headers=headers,
         details=details if isinstance(details, dict) else None,

@@ -118,7 +118,7 @@ class _Recorded(httpx.SyncByteStream):
 
 
 def _described(error: errors.APIError) -> dict[str, Any]:
-    return {"error": type(error).__name__, "message": error.message, "retryable": getattr(error, "retryable", None)}
+    return {"error": type(error).__name__, "message": error.message, "retryable": error.retryable}
 
 
 class _Attempt(NamedTuple):
