@@ -36,7 +36,7 @@ class Read:
         self.text, self.error, self.raws, self.events = "", None, [], []
         try:
             for piece in pieces:
-                for raw, event, _ in self.exchange.receive(piece):
+                for raw, event, _ in self.exchange.receive(self.exchange.body.decoded(piece)):
                     self.raws += [raw] if raw else []
                     if event is not None:
                         self.events.append(event)

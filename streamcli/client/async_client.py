@@ -96,7 +96,7 @@ class AsyncClient(ClientState):
                 pieces = AsyncPieces(response)
                 if await _is_accepted(exchange, pieces):
                     return pieces
-                body = await error_body(pieces, exchange.body.looked_at)
+                body = await error_body(pieces, exchange.body.beginning)
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -440,7 +440,7 @@ class _AsyncReads:
     def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
         self._exchange = exchange
         self._pieces = pieces
-        self._looked_at = exchange.body.looked_at
+        self._looked_at = exchange.body.beginning
         # By whoever reads it, who must not take what came for the whole.
         self.closed = False
         self._over = False

@@ -97,7 +97,7 @@ class Client(ClientState):
                 pieces = Pieces(response)
                 if _is_accepted(exchange, pieces):
                     return pieces
-                body = error_body(pieces, exchange.body.looked_at)
+                body = error_body(pieces, exchange.body.beginning)
                 raise exchange.error_response(response.status_code, response.headers, body)
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
@@ -441,7 +441,7 @@ class _Reads:
     def __init__(self, exchange: Exchange, pieces: Pieces) -> None:
         self._exchange = exchange
         self._pieces = pieces
-        self._looked_at = exchange.body.looked_at
+        self._looked_at = exchange.body.beginning
         # By whoever reads it, who must not take what came for the whole.
         self.closed = False
         self._over = False

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import coding
 from .jsontext import loads_exact, object_in
-from .sse import MAX_EVENT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,19 +34,20 @@ _OF_THE_END = frozenset({"stop_reason", "stop_sequence", "stop_details"})
 class Body:
     """The body of one response; `coded` is the coding that its head names. A whole message has at most `max_bytes`.
 
-    The order of calls is: for a body that does not say what it is, `look` with each piece until that is known; then
-    `decoded` with each piece, None at the end, and `keep` with what comes out as long as no event was in it. That it
-    `may_be_whole` says that a body which calls itself an event stream may turn out to be a message at its end.
+    Where its head does not say what it is, `look` takes each piece until that is known, and they are the `beginning`.
+    Then `decoded` takes each, and None at the end. `may_be_whole` says that a body which calls itself an event stream
+    may turn out to be a message there.
     """
 
-    def __init__(self, coded: str = "", max_bytes: int = MAX_EVENT_BYTES, *, may_be_whole: bool = True) -> None:
+    def __init__(self, coded: str, max_bytes: int, *, may_be_whole: bool) -> None:
+        self._coding = coding.Decoding(coded)
         self._max = max_bytes
         self._may_be_whole = may_be_whole
-        self._coding = coding.Decoding(coded)
-        # All that was looked at: nobody has used it yet.
-        self.looked_at = b""
+        # Whether an event came, so that nothing need be kept any more.
+        self.has_events = False
         # The message, once it is known that the body is one and not an event stream.
         self.message: dict[str, Any] | None = None
+        # What no event came of: all of what may be a message, of anything else the beginning.
         self._kept = bytearray()
 
     def look(self, data: bytes | None) -> bool | None:
@@ -56,12 +56,10 @@ class Body:
         Raises ProtocolError for a coding that is broken.
         """
         self._kept += self._coding.close() if data is None else self._coding.decode(data)
-        kind = self._kind()
+        kind = self.kind
         if kind in {"", "object"} and data is not None and len(self._kept) <= self._max:
             return None
-        self.looked_at = bytes(self._kept)
-        self.message = message_in(self.looked_at) if kind == "object" else None
-        self._kept.clear()
+        self.message = message_in(self.beginning) if kind == "object" else None
         return kind == "events" or self.message is not None
 
     def decoded(self, data: bytes | None) -> bytes:
@@ -69,29 +67,22 @@ class Body:
 
         Where the body was a whole message after all, all of it comes out at the end once more, and `message` is set.
         """
-        if data is not None:
-            return self._coding.decode(data)
-        rest = self._coding.close()
-        if not rest and self._kept and self._may_be_whole and self.message is None:
-            self.message = message_in(self.beginning)
-            return self.beginning if self.message else b""
-        return rest
-
-    def keep(self, data: bytes) -> None:
-        """Remember bytes that no event came of: all of what may be a message, of anything else the beginning."""
-        if len(self._kept) < _SHOWN or self._kept.startswith(b"{"):
-            self._kept += data
+        came = self._coding.close() if data is None else self._coding.decode(data)
+        if not self.has_events and (len(self._kept) < _SHOWN or (self._may_be_whole and self._kept.startswith(b"{"))):
+            self._kept += came
+        if data is not None or came or not self._may_be_whole or self.message:
+            return came
+        self.message = message_in(self.beginning)
+        return self.beginning if self.message else b""
 
     @property
     def beginning(self) -> bytes:
-        """What was kept."""
+        """What was looked at, or at least the first bytes that came before any event."""
         return bytes(self._kept)
 
-    def is_no_event_stream(self) -> bool:
-        """Whether what was kept does not begin as an event stream does."""
-        return bool(self._kept) and self._kind() not in {"", "events"}
-
-    def _kind(self) -> Kind:
+    @property
+    def kind(self) -> Kind:
+        """What the body is by its beginning."""
         return kind_of(bytes(self._kept[:_SHOWN]))
 
 

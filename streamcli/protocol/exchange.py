@@ -104,11 +104,10 @@ class Exchange:
         """What no error may say; looked for only where there is one."""
         return [*secrets_of(self.request.headers.items()), *self._more_secrets]
 
-    def _begin(self, coded: str = "") -> None:
+    def _begin(self, coded: str = "", *, may_be_whole: bool = False) -> None:
         """What a response brings, from its bytes to its message: nothing so far."""
-        self.body = Body(coded, self._max_event_bytes, may_be_whole=not self._strict)
+        self.body = Body(coded, self._max_event_bytes, may_be_whole=may_be_whole)
         self._decoder = Decoder(self._max_event_bytes)
-        self._is_begun = False  # whether an event has come
         self.accumulator = Accumulator(keep_text=self._keep_text)
         # Takes the accumulator over once an event broke the rules.
         self._reader: Reader | None = None
@@ -118,13 +117,8 @@ class Exchange:
         error.request_id = error.request_id or self.request_id
         self.request_id = None  # the next attempt gets one of its own
         hide_in_error(error, self._secrets)
-        wait = delay(
-            error,
-            self.attempt,
-            max_retries=self._max_retries,
-            chance=random.random(),  # noqa: S311 - it only spreads waits
-            now=time.time(),
-        )
+        chance = random.random()  # noqa: S311 - it only spreads waits
+        wait = delay(error, self.attempt, max_retries=self._max_retries, chance=chance, now=time.time())
         if wait is None:
             raise error
         if self.deadline is not None and time.monotonic() + wait > self.deadline:
@@ -141,7 +135,7 @@ class Exchange:
         self.request_id = request_id_in(headers)
         coded = coding.of(headers)
         can_be_read = status == 200 and not coded if self._strict else status in _READ and coding.can_undo(coded)
-        self._begin(coded if can_be_read else "")
+        self._begin(coded if can_be_read else "", may_be_whole=not self._strict)
         if can_be_read and headers.get("content-type", "").partition(";")[0].strip().lower() == _EVENT_STREAM:
             return True
         return None if can_be_read and not self._strict else False
@@ -164,7 +158,7 @@ class Exchange:
         error.request_id = self.request_id or error.request_id
         return error
 
-    def receive(self, data: bytes) -> Iterator[Received]:  # noqa: C901 - nothing is called for an event that need not be
+    def receive(self, data: bytes) -> Iterator[Received]:
         """The events that `data` completes, each accumulated as it is handed out; none after message_stop.
 
         Raises ProtocolError, or the error that an `error` event is, after the events before it.
@@ -175,10 +169,9 @@ class Exchange:
             if self.body.message:
                 yield from self._receive_whole(data, self.body.message)
                 return
-            if not self._is_begun:
-                self.body.keep(data)
-            for raw in self._decoder.feed(data):
-                self._is_begun = True
+            came = self._decoder.feed(data)
+            self.body.has_events |= bool(came)
+            for raw in came:
                 if self._reader:
                     yield from self._read_on(raw)
                 else:
@@ -205,11 +198,6 @@ class Exchange:
             self.accumulator.take(event)
             yield Received(source, event)
             source = None
-
-    @property
-    def came_whole(self) -> bool:
-        """Whether the message came whole, and not as a stream."""
-        return self.body.message is not None
 
     def _read_on(self, raw: ServerSentEvent) -> Iterator[Received]:
         """What an event means in a stream that deviates, from the first that does."""
@@ -255,7 +243,7 @@ class Exchange:
             self._decoder.close()
         except APIError as error:
             raise self.explained(error) from None
-        if not self._is_begun and self.body.is_no_event_stream():
+        if not self.body.has_events and self.body.kind not in {"", "events"}:
             from .responses import shown  # noqa: PLC0415 - few calls fail
 
             what = shown(hidden(self.body.beginning, self._secrets))
