@@ -1,5 +1,6 @@
 """The Message Batches API through both halves of the library (streamcli(7), section "Message Batches")."""
 
+import asyncio
 import gc
 import json
 import time
@@ -10,10 +11,11 @@ import pytest
 from batches import CUT, CUT_AFTER, BatchesServer, said
 from hypothesis import given
 from hypothesis import strategies as st
-from server import bytewise, cut_at, error_response, head, json_response
+from server import HANG, bytewise, cut_at, error_response, head, json_response
 
 from streamcli import (
     APIConnectionError,
+    AsyncClient,
     AuthenticationError,
     IncompleteStreamError,
     InternalServerError,
@@ -217,8 +219,24 @@ class TestResults:
         with pytest.raises(IncompleteStreamError, match="the results were closed before their end"):
             next(results)
 
+    def test_that_were_closed_while_one_waits_for_them_are_not_taken_for_whole(self, server):
+        batch = {"id": "x", "processing_status": "ended"}
+        server.responses = [json_response(batch), (head(type="application/binary"), b"{}\n", HANG)]
+
+        async def main():
+            async with AsyncClient(api_key="k", base_url=server.url) as client:
+                results = await client.messages.batches.results("x")
+                assert await anext(results) == {}
+                waiting = asyncio.ensure_future(anext(results))
+                await asyncio.sleep(0)
+                await results.close()
+                with pytest.raises(IncompleteStreamError, match="the results were closed before their end"):
+                    await waiting
+
+        asyncio.run(main())
+
     def test_of_which_a_line_does_not_end_are_not_kept(self, batches, api, monkeypatch):
-        monkeypatch.setattr("streamcli.client.stream_state.MAX_BODY", 1000)
+        monkeypatch.setattr("streamcli.client.calls.MAX_BODY", 1000)
         batch_id = ended(batches, api, "a")
         api.pieces = lambda _: [b"x" * 600, b"x" * 600]
         with pytest.raises(ProtocolError, match="a line of the results is longer than"):
@@ -291,7 +309,7 @@ class TestResults:
         with batches.results(batch_id) as results:
             next(iter(results))
         left = batches.results(batch_id)
-        response = weakref.ref(getattr(left, "_it", left)._pieces.response)
+        response = weakref.ref(getattr(left, "_it", left)._reads._pieces.response)
         del left, results
         gc.collect()
         assert response() is None

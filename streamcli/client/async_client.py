@@ -6,7 +6,9 @@ leaves.
 
 from __future__ import annotations
 
+import weakref
 from asyncio import sleep
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from streamcli.errors import APIError
@@ -14,6 +16,7 @@ from streamcli.network.async_body import AsyncPieces, error_body, whole_body
 from streamcli.network.async_transport import own_client
 from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
 from streamcli.network.request import for_httpx
+from streamcli.network.response import drop
 from streamcli.protocol.exchange import Exchange, request_id_in
 from streamcli.protocol.records import Event, Message, Record
 
@@ -33,10 +36,10 @@ from .calls import (
     results_url,
 )
 from .settings import ClientState, Settings
-from .stream_state import ResultsState, StreamState, closed_early, events_of
+from .stream_state import StreamState, events_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import httpx
 
@@ -102,13 +105,22 @@ class AsyncClient(ClientState):
                 wait = self._next_attempt(exchange, error)
             await sleep(wait)
 
-    async def _fetch(self, exchange: Exchange) -> Record:
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        kind: type[Exchange] = Exchange,
+        **options: Any,
+    ) -> Record:
+        exchange = self._exchange(kind, method, path, body, **options)
         while True:
             try:
                 response = await self._send(exchange)
                 exchange.request_id = request_id_in(response.headers)
-                body = await whole_body(response)
-                return Record(exchange.json_object(response.status_code, response.headers, body))
+                came = await whole_body(response)
+                return Record(exchange.json_object(response.status_code, response.headers, came))
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
             await sleep(wait)
@@ -152,8 +164,8 @@ class AsyncMessages:
         `betas` go out as `anthropic-beta`; `timeout`, in seconds, replaces the client's for this call.
         """
         body = request_body(fields, extra_body, stream=True)
-        headers = (extra_headers or {}).items()
-        return AsyncMessageStreamManager(self._client, body, betas=betas, headers=tuple(headers), timeout=timeout)
+        headers = tuple((extra_headers or {}).items())
+        return AsyncMessageStreamManager(self._client, body, betas=betas, headers=headers, timeout=timeout)
 
     async def create(
         self,
@@ -166,10 +178,8 @@ class AsyncMessages:
     ) -> Message:
         """One message, when it is complete; the arguments are those of `stream`. Raises APIError."""
         body = request_body(fields, extra_body, stream=False)
-        options: dict[str, Any] = {"betas": betas, "headers": (extra_headers or {}).items()}
-        patience = self._client.whole_timeout if timeout is None else timeout
-        exchange = self._client._exchange("POST", MESSAGES, body, timeout=patience, **options)
-        return Message(await self._client._fetch(exchange))
+        options: dict[str, Any] = {"betas": betas, "headers": (extra_headers or {}).items(), "timeout": timeout}
+        return Message(await self._client._call("POST", MESSAGES, body, comes_whole=True, **options))
 
     async def count_tokens(
         self,
@@ -181,8 +191,7 @@ class AsyncMessages:
     ) -> Record:
         """How many `input_tokens` a request would have. Raises APIError."""
         body = {**fields, **(extra_body or {})}
-        exchange = self._client._exchange("POST", f"{MESSAGES}/count_tokens", body, betas=betas, timeout=timeout)
-        return await self._client._fetch(exchange)
+        return await self._client._call("POST", f"{MESSAGES}/count_tokens", body, betas=betas, timeout=timeout)
 
 
 class AsyncBatches:
@@ -206,15 +215,12 @@ class AsyncBatches:
         """
         body = {"requests": list(requests)}
         headers = batch_headers(self._client.endpoint, body["requests"]) | dict(extra_headers or {})
-        options: dict[str, Any] = {"betas": betas, "headers": headers.items()}
-        patience = self._client.whole_timeout if timeout is None else timeout
-        exchange = self._client._exchange("POST", BATCHES, body, timeout=patience, kind=Creation, **options)
-        return await self._client._fetch(exchange)
+        options: dict[str, Any] = {"betas": betas, "headers": headers.items(), "timeout": timeout}
+        return await self._client._call("POST", BATCHES, body, kind=Creation, comes_whole=True, **options)
 
     async def retrieve(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
         """The batch as it is now; its counts say nothing before it has ended. Raises APIError."""
-        exchange = self._client._exchange("GET", batch_path(message_batch_id), betas=betas)
-        return await self._client._fetch(exchange)
+        return await self._client._call("GET", batch_path(message_batch_id), betas=betas)
 
     def list(
         self,
@@ -229,8 +235,7 @@ class AsyncBatches:
 
     async def cancel(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
         """Cancel what has not begun, and return the batch, which ends somewhat later. Raises APIError."""
-        exchange = self._client._exchange("POST", f"{batch_path(message_batch_id)}/cancel", betas=betas)
-        return await self._client._fetch(exchange)
+        return await self._client._call("POST", f"{batch_path(message_batch_id)}/cancel", betas=betas)
 
     async def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> AsyncBatchResults:
         """The results of a batch that has ended, in no order, read as they come. Raises APIError.
@@ -239,41 +244,67 @@ class AsyncBatches:
         """
         url = results_url(await self.retrieve(message_batch_id, betas=betas), self._client.endpoint)
         headers = {"accept": "application/binary"}.items()
-        exchange = self._client._exchange("GET", url, betas=betas, headers=headers, kind=Download)
-        return AsyncBatchResults(exchange, await self._client._open(exchange))
+        download = self._client._exchange(Download, "GET", url, betas=betas, headers=headers)
+        return AsyncBatchResults(download, await self._client._open(download))
 
 
-class AsyncBatchResults(ResultsState):
-    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off.
+class _AsyncReads(AsyncIterator[bytes]):
+    """The body until the message is complete, a piece for each network read; raises if it ends before.
 
-    A line that is not a JSON object is a ProtocolError; the next call goes on behind it.
+    One that nobody holds any more drops its connection.
     """
 
     def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
-        super().__init__(exchange, pieces.response)
+        self._exchange = exchange
         self._pieces = pieces
+        self._looked_at = exchange.body.beginning
+        # By whoever reads it, who must not take what came for the whole.
+        self.closed = False
+        self._over = False
+        weakref.finalize(self, drop, pieces.response).atexit = False
 
-    def __aiter__(self) -> AsyncIterator[Record]:
-        return self
-
-    async def __anext__(self) -> Record:
+    async def __anext__(self) -> bytes:
         self._check_open()
         try:
-            line = next(self._ready, None)
-            while line is None and not self._over:
+            while not (self._over or self._exchange.complete):
+                if self._looked_at:
+                    data, self._looked_at = self._looked_at, b""
+                    return data
                 self._exchange.check_time()
                 came = await self._pieces.read()
-                self._receive(self._exchange.body.decoded(came), is_last=came is None)
-                line = next(self._ready, None)
+                self._check_open()
+                data = self._exchange.body.decoded(came)
+                if data:
+                    return data
+                if came is None:
+                    self._exchange.end()
         except APIError as error:
-            self._told = True
-            await self.close()
+            await self.aclose()
+            if self.closed:  # while it was waited for: what was closed here did not break off there
+                raise self._exchange.closed_early() from None
             raise self._exchange.explained(error) from error.__cause__
-        if line is None:
-            self._told = True
-            await self.close()
-            raise StopAsyncIteration
-        return self._result(line)
+        except BaseException:  # cancelled, or a signal: a read that was broken off would look like the end
+            self.closed = True
+            raise
+        await self.aclose()
+        raise StopAsyncIteration
+
+    def _check_open(self) -> None:
+        if self.closed and not self._exchange.complete:
+            raise self._exchange.closed_early()
+
+    async def aclose(self) -> None:
+        self._over = True
+        await self._pieces.aclose()
+
+
+class _AsyncDrawn:
+    """What is drawn from the reads of one response, piece by piece, for as long as a context is open."""
+
+    def _draw_from(self, reads: _AsyncReads) -> None:
+        self._reads = reads
+        # Of the last read, what was not handed out yet.
+        self._ready: Iterator[Any] = iter(())
 
     async def __aenter__(self) -> Self:
         return self
@@ -283,9 +314,34 @@ class AsyncBatchResults(ResultsState):
 
     async def close(self) -> None:
         """Drop the connection; what was not read is lost."""
-        self._closed = True
-        self._over, self._ready = True, iter(())
-        await self._pieces.aclose()
+        self._ready = iter(())
+        self._reads.closed = True
+        await self._reads.aclose()
+
+
+class AsyncBatchResults(_AsyncDrawn, AsyncIterator[Record]):
+    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off.
+
+    A line that is not a JSON object is a ProtocolError; the next call goes on behind it.
+    """
+
+    def __init__(self, download: Download, pieces: AsyncPieces) -> None:
+        self._download = download
+        self._draw_from(_AsyncReads(download, pieces))
+
+    async def __anext__(self) -> Record:
+        try:
+            line = next(self._ready, None)
+            while line is None:
+                data = await anext(self._reads, b"")
+                self._ready = self._download.lines(data)
+                line = next(self._ready, None)
+                if line is None and not data:
+                    raise StopAsyncIteration
+        except APIError:
+            await self._reads.aclose()
+            raise
+        return Record(self._download.result(line))
 
 
 class AsyncModels:
@@ -304,8 +360,7 @@ async def _listed(
 ) -> AsyncIterator[Record]:
     known: set[str] = set()
     while cursor is not None:
-        exchange = client._exchange("GET", page_path(path, limit, cursor), betas=betas)
-        page = await client._fetch(exchange)
+        page = await client._call("GET", page_path(path, limit, cursor), betas=betas)
         for item in page_items(page):
             yield item
         cursor = next_page(page, cursor, known)
@@ -321,7 +376,7 @@ class AsyncMessageStreamManager:
         self._stream: AsyncMessageStream | None = None
 
     async def __aenter__(self) -> AsyncMessageStream:
-        exchange = self._client._exchange("POST", MESSAGES, self._body, **self._options)
+        exchange = self._client._exchange(Exchange, "POST", MESSAGES, self._body, **self._options)
         self._stream = AsyncMessageStream(self._client, exchange, await self._client._open(exchange))
         return self._stream
 
@@ -330,7 +385,7 @@ class AsyncMessageStreamManager:
             await self._stream.close()
 
 
-class AsyncMessageStream(StreamState):
+class AsyncMessageStream(StreamState, _AsyncDrawn, AsyncIterator[Event]):
     """The stream of one answer: iterate it for events, or `text_stream` for text; both draw on the same events.
 
     Each raw event is followed, after a delta, by the derived one (`text`, `input_json`, `thinking`, `signature`,
@@ -340,15 +395,11 @@ class AsyncMessageStream(StreamState):
     def __init__(self, client: AsyncClient, exchange: Exchange, pieces: AsyncPieces) -> None:
         super().__init__(exchange, pieces.response)
         self._client = client
-        self._reads = _AsyncReads(exchange, pieces)
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
+        self._draw_from(_AsyncReads(exchange, pieces))
 
     async def __anext__(self) -> Event:
-        self._check_open()
         try:
-            event = next(self._ready, None)
+            event: Event | None = next(self._ready, None)
             while event is None:
                 self._ready = events_of(self.exchange, await anext(self._reads))
                 event = next(self._ready, None)
@@ -357,12 +408,6 @@ class AsyncMessageStream(StreamState):
             raise
         return event
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.close()
-
     @property
     def text_stream(self) -> AsyncIterator[str]:
         """The text of all text blocks as it comes, nothing between them."""
@@ -370,7 +415,6 @@ class AsyncMessageStream(StreamState):
 
     async def until_done(self) -> None:
         """Read to the end. Raises APIError."""
-        self._check_open()
         try:
             for _ in self._ready:
                 pass
@@ -408,23 +452,15 @@ class AsyncMessageStream(StreamState):
         await self.close()
         await sleep(wait)
         pieces = await self._client._open(self.exchange)
-        self._begin(pieces.response)
-        self._reads = _AsyncReads(self.exchange, pieces)
-
-    async def close(self) -> None:
-        """Drop the connection; what was not read is lost."""
-        self._closed = self._reads.closed = True
-        await self._reads.aclose()
+        self.response = pieces.response
+        self._draw_from(_AsyncReads(self.exchange, pieces))
 
 
-class _AsyncTexts:
+class _AsyncTexts(AsyncIterator[str]):
     """The text of a stream as it comes. No generator: one that is left early would be closed at some later time."""
 
     def __init__(self, stream: AsyncMessageStream) -> None:
         self._stream = stream
-
-    def __aiter__(self) -> AsyncIterator[str]:
-        return self
 
     async def __anext__(self) -> str:
         async for event in self._stream:
@@ -432,48 +468,3 @@ class _AsyncTexts:
                 text: str = event["text"]
                 return text
         raise StopAsyncIteration
-
-
-class _AsyncReads:
-    """The body until the message is complete, a piece for each network read; raises if it ends before."""
-
-    def __init__(self, exchange: Exchange, pieces: AsyncPieces) -> None:
-        self._exchange = exchange
-        self._pieces = pieces
-        self._looked_at = exchange.body.beginning
-        # By whoever reads it, who must not take what came for the whole.
-        self.closed = False
-        self._over = False
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self.closed and not self._exchange.complete:
-            raise closed_early(self._exchange)
-        try:
-            while not (self._over or self._exchange.complete):
-                if self._looked_at:
-                    data, self._looked_at = self._looked_at, b""
-                    return data
-                self._exchange.check_time()
-                came = await self._pieces.read()
-                data = self._exchange.body.decoded(came)
-                if data:
-                    return data
-                if came is None:
-                    self._exchange.end()  # raises, as the message is not complete
-        except APIError as error:
-            await self.aclose()
-            if self.closed:  # while it was waited for: what was closed here did not break off there
-                raise closed_early(self._exchange) from None
-            raise self._exchange.explained(error) from error.__cause__
-        except BaseException:  # cancelled, or a signal: a read that was broken off would look like the end
-            self.closed = True
-            raise
-        await self.aclose()
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        self._over = True
-        await self._pieces.aclose()

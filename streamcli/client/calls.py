@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from streamcli.errors import APIError, APIStatusError, UnexpectedResponseError, UsageError
+from streamcli.errors import APIError, APIStatusError, ProtocolError, UnexpectedResponseError, UsageError
 from streamcli.protocol import coding
+from streamcli.protocol.body import MAX_BODY
 from streamcli.protocol.exchange import Exchange, request_id_in
+from streamcli.protocol.jsontext import loads_exact, object_in
 from streamcli.protocol.request import SAMPLING_API_VERSION, Endpoint, version_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 MESSAGES = "/v1/messages"
 MODELS = "/v1/models"
@@ -26,6 +28,8 @@ UNCOUNTED = frozenset(
     {"max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "metadata", "service_tier"}
     | {"container", "inference_geo", "diagnostics", "fallbacks", "fallback_credit_token", "thread"}
 )
+# How much of a line is shown that cannot be read.
+_EXCERPT = 80
 # Statuses which say that nothing was done, so that doing it again does it once.
 _NOTHING_DONE = frozenset({408, 409, 429, 529})
 
@@ -142,6 +146,7 @@ class Download(Exchange):
     """A call whose response is JSON Lines, of whatever content type."""
 
     _wanted = "a list of results"
+    _closed_early = "the results were closed before their end"
 
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
         """Whether the response holds what was asked for."""
@@ -150,4 +155,31 @@ class Download(Exchange):
         if status != 200 or not coding.can_undo(coded):
             return False
         self._begin(coded)
+        # The last line as far as it came, joined only when it is whole, so that the time is linear in its length.
+        self._parts: list[bytes] = []
+        self._held = 0
         return True
+
+    def lines(self, data: bytes) -> Iterator[bytes]:
+        """The lines that `data` ends; b"" is the end of the body, which ends the last one too. Raises ProtocolError."""
+        *lines, rest = (b"\n" if self.complete else data).split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._parts, lines[0]])
+            self._parts, self._held = [], 0
+        self._parts.append(rest)
+        self._held += len(rest)
+        if self._held > MAX_BODY:
+            raise self.explained(ProtocolError(f"a line of the results is longer than {MAX_BODY >> 20} MiB"))
+        return filter(bytes.strip, lines)
+
+    def result(self, line: bytes) -> dict[str, Any]:
+        """What a line holds. Raises ProtocolError."""
+        value = object_in(line, loads_exact)
+        if value is None:
+            fault = ProtocolError(f"a line of the results is not a JSON object: {line[:_EXCERPT]!r}")
+            raise self.explained(fault)
+        return value
+
+    def end(self) -> None:
+        """The body ended, which is all there is to wait for."""
+        self.accumulator.complete = True

@@ -7,6 +7,8 @@ leaves.
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from time import sleep
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -14,6 +16,7 @@ from streamcli.errors import APIError
 from streamcli.network.body import Pieces, error_body, whole_body
 from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
 from streamcli.network.request import for_httpx
+from streamcli.network.response import drop
 from streamcli.network.transport import own_client
 from streamcli.protocol.exchange import Exchange, request_id_in
 from streamcli.protocol.records import Event, Message, Record
@@ -34,7 +37,7 @@ from .calls import (
     results_url,
 )
 from .settings import ClientState, Settings
-from .stream_state import ResultsState, StreamState, closed_early, events_of
+from .stream_state import StreamState, events_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -103,13 +106,22 @@ class Client(ClientState):
                 wait = self._next_attempt(exchange, error)
             sleep(wait)
 
-    def _fetch(self, exchange: Exchange) -> Record:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        kind: type[Exchange] = Exchange,
+        **options: Any,
+    ) -> Record:
+        exchange = self._exchange(kind, method, path, body, **options)
         while True:
             try:
                 response = self._send(exchange)
                 exchange.request_id = request_id_in(response.headers)
-                body = whole_body(response)
-                return Record(exchange.json_object(response.status_code, response.headers, body))
+                came = whole_body(response)
+                return Record(exchange.json_object(response.status_code, response.headers, came))
             except APIError as error:
                 wait = self._next_attempt(exchange, error)
             sleep(wait)
@@ -153,8 +165,8 @@ class Messages:
         `betas` go out as `anthropic-beta`; `timeout`, in seconds, replaces the client's for this call.
         """
         body = request_body(fields, extra_body, stream=True)
-        headers = (extra_headers or {}).items()
-        return MessageStreamManager(self._client, body, betas=betas, headers=tuple(headers), timeout=timeout)
+        headers = tuple((extra_headers or {}).items())
+        return MessageStreamManager(self._client, body, betas=betas, headers=headers, timeout=timeout)
 
     def create(
         self,
@@ -167,10 +179,8 @@ class Messages:
     ) -> Message:
         """One message, when it is complete; the arguments are those of `stream`. Raises APIError."""
         body = request_body(fields, extra_body, stream=False)
-        options: dict[str, Any] = {"betas": betas, "headers": (extra_headers or {}).items()}
-        patience = self._client.whole_timeout if timeout is None else timeout
-        exchange = self._client._exchange("POST", MESSAGES, body, timeout=patience, **options)
-        return Message(self._client._fetch(exchange))
+        options: dict[str, Any] = {"betas": betas, "headers": (extra_headers or {}).items(), "timeout": timeout}
+        return Message(self._client._call("POST", MESSAGES, body, comes_whole=True, **options))
 
     def count_tokens(
         self,
@@ -182,8 +192,7 @@ class Messages:
     ) -> Record:
         """How many `input_tokens` a request would have. Raises APIError."""
         body = {**fields, **(extra_body or {})}
-        exchange = self._client._exchange("POST", f"{MESSAGES}/count_tokens", body, betas=betas, timeout=timeout)
-        return self._client._fetch(exchange)
+        return self._client._call("POST", f"{MESSAGES}/count_tokens", body, betas=betas, timeout=timeout)
 
 
 class Batches:
@@ -207,15 +216,12 @@ class Batches:
         """
         body = {"requests": list(requests)}
         headers = batch_headers(self._client.endpoint, body["requests"]) | dict(extra_headers or {})
-        options: dict[str, Any] = {"betas": betas, "headers": headers.items()}
-        patience = self._client.whole_timeout if timeout is None else timeout
-        exchange = self._client._exchange("POST", BATCHES, body, timeout=patience, kind=Creation, **options)
-        return self._client._fetch(exchange)
+        options: dict[str, Any] = {"betas": betas, "headers": headers.items(), "timeout": timeout}
+        return self._client._call("POST", BATCHES, body, kind=Creation, comes_whole=True, **options)
 
     def retrieve(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
         """The batch as it is now; its counts say nothing before it has ended. Raises APIError."""
-        exchange = self._client._exchange("GET", batch_path(message_batch_id), betas=betas)
-        return self._client._fetch(exchange)
+        return self._client._call("GET", batch_path(message_batch_id), betas=betas)
 
     def list(
         self,
@@ -230,8 +236,7 @@ class Batches:
 
     def cancel(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> Record:
         """Cancel what has not begun, and return the batch, which ends somewhat later. Raises APIError."""
-        exchange = self._client._exchange("POST", f"{batch_path(message_batch_id)}/cancel", betas=betas)
-        return self._client._fetch(exchange)
+        return self._client._call("POST", f"{batch_path(message_batch_id)}/cancel", betas=betas)
 
     def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> BatchResults:
         """The results of a batch that has ended, in no order, read as they come. Raises APIError.
@@ -240,41 +245,67 @@ class Batches:
         """
         url = results_url(self.retrieve(message_batch_id, betas=betas), self._client.endpoint)
         headers = {"accept": "application/binary"}.items()
-        exchange = self._client._exchange("GET", url, betas=betas, headers=headers, kind=Download)
-        return BatchResults(exchange, self._client._open(exchange))
+        download = self._client._exchange(Download, "GET", url, betas=betas, headers=headers)
+        return BatchResults(download, self._client._open(download))
 
 
-class BatchResults(ResultsState):
-    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off.
+class _Reads(Iterator[bytes]):
+    """The body until the message is complete, a piece for each network read; raises if it ends before.
 
-    A line that is not a JSON object is a ProtocolError; the next call goes on behind it.
+    One that nobody holds any more drops its connection.
     """
 
     def __init__(self, exchange: Exchange, pieces: Pieces) -> None:
-        super().__init__(exchange, pieces.response)
+        self._exchange = exchange
         self._pieces = pieces
+        self._looked_at = exchange.body.beginning
+        # By whoever reads it, who must not take what came for the whole.
+        self.closed = False
+        self._over = False
+        weakref.finalize(self, drop, pieces.response).atexit = False
 
-    def __iter__(self) -> Iterator[Record]:
-        return self
-
-    def __next__(self) -> Record:
+    def __next__(self) -> bytes:
         self._check_open()
         try:
-            line = next(self._ready, None)
-            while line is None and not self._over:
+            while not (self._over or self._exchange.complete):
+                if self._looked_at:
+                    data, self._looked_at = self._looked_at, b""
+                    return data
                 self._exchange.check_time()
                 came = self._pieces.read()
-                self._receive(self._exchange.body.decoded(came), is_last=came is None)
-                line = next(self._ready, None)
+                self._check_open()
+                data = self._exchange.body.decoded(came)
+                if data:
+                    return data
+                if came is None:
+                    self._exchange.end()
         except APIError as error:
-            self._told = True
             self.close()
+            if self.closed:  # while it was waited for: what was closed here did not break off there
+                raise self._exchange.closed_early() from None
             raise self._exchange.explained(error) from error.__cause__
-        if line is None:
-            self._told = True
-            self.close()
-            raise StopIteration
-        return self._result(line)
+        except BaseException:  # cancelled, or a signal: a read that was broken off would look like the end
+            self.closed = True
+            raise
+        self.close()
+        raise StopIteration
+
+    def _check_open(self) -> None:
+        if self.closed and not self._exchange.complete:
+            raise self._exchange.closed_early()
+
+    def close(self) -> None:
+        self._over = True
+        self._pieces.close()
+
+
+class _Drawn:
+    """What is drawn from the reads of one response, piece by piece, for as long as a context is open."""
+
+    def _draw_from(self, reads: _Reads) -> None:
+        self._reads = reads
+        # Of the last read, what was not handed out yet.
+        self._ready: Iterator[Any] = iter(())
 
     def __enter__(self) -> Self:
         return self
@@ -284,9 +315,34 @@ class BatchResults(ResultsState):
 
     def close(self) -> None:
         """Drop the connection; what was not read is lost."""
-        self._closed = True
-        self._over, self._ready = True, iter(())
-        self._pieces.close()
+        self._ready = iter(())
+        self._reads.closed = True
+        self._reads.close()
+
+
+class BatchResults(_Drawn, Iterator[Record]):
+    """The results of one batch, each `{"custom_id", "result"}` as sent; raises APIError where they break off.
+
+    A line that is not a JSON object is a ProtocolError; the next call goes on behind it.
+    """
+
+    def __init__(self, download: Download, pieces: Pieces) -> None:
+        self._download = download
+        self._draw_from(_Reads(download, pieces))
+
+    def __next__(self) -> Record:
+        try:
+            line = next(self._ready, None)
+            while line is None:
+                data = next(self._reads, b"")
+                self._ready = self._download.lines(data)
+                line = next(self._ready, None)
+                if line is None and not data:
+                    raise StopIteration
+        except APIError:
+            self._reads.close()
+            raise
+        return Record(self._download.result(line))
 
 
 class Models:
@@ -305,8 +361,7 @@ def _listed(
 ) -> Iterator[Record]:
     known: set[str] = set()
     while cursor is not None:
-        exchange = client._exchange("GET", page_path(path, limit, cursor), betas=betas)
-        page = client._fetch(exchange)
+        page = client._call("GET", page_path(path, limit, cursor), betas=betas)
         for item in page_items(page):
             yield item
         cursor = next_page(page, cursor, known)
@@ -322,7 +377,7 @@ class MessageStreamManager:
         self._stream: MessageStream | None = None
 
     def __enter__(self) -> MessageStream:
-        exchange = self._client._exchange("POST", MESSAGES, self._body, **self._options)
+        exchange = self._client._exchange(Exchange, "POST", MESSAGES, self._body, **self._options)
         self._stream = MessageStream(self._client, exchange, self._client._open(exchange))
         return self._stream
 
@@ -331,7 +386,7 @@ class MessageStreamManager:
             self._stream.close()
 
 
-class MessageStream(StreamState):
+class MessageStream(StreamState, _Drawn, Iterator[Event]):
     """The stream of one answer: iterate it for events, or `text_stream` for text; both draw on the same events.
 
     Each raw event is followed, after a delta, by the derived one (`text`, `input_json`, `thinking`, `signature`,
@@ -341,15 +396,11 @@ class MessageStream(StreamState):
     def __init__(self, client: Client, exchange: Exchange, pieces: Pieces) -> None:
         super().__init__(exchange, pieces.response)
         self._client = client
-        self._reads = _Reads(exchange, pieces)
-
-    def __iter__(self) -> Iterator[Event]:
-        return self
+        self._draw_from(_Reads(exchange, pieces))
 
     def __next__(self) -> Event:
-        self._check_open()
         try:
-            event = next(self._ready, None)
+            event: Event | None = next(self._ready, None)
             while event is None:
                 self._ready = events_of(self.exchange, next(self._reads))
                 event = next(self._ready, None)
@@ -358,12 +409,6 @@ class MessageStream(StreamState):
             raise
         return event
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
     @property
     def text_stream(self) -> Iterator[str]:
         """The text of all text blocks as it comes, nothing between them."""
@@ -371,7 +416,6 @@ class MessageStream(StreamState):
 
     def until_done(self) -> None:
         """Read to the end. Raises APIError."""
-        self._check_open()
         try:
             for _ in self._ready:
                 pass
@@ -409,23 +453,15 @@ class MessageStream(StreamState):
         self.close()
         sleep(wait)
         pieces = self._client._open(self.exchange)
-        self._begin(pieces.response)
-        self._reads = _Reads(self.exchange, pieces)
-
-    def close(self) -> None:
-        """Drop the connection; what was not read is lost."""
-        self._closed = self._reads.closed = True
-        self._reads.close()
+        self.response = pieces.response
+        self._draw_from(_Reads(self.exchange, pieces))
 
 
-class _Texts:
+class _Texts(Iterator[str]):
     """The text of a stream as it comes. No generator: one that is left early would be closed at some later time."""
 
     def __init__(self, stream: MessageStream) -> None:
         self._stream = stream
-
-    def __iter__(self) -> Iterator[str]:
-        return self
 
     def __next__(self) -> str:
         for event in self._stream:
@@ -433,48 +469,3 @@ class _Texts:
                 text: str = event["text"]
                 return text
         raise StopIteration
-
-
-class _Reads:
-    """The body until the message is complete, a piece for each network read; raises if it ends before."""
-
-    def __init__(self, exchange: Exchange, pieces: Pieces) -> None:
-        self._exchange = exchange
-        self._pieces = pieces
-        self._looked_at = exchange.body.beginning
-        # By whoever reads it, who must not take what came for the whole.
-        self.closed = False
-        self._over = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        if self.closed and not self._exchange.complete:
-            raise closed_early(self._exchange)
-        try:
-            while not (self._over or self._exchange.complete):
-                if self._looked_at:
-                    data, self._looked_at = self._looked_at, b""
-                    return data
-                self._exchange.check_time()
-                came = self._pieces.read()
-                data = self._exchange.body.decoded(came)
-                if data:
-                    return data
-                if came is None:
-                    self._exchange.end()  # raises, as the message is not complete
-        except APIError as error:
-            self.close()
-            if self.closed:  # while it was waited for: what was closed here did not break off there
-                raise closed_early(self._exchange) from None
-            raise self._exchange.explained(error) from error.__cause__
-        except BaseException:  # cancelled, or a signal: a read that was broken off would look like the end
-            self.closed = True
-            raise
-        self.close()
-        raise StopIteration
-
-    def close(self) -> None:
-        self._over = True
-        self._pieces.close()

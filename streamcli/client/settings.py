@@ -6,7 +6,7 @@ Contract: a key or an address that cannot be used is a UsageError; nothing is se
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import httpx
 
@@ -23,7 +23,6 @@ from streamcli.protocol.request import (
     holds_credential,
 )
 from streamcli.protocol.retry import MAX_RETRIES
-from streamcli.protocol.sse import MAX_EVENT_BYTES
 from streamcli.protocol.userinput import variable
 
 if TYPE_CHECKING:
@@ -34,6 +33,10 @@ if TYPE_CHECKING:
 
 # As much as the options of the command take; the system's own timers end at 2^31 milliseconds.
 _MOST_SECONDS = 1_000_000
+# Settings that are only passed on to each call.
+_OF_EXCHANGES = frozenset({"keep_text", "strict", "max_event_bytes"})
+
+Call = TypeVar("Call", bound=Exchange)
 
 
 class Settings(TypedDict, total=False):
@@ -77,10 +80,8 @@ class ClientState:
         self.total_timeout = _seconds(settings.get("total_timeout"), "total_timeout")
         self.max_retries = settings.get("max_retries", MAX_RETRIES)
         self.on_retry = settings.get("on_retry")
-        self.keep_text = settings.get("keep_text", True)
-        self.strict = settings.get("strict", False)
-        self.max_event_bytes = settings.get("max_event_bytes", MAX_EVENT_BYTES)
         self._allow_http = settings.get("allow_http", False)
+        self._of_exchanges: dict[str, Any] = {name: value for name, value in settings.items() if name in _OF_EXCHANGES}
         self._secrets = list(settings.get("secrets", ()))
 
     def _proxy(self) -> Proxy | None:
@@ -90,23 +91,24 @@ class ClientState:
 
     def _exchange(
         self,
+        kind: type[Call],
         method: str,
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
         timeout: Timeout = None,
-        kind: type[Exchange] = Exchange,
+        comes_whole: bool = False,
         **options: Any,
-    ) -> Exchange:
+    ) -> Call:
+        """The call of that kind; a response that `comes_whole` takes as long as all that it holds."""
+        usual = self.whole_timeout if comes_whole else self.timeout
         return kind(
             self.endpoint.request(method, path, body, **options),
-            timeout=self.timeout if timeout is None else checked_timeout(timeout),
+            timeout=usual if timeout is None else checked_timeout(timeout),
             max_retries=self.max_retries,
             total=self.total_timeout,
-            keep_text=self.keep_text,
-            strict=self.strict,
-            max_event_bytes=self.max_event_bytes,
             secrets=self._secrets,
+            **self._of_exchanges,
         )
 
     def _next_attempt(self, exchange: Exchange, error: APIError) -> float:

@@ -71,8 +71,9 @@ class Exchange:
     is for the driver's single reads; it is only kept here.
     """
 
-    # What a response should be, for messages.
+    # What a response should be, and how it ends where it was closed before its end, for messages.
     _wanted = "an event stream"
+    _closed_early = "the stream was closed before message_stop"
 
     def __init__(
         self,
@@ -251,6 +252,10 @@ class Exchange:
         reason = self.accumulator.stop_reason
         after = f", after stop reason {reason}" if reason else ""
         raise self.explained(IncompleteStreamError(f"the stream ended before message_stop{after}"))
+
+    def closed_early(self) -> APIError:
+        """The error of reading on in what was closed."""
+        return self.explained(IncompleteStreamError(self._closed_early))
 
     def explained(self, error: APIError) -> APIError:
         """`error` with the request id and the message so far."""
