@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcli.cli.args import OPTIONS, OUTPUT_FORMATS, Args, parse
+from streamcli.cli.settings import Place
 from streamcli.protocol import request, sse
 
 WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
@@ -80,7 +81,7 @@ class TestLocal:
     def test_its_variable_can_say_only_that_it_is_wanted(self, monkeypatch, value, local):
         monkeypatch.setenv("STREAMCLI_LOCAL", value)
         asked = parse(["hi"])
-        assert (asked.local, asked.near("local")) == (local, local is not None)
+        assert (asked.local, asked.place("local") == Place.VARIABLE) == (local, local is not None)
 
 
 class TestCache:

@@ -10,7 +10,8 @@ from faults_command import as_nobody_known, streamcli
 from server import ok, text_events
 
 from streamcli.cli import config
-from streamcli.cli.args import EXCLUSIVE, OPTIONS, parse
+from streamcli.cli.args import BARE, OPTIONS, parse
+from streamcli.cli.settings import Place
 
 
 @pytest.fixture
@@ -18,8 +19,9 @@ def file(tmp_path):
     return tmp_path / "config.toml"
 
 
-def layers(file, profile=None):
-    return config.layers(str(file), profile, OPTIONS, EXCLUSIVE)
+def settings(file, profile=None):
+    found, _ = config.configured(str(file), profile, OPTIONS, BARE)
+    return found
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
@@ -32,9 +34,9 @@ def test_every_option_can_be_set_but_those_that_choose_the_configuration(option,
         with pytest.raises(
             click.UsageError, match=r"is not (an option for the configuration|a table: profiles go into)"
         ):
-            layers(file)
+            settings(file)
     else:
-        assert layers(file).values.keys() == {option.name}
+        assert [setting.name for setting in settings(file)] == [option.name]
 
 
 def test_the_usual_place_follows_xdg(monkeypatch):
@@ -46,13 +48,14 @@ def test_the_usual_place_follows_xdg(monkeypatch):
 
 def test_a_missing_file_in_the_usual_place_says_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert config.layers(None, None, OPTIONS, EXCLUSIVE) == ({}, {}, {})
+    assert config.configured(None, None, OPTIONS, BARE) == ([], {})
 
 
 def test_a_profile_lies_over_the_file(file):
     file.write_text('model = "a"\nmax-tokens = 1\n[profile.p]\nmodel = "b"\n')
-    assert layers(file, "p").values == {"model": "b", "max_tokens": 1}
-    assert layers(file, "p").origins == {"model": f"profile p, {file}", "max_tokens": str(file)}
+    found = parse(["--config", str(file), "--profile", "p"]).settings
+    assert found["model"][1:] == ("b", Place.PROFILE, f"profile p, {file}")
+    assert found["max_tokens"][1:] == (1, Place.FILE, str(file))
 
 
 def test_local_may_be_true_or_a_file(file, monkeypatch):
@@ -84,19 +87,19 @@ def test_a_text_stands_for_a_list_of_one(file):
 def test_what_fits_no_option_is_rejected_with_its_place(text, reason, file):
     file.write_text(f"{text}\n")
     with pytest.raises(click.UsageError, match=reason) as raised:
-        layers(file, "p" if "profile" in text else None)
+        settings(file, "p" if "profile" in text else None)
     assert str(file) in raised.value.message
 
 
 def test_a_file_that_is_not_utf_8_is_rejected(file):
     file.write_bytes(b'model = "\xff"\n')
     with pytest.raises(click.UsageError, match=r"is not UTF-8: byte 10 is 0xff$"):
-        layers(file)
+        settings(file)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(file):
     file.write_bytes(b'\xef\xbb\xbfmodel = "a"\r\nmax-tokens = 1\r\n')
-    assert layers(file).values == {"model": "a", "max_tokens": 1}
+    assert {setting.name: setting.value for setting in settings(file)} == {"model": "a", "max_tokens": 1}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(file):
 def test_an_unknown_key_names_the_nearest(text, nearest, file):
     file.write_text(text)
     with pytest.raises(click.UsageError) as raised:
-        layers(file)
+        settings(file)
     end = f"; did you mean {nearest}?" if nearest else "for the configuration"
     assert raised.value.message.endswith(end)
 
@@ -114,7 +117,7 @@ def test_an_unknown_key_names_the_nearest(text, nearest, file):
 def test_an_unknown_profile_names_the_nearest(file):
     file.write_text("[profile.box]\n[profile.local]\n")
     with pytest.raises(click.UsageError, match=r"has no table \[profile.locale\]; did you mean local\?$"):
-        layers(file, "locale")
+        settings(file, "locale")
 
 
 # A configuration that nobody named

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,16 +19,16 @@ from click.core import ParameterSource
 
 from streamcli.version import __version__
 
-from . import config
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from .settings import Place, Setting
 
 OUTPUT_FORMATS = ("events", "message", "summary", "snapshots", "sse")
 
 
 class Args(NamedTuple):
-    """What was asked for. Times are in seconds, prices for a million; `origins` names the place where each was set."""
+    """What was asked for. Times are in seconds, prices for a million; `settings` know where each was set."""
 
     prompt: tuple[str, ...]
     output_format: str
@@ -109,11 +110,11 @@ class Args(NamedTuple):
     verbose: bool
     quiet: bool
     prices: Mapping[str, Mapping[str, float]]
-    origins: Mapping[str, str]
+    settings: Mapping[str, Setting]
 
-    def near(self, name: str) -> bool:
-        """Whether the option was set by the command line or a STREAMCLI_ variable, which win over everything else."""
-        return self.origins[name] in config.NEAR
+    def place(self, name: str) -> Place:
+        """Where the option was set."""
+        return self.settings[name].place
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.5
@@ -161,6 +162,8 @@ class Texts(click.types.StringParamType):
         return [line.removesuffix("\r") for line in rv.split("\n") if line.strip("\r")]
 
 
+# Options whose value may be left out, and what that means.
+BARE = {"local": "", "cache": "5m"}
 _ON, _OFF = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
 _SWITCHES = {**dict.fromkeys(_ON, ""), **dict.fromkeys(_OFF)}
 
@@ -202,17 +205,6 @@ def _flag(*names: str, help: str, default: bool = False) -> click.Option:  # noq
     return Option(names, is_flag=True, default=default, help=help)
 
 
-def _configure(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Once --config and --profile are both known, take the defaults of all other options from the configuration."""
-    context.meta[param.name] = value
-    if {"config", "profile"} <= context.meta.keys() and not context.resilient_parsing:
-        layers = config.layers(context.meta["config"], context.meta["profile"], OPTIONS, EXCLUSIVE)
-        context.default_map = layers.values
-        context.meta["layers"] = layers
-    return value
-
-
-_EARLY: dict[str, Any] = {"is_eager": True, "callback": _configure}
 _FORMS_OF_JSON = ["STREAMCLI_MESSAGE", "STREAMCLI_JSON"]
 
 GROUPS: dict[str, list[click.Option]] = {
@@ -314,8 +306,8 @@ GROUPS: dict[str, list[click.Option]] = {
         _flag("--as-curl", help="Print the request for curl; send nothing."),
         _flag("--count-tokens", help="Print how many tokens the request has."),
         _flag("--models", help="List the server's models."),
-        _option("--config", metavar="FILE", help="Use this configuration file.", **_EARLY),
-        _option("--profile", metavar="NAME", help="Use [profile.NAME] of the configuration.", **_EARLY),
+        _option("--config", metavar="FILE", help="Use this configuration file."),
+        _option("--profile", metavar="NAME", help="Use [profile.NAME] of the configuration."),
         _flag("--show-config", help="Print all settings and where each was set."),
         _flag("-v", "--verbose", help="Print request id, times and rate limits."),
         _flag("-q", "--quiet", help="Print errors only, no notes."),
@@ -384,6 +376,8 @@ EXCLUSIVE = [
 STANDARD_INPUT = frozenset({"/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
 _KNOW_DASH = ("file", "attach", "body", "batch")
 _MAY_BE_EMPTY = frozenset({"local", "system", "prompt"})
+# Variables that other programs read, too, and the options that they stand for.
+_SHARED_VARIABLES = {"model": "ANTHROPIC_MODEL", "base_url": "ANTHROPIC_BASE_URL"}
 # Options that mean nothing without another one.
 _NEEDS = [
     *((name, "batch") for name in ("lines", "unordered", "resume", "offload", "jobs", "max_total_tokens")),
@@ -447,7 +441,7 @@ def parse(argv: list[str]) -> Args | int:
 
 
 def _with_values(argv: list[str]) -> list[str]:
-    """Give the options of config.BARE that have no value the one that this means: a prompt is never taken for one.
+    """Give the options of BARE that have no value the one that this means: a prompt is never taken for one.
 
     Only the file of a model may be the word after --local.
     """
@@ -455,7 +449,7 @@ def _with_values(argv: list[str]) -> list[str]:
     for place, word in enumerate(words):
         if word == "--":
             break
-        bare = config.BARE.get(word.removeprefix("--")) if word.startswith("--") else None
+        bare = BARE.get(word.removeprefix("--")) if word.startswith("--") else None
         if bare is not None and not (word == "--local" and _names_model(words[place + 1 :])):
             words[place] = f"{word}={bare}"
     return words
@@ -489,20 +483,46 @@ def _print(ctx: click.Context, text: str) -> None:
 
 
 def _collect(**values: Any) -> Args:
-    context = click.get_current_context()
+    from . import config, settings  # noqa: PLC0415 - --help needs none of it
+
+    configured, prices = config.configured(values["config"], values["profile"], OPTIONS, BARE)
+    given = [*_given(values), *configured]
+    found = settings.in_force(given, EXCLUSIVE)
+    for one, other in EXCLUSIVE:
+        if found[one].is_given and found[other].is_given:
+            raise click.UsageError(f"{_long(one)} and {_long(other)} cannot be used together")
+    found |= {name: found[name]._replace(value=_with_dash(found[name].value)) for name in _KNOW_DASH}
+    values.update({name: setting.value for name, setting in found.items()})
     for name, value in values.items():
         if name not in _MAY_BE_EMPTY and (value == "" or (isinstance(value, tuple) and "" in value)):
             raise click.UsageError(f"{_long(name)} must not be empty")
-    values.update({name: _with_dash(values[name]) for name in _KNOW_DASH})
-    for pair in EXCLUSIVE:
-        _choose(context, pair, values)
-    asked = {name: values.pop(name) for name in OUTPUT_FORMATS}
-    values["output_format"] = next((name for name, wanted in asked.items() if wanted), "text")
     for name, other in _NEEDS:
-        if _rank(context, name) == _TYPED and not _is_given(values[other]):
+        if found[name].place == settings.Place.COMMAND_LINE and not found[other].is_given:
             raise click.UsageError(f"{_long(name)} needs {_long(other)}")
+    formats = [name for name in OUTPUT_FORMATS if values.pop(name)]
+    values["output_format"] = formats[0] if formats else "text"
     values["fail_on"] = _listed(values["fail_on"])
-    return Args(**values, prices=context.meta["layers"].prices, origins=_origins(context))
+    return Args(**values, prices=prices, settings=found)
+
+
+def _given(values: Mapping[str, Any]) -> Iterator[Setting]:
+    """What the command line and variables set, and the defaults of all other options."""
+    from streamcli.protocol.userinput import variable  # noqa: PLC0415 - --help needs none of it
+
+    from .settings import Place, Setting  # noqa: PLC0415
+
+    context = click.get_current_context()
+    places: dict[ParameterSource | None, tuple[Place, str]] = {
+        ParameterSource.ENVIRONMENT: (Place.VARIABLE, "STREAMCLI_{}"),
+        ParameterSource.COMMANDLINE: (Place.COMMAND_LINE, "command line"),
+    }
+    for option in OPTIONS:
+        name = option.name or ""
+        place, origin = places.get(context.get_parameter_source(name), (Place.DEFAULT, "default"))
+        yield Setting(name, values[name], place, origin.format(name.upper()))
+    for name, known_as in _SHARED_VARIABLES.items():
+        if value := variable(os.environ, known_as):
+            yield Setting(name, value, Place.SHARED_VARIABLE, known_as)
 
 
 def _listed(given: str) -> frozenset[str]:
@@ -519,43 +539,5 @@ def _with_dash(value: Any) -> Any:
     return "-" if value in STANDARD_INPUT else value
 
 
-# Where click found a value, in the order of config.ORIGINS: a later place wins over an earlier one.
-_RANKS = (
-    ParameterSource.DEFAULT,
-    ParameterSource.DEFAULT_MAP,
-    ParameterSource.ENVIRONMENT,
-    ParameterSource.COMMANDLINE,
-)
-_TYPED = len(_RANKS) - 1
-
-
-def _rank(context: click.Context, name: str) -> int:
-    source = context.get_parameter_source(name)
-    return _RANKS.index(source) if source in _RANKS else 0
-
-
-def _is_given(value: Any) -> bool:
-    return value is not None and value is not False and value != ()
-
-
 def _long(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _choose(context: click.Context, pair: tuple[str, str], values: dict[str, Any]) -> None:
-    """Of two options that exclude each other, drop the one that was set in the earlier place."""
-    if not all(_is_given(values[name]) for name in pair):
-        return
-    far, near = sorted(pair, key=lambda name: _rank(context, name))
-    if _rank(context, near) == _rank(context, far):
-        raise click.UsageError(f"{_long(pair[0])} and {_long(pair[1])} cannot be used together")
-    not_given = {bool: False, tuple: ()}
-    values[far] = not_given.get(type(values[far]))
-
-
-def _origins(context: click.Context) -> dict[str, str]:
-    layers: config.Layers = context.meta["layers"]
-    names = [option.name or "" for option in OPTIONS]
-    ranked = {name: config.ORIGINS[_rank(context, name)] for name in names}
-    ranked["prices"] = config.FILE
-    return {name: layers.origins.get(name, "") if rank == config.FILE else rank for name, rank in ranked.items()}

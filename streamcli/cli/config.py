@@ -1,85 +1,65 @@
-"""config.toml in, defaults for the options out, each with the place where it was set.
+"""config.toml in, what it sets out.
 
-Contract: keys are the long option names; those of a table [profile.NAME] win over those outside. Nothing is imported
-for a file that is not there. Whatever is wrong with a file is a usage error that names it.
+Contract: keys are the long option names; prices are beside them. Nothing is imported for a file that is not there.
+Whatever is wrong with a file is a usage error that names it.
 Source: streamcli(5), section "Configuration".
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from streamcli.errors import UsageError, reason
+from streamcli.protocol.userinput import decoded
+
+from .settings import Place, Setting
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-
-FILE = "config"
-# The places where an option may have been set; a later one wins over an earlier one.
-ORIGINS = ("default", FILE, "environment", "command line")
-NEAR = frozenset(ORIGINS[2:])
-
-# Options whose value may be left out, and what that means; `true` in the configuration.
-BARE = {"local": "", "cache": "5m"}
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 _ADDRESSES, _KEYS = ("base_url", "local"), ("api_key_file", "api_key_cmd", "header")
 _NOT_HERE = frozenset({"config", "profile"})
+# What options take here: how messages call it, and its types.
+_KINDS: dict[str, tuple[str, set[type]]] = {
+    "flag": ("true or false", {bool}),
+    "list": ("a list of strings", {str}),
+    "one": ("a string or a number", {str, int, float}),
+}
 
 
-class Layers(NamedTuple):
-    """What the configuration sets: values by parameter name, the part of it that each came from, prices by model."""
+def configured(
+    path: str | None, profile: str | None, options: Sequence[click.Option], bare: Mapping[str, str]
+) -> tuple[list[Setting], dict[str, dict[str, float]]]:
+    """What the configuration at `path`, or the usual one if there is one, and its profile set; prices by model.
 
-    values: dict[str, Any]
-    origins: dict[str, str]
-    prices: Mapping[str, Mapping[str, float]] = {}
-
-
-def layers(
-    path: str | None, profile: str | None, options: Sequence[click.Option], exclusive: Iterable[tuple[str, str]]
-) -> Layers:
-    """The configuration at `path`, or the usual one if there is one, with a profile's table over it.
-
-    An option of the profile removes those outside that exclude it. Raises click.UsageError for a named file that is not
-    there, bad TOML, an unknown key or profile, or a value of the wrong type.
+    `bare` says what `true` means for the options whose value may be left out. Raises click.UsageError for a named file
+    that is not there, bad TOML, an unknown key or profile, or a value of the wrong type.
     """
     place = path or usual_path(os.environ)
     if place is None and profile is not None:
         why = "there is no home directory to look for a configuration in: name one with --config"
         raise click.UsageError(f"--profile {profile}: {why}")
     if place is None:
-        return Layers({}, {})
+        return [], {}
     table = _table(place, needed=path is not None or profile is not None)
     profiles = table.pop("profile", {})
-    found = Layers({}, {}, _prices(table.pop("price", {}), place))
+    prices = _prices(table.pop("price", {}), place)
     if not isinstance(profiles, dict):
         raise click.UsageError(f"{place}: profile is not a table: profiles go into tables [profile.NAME]")
     if profile is not None and profile not in profiles:
         raise click.UsageError(f"{place} has no table [profile.{profile}]{nearest(profile, profiles)}")
-    _add(found, table, place, place, options)
-    if found.prices:
-        found.origins["prices"] = place
+    found = [Setting(*pair, Place.FILE, place) for pair in _values(table, place, options, bare)]
     if profile is not None:
-        own = Layers({}, {})
-        _add(own, profiles[profile], f"[profile.{profile}] of {place}", f"profile {profile}, {place}", options)
-        _lay_over(found, own, exclusive)
-    return found
-
-
-def _lay_over(found: Layers, own: Layers, exclusive: Iterable[tuple[str, str]]) -> None:
-    """Put what a profile sets of its `own` over what the file sets."""
-    for pair in exclusive:
-        for name, other in (pair, pair[::-1]):
-            if own.values.get(name) not in (None, False) and other not in own.values:
-                found.values.pop(other, None)
-    if not own.values.keys().isdisjoint(_ADDRESSES):
-        # A key that is meant for one server must not go to another.
-        for name in _KEYS:
-            found.values.pop(name, None)
-    found.values.update(own.values)
-    found.origins.update(own.origins)
+        pairs = _values(profiles[profile], f"[profile.{profile}] of {place}", options, bare)
+        own = [Setting(*pair, Place.PROFILE, f"profile {profile}, {place}") for pair in pairs]
+        if any(setting.name in _ADDRESSES for setting in own):
+            # A key that is meant for one server must not go to another.
+            found = [setting for setting in found if setting.name not in _KEYS]
+        found += own
+    return found, prices
 
 
 def usual_path(environment: Mapping[str, str]) -> str | None:
@@ -109,8 +89,6 @@ def _table(path: str, *, needed: bool) -> dict[str, Any]:
         raise click.UsageError(f"cannot read the configuration {path}: {reason(fault)}") from None
     import tomllib  # noqa: PLC0415 - few have a configuration
 
-    from streamcli.protocol.userinput import decoded  # noqa: PLC0415
-
     try:
         return tomllib.loads(decoded(data, f"the configuration {path}"))
     except UsageError as fault:
@@ -136,7 +114,10 @@ def _prices(tables: Any, place: str) -> dict[str, dict[str, float]]:
     return prices
 
 
-def _add(found: Layers, table: Any, where: str, origin: str, options: Sequence[click.Option]) -> None:
+def _values(
+    table: Any, where: str, options: Sequence[click.Option], bare: Mapping[str, str]
+) -> Iterator[tuple[str, Any]]:
+    """The names of the options that a table sets, and what they are set to."""
     if not isinstance(table, dict):
         raise click.UsageError(f"{where} is not a table")
     known = {opt[2:]: option for option in options for opt in option.opts if opt.startswith("--")}
@@ -144,8 +125,10 @@ def _add(found: Layers, table: Any, where: str, origin: str, options: Sequence[c
         option = known.get(key)
         if option is None or option.name is None or option.name in _NOT_HERE:
             raise click.UsageError(f"{where}: {key} is not an option for the configuration{nearest(key, known)}")
-        found.values[option.name] = _value(option, value, f"{where}: {key}")
-        found.origins[option.name] = origin
+        if option.name in bare and isinstance(value, bool):
+            yield option.name, bare[option.name] if value else None
+        else:
+            yield option.name, _value(option, value, f"{where}: {key}")
 
 
 def nearest(name: str, known: Collection[str]) -> str:
@@ -158,25 +141,14 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 
 def _value(option: click.Option, value: Any, what: str) -> Any:
-    """A value as click takes it, checked against the option's type."""
-    if option.name in BARE and isinstance(value, bool):
-        return BARE[option.name] if value else None
-    wanted = "true or false" if option.is_flag else "a list of strings" if option.multiple else "a string or a number"
-    if option.multiple and isinstance(value, str):
-        value = [value]
-    fits = (
-        isinstance(value, bool)
-        if option.is_flag
-        else isinstance(value, list) and all(isinstance(item, str) for item in value)
-        if option.multiple
-        else isinstance(value, str | int | float) and not isinstance(value, bool)
-    )
-    if not fits:
+    """The value that the option has if it is set to `value`."""
+    wanted, kinds = _KINDS["flag" if option.is_flag else "list" if option.multiple else "one"]
+    items = value if option.multiple and isinstance(value, list) else [value]
+    if not all(type(item) in kinds for item in items):
         raise click.UsageError(f"{what} needs {wanted}")
-    if any("\0" in text for text in (value if isinstance(value, list) else [str(value)])):
+    if any("\0" in str(item) for item in items):
         raise click.UsageError(f"{what} holds a NUL character")
     try:
-        option.type_cast_value(click.Context(click.Command("streamcli")), value)
+        return option.type_cast_value(click.Context(click.Command("streamcli")), items if option.multiple else value)
     except click.BadParameter as fault:
         raise click.UsageError(f"{what}: {fault.message}") from None
-    return value

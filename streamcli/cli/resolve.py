@@ -18,11 +18,12 @@ from streamcli.errors import UsageError
 from streamcli.network import head_start
 from streamcli.network.proxy import environment_proxy
 from streamcli.protocol import request
-from streamcli.protocol.userinput import decoded, json_value, key_in, variable
+from streamcli.protocol.userinput import decoded, json_value, key_in
 from streamcli.turns.signals import signals_held
 
 from . import io
 from .args import STANDARD_INPUT
+from .settings import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,9 @@ _LOCAL_URL = "http://127.0.0.1:8080"
 _KEY_HINT = "set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, or name a file with --api-key-file; --local needs none"
 # With these nothing is sent, or not straight, or by the connections of many.
 _NO_HEAD_START = ("batch", "replay", "dry_run", "as_curl", "show_config", "proxy")
+# Where a base URL may be set in the configuration, and what messages call one that no option sets.
+_CONFIGURED = (Place.FILE, Place.PROFILE)
+_NAMED = {**dict.fromkeys(_CONFIGURED, "base-url in the configuration"), Place.SHARED_VARIABLE: "ANTHROPIC_BASE_URL"}
 _CITED = {"enabled": True}
 _INDEX = r"0|[1-9][0-9]{0,8}"
 
@@ -199,12 +203,14 @@ def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
         _check_encodable("".join((given,) if isinstance(given, str) else given), f"--{name.replace('_', '-')}")
     found = _base(args)
     found.pop("stream", None)
-    found.update({field: _value(args, name) for name, field in _FIELDS.items() if _goes_over(args, name, found, field)})
-    if not found.get("model"):
-        found["model"] = variable(os.environ, "ANTHROPIC_MODEL") or request.DEFAULT_MODEL
+    for name, field in _FIELDS.items():
+        if _goes_over(args, name, found, field):
+            value = getattr(args, name)
+            found[field] = list(value) if isinstance(value, tuple) else value
+    found["model"] = found.get("model") or args.model or request.DEFAULT_MODEL
     found.setdefault("max_tokens", usual_max_tokens(args))
-    system = _system(args)
-    if system is not None and not ("system" in found and not _is_typed(args, "system", "system_file")):
+    system = _text(args.system_file, "the system prompt") if args.system_file else args.system
+    if any(_goes_over(args, name, found, "system") for name in ("system", "system_file")):
         found["system"] = system
     _add_thinking(args, found)
     _add_output(args, found)
@@ -223,19 +229,11 @@ def _is_anthropic_s(args: Args) -> bool:
 
 def _goes_over(args: Args, name: str, found: Mapping[str, Any], field: str) -> bool:
     """Only what was typed replaces a field of --body; what is set for every run does not."""
-    return _value(args, name) is not None and (field not in found or _is_typed(args, name))
+    return args.settings[name].is_given and (field not in found or _is_typed(args, name))
 
 
-def _value(args: Args, name: str) -> Any:
-    value = getattr(args, name)
-    ambient = variable(os.environ, "ANTHROPIC_MODEL") if name == "model" and not args.near(name) else ""
-    if ambient:
-        return ambient if value else None
-    return (list(value) or None) if isinstance(value, tuple) else value
-
-
-def _is_typed(args: Args, *names: str) -> bool:
-    return any(args.origins[name] == "command line" for name in names)
+def _is_typed(args: Args, name: str) -> bool:
+    return args.place(name) == Place.COMMAND_LINE
 
 
 def _base(args: Args) -> dict[str, Any]:
@@ -268,7 +266,7 @@ def _add_thinking(args: Args, found: dict[str, Any]) -> None:
 def _add_output(args: Args, found: dict[str, Any]) -> None:
     given = found.get("output_config")
     wanted = dict(given) if isinstance(given, dict) else {}
-    if args.effort and _goes_over(args, "effort", wanted, "effort"):
+    if _goes_over(args, "effort", wanted, "effort"):
         wanted["effort"] = args.effort
     if args.schema and _goes_over(args, "schema", wanted, "format"):
         wanted["format"] = {"type": "json_schema", "schema": _schema(args.schema)}
@@ -391,12 +389,6 @@ def _check_encodable(text: str, what: str) -> None:
         raise UsageError(f"{what} is not UTF-8: character {fault.start + 1}") from None
 
 
-def _system(args: Args) -> str | None:
-    if args.system_file:
-        return _text(args.system_file, "the system prompt")
-    return args.system
-
-
 def endpoint(args: Args) -> request.Endpoint:
     """Where the request goes and with which key; the server of --local needs none."""
     headers = [*request.custom_headers(os.environ), *(request.parsed_header(line, source="-H") for line in args.header)]
@@ -404,7 +396,7 @@ def endpoint(args: Args) -> request.Endpoint:
         return request.Endpoint(_LOCAL_URL, None, args.api_version, tuple(headers))
     url, named = _address(args)
     _check_encodable(url, named)
-    key, source = _explicit_key(args, url_is_configured=named == "base-url in the configuration")
+    key, source = _explicit_key(args)
     credential = request.credential(os.environ, key=key, source=source, scheme=args.auth or "")
     has_credential = credential is not None or request.holds_credential(headers)
     base_url = request.checked_base_url(url, source=named, has_credential=has_credential, allow_http=args.allow_http)
@@ -412,20 +404,20 @@ def endpoint(args: Args) -> request.Endpoint:
 
 
 def _address(args: Args) -> tuple[str, str]:
-    near = [(args.base_url, "--base-url")] if args.near("base_url") else []
-    far = [] if near else [(args.base_url, "base-url in the configuration")]
-    known = [*near, (variable(os.environ, "ANTHROPIC_BASE_URL"), "ANTHROPIC_BASE_URL"), *far]
-    return next(((url, named) for url, named in known if url), (request.DEFAULT_BASE_URL, "the default base URL"))
+    """The base URL, and what messages call it."""
+    if args.base_url is None:
+        return request.DEFAULT_BASE_URL, "the default base URL"
+    return args.base_url, _NAMED.get(args.place("base_url"), "--base-url")
 
 
-def _explicit_key(args: Args, *, url_is_configured: bool) -> tuple[str | None, str]:
+def _explicit_key(args: Args) -> tuple[str | None, str]:
     """The key that an option names, and the option, or None.
 
     One in the configuration gives way to one in the environment, as everything there does, unless the base URL is in
     the configuration too: a key that is meant for one server must not be sent to another.
     """
-    is_near = args.near("api_key_file") or args.near("api_key_cmd")
-    if not is_near and not url_is_configured and request.credential(os.environ):
+    is_near = max(args.place("api_key_file"), args.place("api_key_cmd")) >= Place.VARIABLE
+    if not is_near and args.place("base_url") not in _CONFIGURED and request.credential(os.environ):
         return None, ""
     if args.api_key_file:
         return _key(io.read_file(args.api_key_file, "the key file"), "--api-key-file")

@@ -15,12 +15,12 @@ from urllib.parse import unquote
 
 from streamcli.output.terminal import one_line
 from streamcli.protocol import request as requests
-from streamcli.protocol import userinput
 from streamcli.protocol.jsontext import dumps, loads_exact
 from streamcli.protocol.secrets import is_secret, split_scheme, without_secrets
 
-from . import resolve
-from .args import OPTIONS, OUTPUT_FORMATS
+from . import config, resolve
+from .args import OPTIONS
+from .settings import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -101,45 +101,29 @@ def settings(args: Args, environment: Mapping[str, str]) -> bytes:
 
 
 def _settings(args: Args, environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    ambient = _ambient(args, environment)
+    usual = {
+        "model": requests.DEFAULT_MODEL,
+        "base_url": requests.DEFAULT_BASE_URL if args.local is None else None,
+        "max_tokens": resolve.usual_max_tokens(args),
+    }
     for option in OPTIONS:
-        name = option.name or ""
         key = next(opt[2:] for opt in option.opts if opt.startswith("--"))
-        value = args.output_format == name if name in OUTPUT_FORMATS else getattr(args, name)
-        origin = args.origins[name]
-        value, origin = ambient.get(name, (value, origin))
+        name, value, place, origin = args.settings[option.name or ""]
         if name == "fail_on":
-            value = ",".join(sorted(value)) or "none"
-        if value in (None, ()) or (value in ("", False) and origin == "default"):
+            value = ",".join(sorted(args.fail_on)) or "none"
+        elif value is None:
+            value = usual.get(name)
+        if value in (None, ()) or (value in ("", False) and place == Place.DEFAULT):
             continue
-        if origin in {"environment", "command line"} and name in _MODES:
+        if place >= Place.VARIABLE and name in _MODES:
             continue
-        yield key, _toml(_hidden(name, value)), f"STREAMCLI_{name.upper()}" if origin == "environment" else origin
+        yield key, _toml(_hidden(name, value)), origin
     for model, prices in args.prices.items():
         for counter, price in prices.items():
-            yield f"price.{_toml(model)}.{counter}", _toml(price), args.origins["prices"]
+            yield f"price.{_toml(model)}.{counter}", _toml(price), str(args.config or config.usual_path(environment))
     for variable in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_CUSTOM_HEADERS"):
         if environment.get(variable, "").strip():
             yield f"# {variable}", '"***"', "environment"
-
-
-def _ambient(args: Args, environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """The settings that come from variables of other programs, or are our own defaults, because no option wins."""
-    found: dict[str, tuple[Any, str]] = {}
-    usual = {
-        "model": ("ANTHROPIC_MODEL", requests.DEFAULT_MODEL),
-        "base_url": ("ANTHROPIC_BASE_URL", requests.DEFAULT_BASE_URL),
-        "max_tokens": ("", resolve.usual_max_tokens(args)),
-    }
-    for name, (variable, default) in usual.items():
-        if name == "base_url" and args.local is not None:
-            continue
-        ambient = userinput.variable(environment, variable)
-        if ambient and not args.near(name):
-            found[name] = ambient, variable
-        elif getattr(args, name) is None:
-            found[name] = default, "default"
-    return found
 
 
 def _hidden(name: str, value: Any) -> Any:
