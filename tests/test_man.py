@@ -39,7 +39,7 @@ from streamcli import errors
 from streamcli.batch import limiter, offload, pool, results, state
 from streamcli.batch.statistics import Statistics
 from streamcli.cli import answer, batch, config, confirm, verdict
-from streamcli.cli.args import OPTIONS, Number, command
+from streamcli.cli.args import OPTIONS, command
 from streamcli.client import calls
 from streamcli.network import proxy, timeouts
 from streamcli.network import tape as tapes
@@ -455,7 +455,7 @@ def test_the_keys_of_a_configuration_are_all_in_the_page_by_what_they_take():
             return "true or false"
         if option.multiple:
             return "a list of strings, or one string"
-        return "a number" if isinstance(option.type, Number) else "a string"
+        return "a number" if option.type.name == "number" else "a string"
 
     wanted = {}
     for option in OPTIONS:

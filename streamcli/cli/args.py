@@ -7,6 +7,7 @@ GROUPS, and a test holds the man page to that table.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -20,7 +21,7 @@ from click.core import ParameterSource
 from streamcli.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from .settings import Place, Setting
 
@@ -117,41 +118,30 @@ class Args(NamedTuple):
         return self.settings[name].place
 
 
-class Number(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.5
-    """A finite number from `least` to `most`; click's own types accept nan and inf."""
+def _number(kind: type[int] | type[float], least: float = 0, most: float = math.inf) -> Callable[[Any], float]:
+    """The type of a finite number from `least` to `most`; click's own types accept nan and inf."""
 
-    name = "number"
-
-    def __init__(self, kind: type[int] | type[float], least: float = 0, most: float = math.inf) -> None:
-        self._kind = kind
-        self._least = least
-        self._most = most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """`value` as a number; click turns the failure into a usage error."""
+    def number(value: Any) -> float:
         try:
-            number = self._kind(value)
+            found = kind(value)
         except (ValueError, OverflowError):
-            number = None
-        is_fraction = isinstance(value, float) and number != value  # in the configuration
-        if number is None or is_fraction or number - number != 0:  # as it is not 0 of nan and infinity
-            self.fail(f"{value!r} is not a {'whole ' if self._kind is int else ''}number", param, ctx)
-        if not self._least <= number <= self._most:
-            most = f" and at most {self._most}" if self._most < math.inf else ""
-            self.fail(f"{value!r} is out of range: it must be at least {self._least}{most}", param, ctx)
-        return number
+            found = None
+        is_fraction = isinstance(value, float) and found != value  # in the configuration
+        if found is None or is_fraction or found - found != 0:  # as it is not 0 of nan and infinity
+            raise click.BadParameter(f"{value!r} is not a {'whole ' if kind is int else ''}number")
+        if not least <= found <= most:
+            limit = f" and at most {most}" if most < math.inf else ""
+            raise click.BadParameter(f"{value!r} is out of range: it must be at least {least}{limit}")
+        return found
+
+    return number
 
 
-class Thinking(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.5
+def thinking(value: Any) -> str:
     """How the model thinks: "adaptive", "off" or a number of tokens."""
-
-    name = "thinking"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """`value`, checked."""
-        if not re.fullmatch(r"adaptive|off|[1-9][0-9]{0,17}", str(value)):
-            self.fail(f"{value!r} must be adaptive, off or a number of tokens", param, ctx)
-        return str(value)
+    if not re.fullmatch(r"adaptive|off|[1-9][0-9]{0,17}", str(value)):
+        raise click.BadParameter(f"{value!r} must be adaptive, off or a number of tokens")
+    return str(value)
 
 
 class Texts(click.types.StringParamType):
@@ -164,8 +154,6 @@ class Texts(click.types.StringParamType):
 
 # Options whose value may be left out, and what that means.
 BARE = {"local": "", "cache": "5m"}
-_ON, _OFF = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
-_SWITCHES = {**dict.fromkeys(_ON, ""), **dict.fromkeys(_OFF)}
 
 
 class Option(click.Option):
@@ -180,14 +168,17 @@ class Option(click.Option):
         if self.multiple or value is None:
             return value
         value = value.strip() or None
-        return _SWITCHES.get(value.lower(), value) if value and self.name == "local" else value
+        if value and self.name == "local":
+            with contextlib.suppress(click.BadParameter):  # it names a model
+                return BARE["local"] if click.BOOL.convert(value, None, None) else None
+        return value
 
 
 # A system call can wait some 24 days; 64 bits are the largest integers that every JSON parser takes.
-_SECONDS, _COUNT = Number(float, most=10**6), Number(int, most=2**63 - 1)
-_SPEED = Number(float, most=10**6)
+_SECONDS, _COUNT = _number(float, most=10**6), _number(int, most=2**63 - 1)
+_SPEED = _number(float, most=10**6)
 _SANITIZE = click.Choice(["auto", "always", "never"])
-_SOME, _MANY = Number(int, least=1, most=2**31 - 1), Number(int, least=1, most=2**63 - 1)
+_SOME, _MANY = _number(int, least=1, most=2**31 - 1), _number(int, least=1, most=2**63 - 1)
 
 
 def _option(*names: str, metavar: str | None = None, help: str, **settings: Any) -> click.Option:  # noqa: A002
@@ -222,12 +213,12 @@ GROUPS: dict[str, list[click.Option]] = {
         _option("-s", "--system", metavar="TEXT", help="System prompt."),
         _option("--system-file", metavar="PATH", help="Read the system prompt from a file."),
         _option("--max-tokens", type=_COUNT, metavar="N", help="Longest answer. [default: 32000, elsewhere 8192]"),
-        _option("--temperature", type=Number(float), metavar="X", help="Sampling temperature, such as 0.2."),
-        _option("--top-p", type=Number(float), metavar="X", help="Sample from the likeliest tokens up to X in sum."),
+        _option("--temperature", type=_number(float), metavar="X", help="Sampling temperature, such as 0.2."),
+        _option("--top-p", type=_number(float), metavar="X", help="Sample from the likeliest tokens up to X in sum."),
         _option("--top-k", type=_COUNT, metavar="N", help="Sample from the N likeliest tokens."),
         _option("--stop", multiple=True, metavar="TEXT", help="Stop when the model writes TEXT."),
         _option(
-            "--thinking", type=Thinking(), metavar="adaptive|off|N", help="Think as needed, never, or up to N tokens."
+            "--thinking", type=thinking, metavar="adaptive|off|N", help="Think as needed, never, or up to N tokens."
         ),
         _option("--effort", metavar="LEVEL", help="Effort: low, medium, high, xhigh or max."),
         _option("--schema", metavar="FILE|JSON", help="Answer in JSON that fits this JSON Schema."),
@@ -318,20 +309,39 @@ DAILY = ("file", "attach", "model", "system", "conversation", "output", "extract
 OPTIONS = [option for options in GROUPS.values() for option in options]
 
 
+def _tell(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    """Print what was asked for instead of an answer, and exit."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    if sys.stdout is None:  # it was closed when the process began; before 8.1.7 click did not expect that
+        raise OSError
+    if param.name == "h":
+        ctx.meta[_IS_SHORT] = True
+    click.echo(f"streamcli {__version__}" if param.name == "version" else ctx.get_help(), color=ctx.color)
+    ctx.exit()
+
+
+# Not from STREAMCLI_VERSION or _HELP, which an image may hold for purposes of its own.
+_ALONE: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "allow_from_autoenv": False}
+_TELLING = [
+    click.Option(["--version"], help="Print the version.", callback=_tell, **_ALONE),
+    # Versions of click differ in when they look at their own, and whether it has a variable.
+    click.Option(["-h"], help="Show the most common options.", callback=_tell, **_ALONE),
+    click.Option(["--help"], help="Show all options.", callback=_tell, **_ALONE),
+]
+
+
 class Command(click.Command):
     """A command whose --help has headings, and whose -h shows the options of every day."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings, in the table's order."""
-        grouped = {id(option) for option in OPTIONS}
-        rest = [param for param in self.get_params(ctx) if id(param) not in grouped]
-        groups: dict[str, list[Any]] = {**GROUPS, "Other": [*GROUPS["Other"], *rest]}
+        groups: dict[str, list[click.Option]] = {**GROUPS, "Other": [*GROUPS["Other"], *_TELLING]}
         if _IS_SHORT in ctx.meta:
             groups = {"Options": [option for name in DAILY for option in OPTIONS if option.name == name]}
         for heading, options in groups.items():
-            records = [option.get_help_record(ctx) for option in options if isinstance(option, click.Option)]
             with formatter.section(heading):
-                formatter.write_dl([record for record in records if record])
+                formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write where there is more, or what the exit statuses mean."""
@@ -342,20 +352,6 @@ class Command(click.Command):
 _MODES = ("batch", "count_tokens", "models", "show_config", "dry_run", "as_curl")
 # Of these, what can be done with many requests as well.
 _ALSO_OF_MANY = (("batch", "count_tokens"), ("batch", "dry_run"))
-# Options for one answer that make no sense for many.
-_ALONE = (
-    "conversation",
-    "tool",
-    "fallback_model",
-    "events_to",
-    "record",
-    "replay",
-    "extract",
-    "show_thinking",
-    "show_sources",
-    "progress",
-    "buffer",
-)
 
 EXCLUSIVE = [
     ("system", "system_file"),
@@ -365,7 +361,9 @@ EXCLUSIVE = [
     ("replay", "record"),
     *(("replay", name) for name in ("conversation", "count_tokens", "models", "dry_run", "as_curl")),
     *(pair for pair in itertools.combinations(_MODES, 2) if pair not in _ALSO_OF_MANY),
-    *(("batch", name) for name in (*_ALONE, "pace", "usage")),
+    # What is for one answer makes no sense for many.
+    *(("batch", name) for name in ("conversation", "tool", "fallback_model", "events_to", "record", "replay")),
+    *(("batch", name) for name in ("extract", "show_thinking", "show_sources", "progress", "buffer", "pace", "usage")),
     *(("offload", name) for name in ("local", "unordered", "count_tokens", "max_total_tokens")),
     ("count_tokens", "max_total_tokens"),
     *itertools.combinations(OUTPUT_FORMATS, 2),
@@ -412,18 +410,9 @@ The manual: man streamcli."""
 
 def command() -> click.Command:
     """The click command; invoking it returns `Args`."""
-    # Not from STREAMCLI_VERSION or _HELP, which an image may hold for purposes of its own.
-    asked: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "allow_from_autoenv": False}
     return Command(
         "streamcli",
-        params=[
-            click.Argument(["prompt"], nargs=-1, metavar="[PROMPT]..."),
-            *OPTIONS,
-            click.Option(["--version"], help="Print the version.", callback=_version, **asked),
-            # Versions of click differ in when they look at their own, and whether it has a variable.
-            click.Option(["-h"], help="Show the most common options.", callback=_short_help, **asked),
-            click.Option(["--help"], help="Show all options.", callback=_help, **asked),
-        ],
+        params=[click.Argument(["prompt"], nargs=-1, metavar="[PROMPT]..."), *OPTIONS, *_TELLING],
         add_help_option=False,
         callback=_collect,
         help=_HELP,
@@ -445,41 +434,13 @@ def _with_values(argv: list[str]) -> list[str]:
 
     Only the file of a model may be the word after --local.
     """
-    words = list(argv)
-    for place, word in enumerate(words):
-        if word == "--":
-            break
+    end = argv.index("--") if "--" in argv else len(argv)
+    words = []
+    for word, following in zip(argv[:end], [*argv[1:], ""], strict=False):
         bare = BARE.get(word.removeprefix("--")) if word.startswith("--") else None
-        if bare is not None and not (word == "--local" and _names_model(words[place + 1 :])):
-            words[place] = f"{word}={bare}"
-    return words
-
-
-def _names_model(following: list[str]) -> bool:
-    return bool(following) and following[0].lower().endswith(".gguf")
-
-
-def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        _print(ctx, f"streamcli {__version__}")
-
-
-def _help(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        _print(ctx, ctx.get_help())
-
-
-def _short_help(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        ctx.meta[_IS_SHORT] = True
-    _help(ctx, param, wanted)
-
-
-def _print(ctx: click.Context, text: str) -> None:
-    if sys.stdout is None:  # it was closed when the process began; before 8.1.7 click did not expect that
-        raise OSError
-    click.echo(text, color=ctx.color)
-    ctx.exit()
+        has_value = bare is None or (word == "--local" and following.lower().endswith(".gguf"))
+        words.append(word if has_value else f"{word}={bare}")
+    return words + argv[end:]
 
 
 def _collect(**values: Any) -> Args:
