@@ -4,22 +4,22 @@ import contextlib
 import itertools
 import os
 
-import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcli.cli.args import OPTIONS, OUTPUT_FORMATS, Args, parse
 from streamcli.cli.settings import Place
+from streamcli.errors import UsageError
 from streamcli.protocol import request, sse
 
 WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 
 
 def rejected(*argv):
-    with pytest.raises(click.ClickException) as raised:
+    with pytest.raises(UsageError) as raised:
         parse(list(argv))
-    return raised.value.format_message()
+    return raised.value.message
 
 
 class TestPrompt:
@@ -129,7 +129,7 @@ class TestNumbers:
         ],
     )
     def test_one_that_makes_no_sense_is_out_of_range(self, option, text):
-        assert rejected(option, text).startswith(f"Invalid value for '{option}': {text!r} is out of range: it must be")
+        assert rejected(option, text).startswith(f"invalid value for '{option}': {text!r} is out of range: it must be")
 
     @pytest.mark.parametrize(
         ("option", "text"),
@@ -149,7 +149,7 @@ class TestNumbers:
     @given(st.text(st.characters(exclude_categories=["Cs"])))
     def test_any_text_is_a_number_or_rejected(self, text):
         for option in ("--max-tokens", "--timeout"):
-            with contextlib.suppress(click.UsageError):
+            with contextlib.suppress(UsageError):
                 assert isinstance(parse([f"{option}={text}"]), Args)
 
 

@@ -4,7 +4,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import click
 import pytest
 from faults_command import as_nobody_known, streamcli
 from server import ok, text_events
@@ -12,6 +11,7 @@ from server import ok, text_events
 from streamcli.cli import config
 from streamcli.cli.args import BARE, OPTIONS, parse
 from streamcli.cli.settings import Place
+from streamcli.errors import UsageError
 
 
 @pytest.fixture
@@ -31,9 +31,7 @@ def test_every_option_can_be_set_but_those_that_choose_the_configuration(option,
     given = "true" if option.is_flag else value.get(option.type.name, '"text"')
     file.write_text(f"{key} = {given}\n")
     if option.name in {"config", "profile"}:
-        with pytest.raises(
-            click.UsageError, match=r"is not (an option for the configuration|a table: profiles go into)"
-        ):
+        with pytest.raises(UsageError, match=r"is not (an option for the configuration|a table: profiles go into)"):
             settings(file)
     else:
         assert [setting.name for setting in settings(file)] == [option.name]
@@ -86,14 +84,14 @@ def test_a_text_stands_for_a_list_of_one(file):
 )
 def test_what_fits_no_option_is_rejected_with_its_place(text, reason, file):
     file.write_text(f"{text}\n")
-    with pytest.raises(click.UsageError, match=reason) as raised:
+    with pytest.raises(UsageError, match=reason) as raised:
         settings(file, "p" if "profile" in text else None)
     assert str(file) in raised.value.message
 
 
 def test_a_file_that_is_not_utf_8_is_rejected(file):
     file.write_bytes(b'model = "\xff"\n')
-    with pytest.raises(click.UsageError, match=r"is not UTF-8: byte 10 is 0xff$"):
+    with pytest.raises(UsageError, match=r"is not UTF-8: byte 10 is 0xff$"):
         settings(file)
 
 
@@ -108,7 +106,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(file):
 )
 def test_an_unknown_key_names_the_nearest(text, nearest, file):
     file.write_text(text)
-    with pytest.raises(click.UsageError) as raised:
+    with pytest.raises(UsageError) as raised:
         settings(file)
     end = f"; did you mean {nearest}?" if nearest else "for the configuration"
     assert raised.value.message.endswith(end)
@@ -116,7 +114,7 @@ def test_an_unknown_key_names_the_nearest(text, nearest, file):
 
 def test_an_unknown_profile_names_the_nearest(file):
     file.write_text("[profile.box]\n[profile.local]\n")
-    with pytest.raises(click.UsageError, match=r"has no table \[profile.locale\]; did you mean local\?$"):
+    with pytest.raises(UsageError, match=r"has no table \[profile.locale\]; did you mean local\?$"):
         settings(file, "locale")
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from click.core import ParameterSource
 
+from streamcli.errors import UsageError
 from streamcli.version import __version__
 
 if TYPE_CHECKING:
@@ -421,12 +422,24 @@ def command() -> click.Command:
 
 
 def parse(argv: list[str]) -> Args | int:
-    """`Args` from the command's arguments, or the exit status if it was --help or --version.
+    """`Args` from the command's arguments, or the exit status if it was --help or --version. Raises UsageError."""
+    try:
+        asked: Args | int = command().main(_with_values(argv), prog_name="streamcli", standalone_mode=False)
+    except click.ClickException as fault:
+        raise UsageError(_plain(fault)) from None
+    return asked
 
-    Raises click.ClickException, of status 2, for what cannot be parsed.
-    """
-    result: Args | int = command().main(_with_values(argv), prog_name="streamcli", standalone_mode=False)
-    return result
+
+def _plain(fault: click.ClickException) -> str:
+    message = fault.format_message().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    if isinstance(fault, click.NoSuchOption):
+        message += "; a prompt that begins with a dash goes after --"
+    elif isinstance(fault, click.BadParameter) and fault.ctx and fault.param and fault.param.name:
+        name = fault.param.name
+        if fault.ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
+            return f"in STREAMCLI_{name.upper()}: {message}"
+    return message
 
 
 def _with_values(argv: list[str]) -> list[str]:
@@ -451,15 +464,15 @@ def _collect(**values: Any) -> Args:
     found = settings.in_force(given, EXCLUSIVE)
     for one, other in EXCLUSIVE:
         if found[one].is_given and found[other].is_given:
-            raise click.UsageError(f"{_long(one)} and {_long(other)} cannot be used together")
+            raise UsageError(f"{_long(one)} and {_long(other)} cannot be used together")
     found |= {name: found[name]._replace(value=_with_dash(found[name].value)) for name in _KNOW_DASH}
     values.update({name: setting.value for name, setting in found.items()})
     for name, value in values.items():
         if name not in _MAY_BE_EMPTY and (value == "" or (isinstance(value, tuple) and "" in value)):
-            raise click.UsageError(f"{_long(name)} must not be empty")
+            raise UsageError(f"{_long(name)} must not be empty")
     for name, other in _NEEDS:
         if found[name].place == settings.Place.COMMAND_LINE and not found[other].is_given:
-            raise click.UsageError(f"{_long(name)} needs {_long(other)}")
+            raise UsageError(f"{_long(name)} needs {_long(other)}")
     formats = [name for name in OUTPUT_FORMATS if values.pop(name)]
     values["output_format"] = formats[0] if formats else "text"
     values["fail_on"] = _listed(values["fail_on"])
@@ -490,7 +503,7 @@ def _listed(given: str) -> frozenset[str]:
     """The stop reasons of --fail-on."""
     words = frozenset(filter(None, given.replace(" ", "").split(",")))
     if not words or ("none" in words and len(words) > 1):
-        raise click.UsageError("--fail-on needs stop reasons, separated by commas, or none alone")
+        raise UsageError("--fail-on needs stop reasons, separated by commas, or none alone")
     return words - {"none"}
 
 

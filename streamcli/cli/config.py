@@ -35,22 +35,22 @@ def configured(
 ) -> tuple[list[Setting], dict[str, dict[str, float]]]:
     """What the configuration at `path`, or the usual one if there is one, and its profile set; prices by model.
 
-    `bare` says what `true` means for the options whose value may be left out. Raises click.UsageError for a named file
+    `bare` says what `true` means for the options whose value may be left out. Raises UsageError for a named file
     that is not there, bad TOML, an unknown key or profile, or a value of the wrong type.
     """
     place = path or usual_path(os.environ)
     if place is None and profile is not None:
         why = "there is no home directory to look for a configuration in: name one with --config"
-        raise click.UsageError(f"--profile {profile}: {why}")
+        raise UsageError(f"--profile {profile}: {why}")
     if place is None:
         return [], {}
     table = _table(place, needed=path is not None or profile is not None)
     profiles = table.pop("profile", {})
     prices = _prices(table.pop("price", {}), place)
     if not isinstance(profiles, dict):
-        raise click.UsageError(f"{place}: profile is not a table: profiles go into tables [profile.NAME]")
+        raise UsageError(f"{place}: profile is not a table: profiles go into tables [profile.NAME]")
     if profile is not None and profile not in profiles:
-        raise click.UsageError(f"{place} has no table [profile.{profile}]{nearest(profile, profiles)}")
+        raise UsageError(f"{place} has no table [profile.{profile}]{nearest(profile, profiles)}")
     found = [Setting(*pair, Place.FILE, place) for pair in _values(table, place, options, bare)]
     if profile is not None:
         pairs = _values(profiles[profile], f"[profile.{profile}] of {place}", options, bare)
@@ -86,21 +86,19 @@ def _table(path: str, *, needed: bool) -> dict[str, Any]:
         # In a home that may not be entered, as a container may have it, nobody can say that a file is there.
         if not needed and not os.path.lexists(path):
             return {}
-        raise click.UsageError(f"cannot read the configuration {path}: {reason(fault)}") from None
+        raise UsageError(f"cannot read the configuration {path}: {reason(fault)}") from None
     import tomllib  # noqa: PLC0415 - few have a configuration
 
     try:
         return tomllib.loads(decoded(data, f"the configuration {path}"))
-    except UsageError as fault:
-        raise click.UsageError(fault.message) from None
     except (ValueError, RecursionError) as fault:
-        raise click.UsageError(f"the configuration {path} is not TOML: {reason(fault)}") from None
+        raise UsageError(f"the configuration {path} is not TOML: {reason(fault)}") from None
 
 
 def _prices(tables: Any, place: str) -> dict[str, dict[str, float]]:
     """The tables [price.MODEL], checked."""
     if not isinstance(tables, dict):
-        raise click.UsageError(f'{place}: price is not a table: prices go into tables [price."MODEL"]')
+        raise UsageError(f'{place}: price is not a table: prices go into tables [price."MODEL"]')
     if not tables:
         return {}
     from streamcli.output import price  # noqa: PLC0415 - few have prices
@@ -110,7 +108,7 @@ def _prices(tables: Any, place: str) -> dict[str, dict[str, float]]:
         try:
             prices[model] = price.checked(table)
         except ValueError as fault:
-            raise click.UsageError(f'{place}: [price."{model}"] {fault}') from None
+            raise UsageError(f'{place}: [price."{model}"] {fault}') from None
     return prices
 
 
@@ -119,12 +117,12 @@ def _values(
 ) -> Iterator[tuple[str, Any]]:
     """The names of the options that a table sets, and what they are set to."""
     if not isinstance(table, dict):
-        raise click.UsageError(f"{where} is not a table")
+        raise UsageError(f"{where} is not a table")
     known = {opt[2:]: option for option in options for opt in option.opts if opt.startswith("--")}
     for key, value in table.items():
         option = known.get(key)
         if option is None or option.name is None or option.name in _NOT_HERE:
-            raise click.UsageError(f"{where}: {key} is not an option for the configuration{nearest(key, known)}")
+            raise UsageError(f"{where}: {key} is not an option for the configuration{nearest(key, known)}")
         if option.name in bare and isinstance(value, bool):
             yield option.name, bare[option.name] if value else None
         else:
@@ -145,10 +143,10 @@ def _value(option: click.Option, value: Any, what: str) -> Any:
     wanted, kinds = _KINDS["flag" if option.is_flag else "list" if option.multiple else "one"]
     items = value if option.multiple and isinstance(value, list) else [value]
     if not all(type(item) in kinds for item in items):
-        raise click.UsageError(f"{what} needs {wanted}")
+        raise UsageError(f"{what} needs {wanted}")
     if any("\0" in str(item) for item in items):
-        raise click.UsageError(f"{what} holds a NUL character")
+        raise UsageError(f"{what} holds a NUL character")
     try:
         return option.type_cast_value(click.Context(click.Command("streamcli")), items if option.multiple else value)
     except click.BadParameter as fault:
-        raise click.UsageError(f"{what}: {fault.message}") from None
+        raise UsageError(f"{what}: {fault.message}") from None

@@ -12,9 +12,6 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-import click
-from click.core import ParameterSource
-
 from streamcli.errors import OutputError, StreamcliError, UsageError
 from streamcli.turns.signals import ENDING
 
@@ -47,9 +44,9 @@ def main() -> NoReturn:
 def _command(argv: list[str], streams: io.StandardStreams) -> int:
     try:
         asked = arguments.parse(argv)
-    except click.ClickException as fault:
-        io.Diagnostics(as_json=_wants_json(argv)).fault(UsageError(_plain(fault)))
-        return UsageError.exit_code
+    except UsageError as error:
+        io.Diagnostics(as_json=_wants_json(argv)).fault(error)
+        return error.exit_code
     except OSError:  # --help into a full device
         return _unwritten()
     except SystemExit:  # click's answer to a reader that closed the pipe
@@ -134,15 +131,3 @@ def _wants_json(argv: list[str]) -> bool:
         elif word.startswith("--error-format="):
             asked = word.partition("=")[2]
     return asked == "json"
-
-
-def _plain(fault: click.ClickException) -> str:
-    message = fault.format_message().rstrip(".")
-    message = message[:1].lower() + message[1:]
-    if isinstance(fault, click.NoSuchOption):
-        message += "; a prompt that begins with a dash goes after --"
-    elif isinstance(fault, click.BadParameter) and fault.ctx and fault.param and fault.param.name:
-        name = fault.param.name
-        if fault.ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
-            return f"in STREAMCLI_{name.upper()}: {message}"
-    return message
