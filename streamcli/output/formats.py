@@ -73,8 +73,7 @@ class Text(Format):
     def __init__(self) -> None:
         super().__init__()
         self._texts: list[str] = []
-        self._at_line_start = True
-        self._line_end_is_owed = False
+        self._last = "\n"
 
     def begin(self, exchange: Exchange) -> None:
         """An answer begins."""
@@ -88,25 +87,18 @@ class Text(Format):
 
     def turn(self, *, tools: bool) -> None:
         """End the line, unless the model only paused."""
-        self._line_end_is_owed = tools
+        if tools and ("".join(self._texts) or self._last)[-1] != "\n":
+            self._texts.append("\n")
 
     def take(self) -> bytes:
         """The text since the last time."""
-        return self._taken(self._joined())
+        return self._text().encode()
 
-    def _joined(self) -> str:
+    def _text(self) -> str:
         text = "".join(self._texts)
         self._texts.clear()
+        self._last = text[-1:] or self._last
         return text
-
-    def _taken(self, text: str) -> bytes:
-        if text:
-            self._at_line_start = text[-1] == "\n"
-        if self._line_end_is_owed:
-            self._line_end_is_owed = False
-            text += "" if self._at_line_start else "\n"
-            self._at_line_start = True
-        return text.encode()
 
 
 class SmoothText(Text):
@@ -144,7 +136,7 @@ class SmoothText(Text):
         self._release()
 
     def _cut(self) -> None:
-        found, self._held = pieces(self._held + super().take().decode(), self._most)
+        found, self._held = pieces(self._held + self._text(), self._most)
         self._whole += found
 
     def _release(self) -> None:
@@ -166,11 +158,11 @@ class Extract(Text):
 
     def finish(self) -> None:
         """The block."""
-        self.pending.append((last_fenced_block(self._before + self._joined()) or "").encode())
+        self.pending.append((last_fenced_block(self._before + self._text()) or "").encode())
 
     def turn(self, *, tools: bool) -> None:
         """Forget the text before a tool call; the text before a pause counts."""
-        text = self._before + self._joined()
+        text = self._before + self._text()
         self._before = "" if tools else text
 
 
