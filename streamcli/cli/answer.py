@@ -122,7 +122,7 @@ class Answer:
             raise ToolError("the model paused its turn after more text than is kept: ask with --message")
         self._said = "" if calls else self._said + accumulator.text
         self._cited += citations(message)
-        self._outputs.turn(tools=bool(calls))
+        self._outputs.tell(lambda each: each.turn(tools=bool(calls)))
         if not (question.confirms and os.isatty(io.STDERR)):  # else the person who is asked sees them there
             self._show_calls(message)
         results = question.run_tools(calls) if question.run_tools and calls else []
@@ -131,7 +131,8 @@ class Answer:
         self._stream.close()
         self._meter.turn(accumulator.usage, message.get("model"))
         names = {call["id"]: call["name"] for call in calls}
-        self._outputs.results([{**result, "name": names.get(result["tool_use_id"])} for result in results])
+        named = [{**result, "name": names.get(result["tool_use_id"])} for result in results]
+        self._outputs.tell(lambda each: each.results(named))
         return False
 
     def _answered(self, client: Client, question: Question) -> MessageStream:
@@ -172,7 +173,7 @@ class Answer:
     def _pump(self, stream: MessageStream, player: Player | None) -> None:
         before = self._outputs.written
         while True:
-            self._outputs.begin(stream.exchange)
+            self._outputs.tell(lambda each: each.begin(stream.exchange))
             try:
                 for data in stream.reads():
                     events = stream.exchange.receive(data)
@@ -202,7 +203,7 @@ class Answer:
     def _complete(self, question: Question) -> int:
         assert self._stream  # noqa: S101 - a turn was taken
         self._meter.stop()
-        self._outputs.finish()
+        self._outputs.tell(lambda each: each.finish())
         accumulator = self._stream.exchange.accumulator
         message: Mapping[str, Any] = accumulator.snapshot() or {}
         self._show_calls(message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from streamcli.errors import OutputError, StreamcliError
 from streamcli.output import formats
@@ -17,10 +17,10 @@ from streamcli.output import formats
 from . import io
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable
 
     from streamcli.output.meter import Meter
-    from streamcli.protocol.exchange import Exchange, Received
+    from streamcli.protocol.exchange import Received
 
     from .args import Args
     from .progress import Progress
@@ -100,7 +100,10 @@ class Outputs:
         if args.events_to:
             self._answers.append(_output(args, formats.Events(), io.opened(args.events_to, atomic=False)))
         if args.progress and os.isatty(io.STDERR) and not (args.quiet or args.show_thinking):
-            self._progress = _progress(self._diagnostics, self._meter)
+            from .progress import Progress  # noqa: PLC0415 - rarely asked for
+
+            self._progress = Progress(self._meter)
+            self._diagnostics.live, self._diagnostics.tick = self._progress.line, self._progress.draw
         if args.show_thinking:
             standard_error = io.StandardError(os.dup(io.STDERR), "standard error")
             self._thoughts.append(_output(args, formats.Thinking(), standard_error))
@@ -124,11 +127,6 @@ class Outputs:
                 return EmptyOutputError(f"there is nothing to write: {output.descriptor.name} stays as it was")
         return None
 
-    def begin(self, exchange: Exchange) -> None:
-        """An answer begins, perhaps after one that failed before anything was written."""
-        for output in self._all():
-            output.format.begin(exchange)
-
     def pass_on(self, data: bytes, events: Iterable[Received]) -> None:
         """One network read and its events: what came before a fault in them is written before the fault is raised."""
         for output in self._all():
@@ -150,25 +148,13 @@ class Outputs:
             for output in self._all():
                 output.flush()
         if self._progress and any(output.on_terminal and output.descriptor.written for output in self._answers):
-            self._progress.close()
+            self._progress.line.close()
             self._progress = None
 
-    def turn(self, *, tools: bool) -> None:
-        """The answer is complete and another one follows, after tools were run or by itself."""
+    def tell(self, event: Callable[[formats.Format], None]) -> None:
+        """Tell every format of `event`, which is one of its methods, and write what it says to that."""
         for output in self._all():
-            output.format.turn(tools=tools)
-        self._flush()
-
-    def results(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """What the tools said."""
-        for output in self._all():
-            output.format.results(results)
-        self._flush()
-
-    def finish(self) -> None:
-        """The last answer is complete."""
-        for output in self._all():
-            output.format.finish()
+            event(output.format)
         self._flush()
 
     def repeat(self, error: StreamcliError) -> None:
@@ -195,19 +181,10 @@ class Outputs:
     def close(self, *, succeeded: bool) -> None:
         """Close all. Raises OutputError where that fails and the run `succeeded`."""
         if self._progress:
-            self._progress.close()
+            self._progress.line.close()
         for descriptor in (*(output.descriptor for output in self._all()), self._usage, self._tape):
             if descriptor:
                 descriptor.done() if succeeded else descriptor.failed()
-
-
-def _progress(diagnostics: io.Diagnostics, meter: Meter) -> Progress:
-    from .progress import Line, Progress  # noqa: PLC0415 - rarely asked for
-
-    line = Line()
-    progress = Progress(line, meter.price)
-    diagnostics.live, diagnostics.tick = line, progress.draw
-    return progress
 
 
 def _output(args: Args, output_format: formats.Format, descriptor: io.Descriptor, pace: float = 0) -> Output:

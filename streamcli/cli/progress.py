@@ -16,11 +16,10 @@ from streamcli.output.price import total
 from . import io
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from streamcli.output.meter import Meter
     from streamcli.protocol.exchange import Received
-
-    Price = Callable[[Mapping[str, Any], Any], float | None]
 
 _INTERVAL = 0.1
 _ERASE = b"\r\x1b[K"
@@ -78,19 +77,15 @@ def _write(data: bytes) -> None:
 class Progress:
     """Tokens, rate, time and cost of one answer.
 
-    A token is counted for each delta until the server says how many there were. `price` gives what the usage of a model
-    costs, or None.
+    A token is counted for each delta until the server says how many there were.
     """
 
-    def __init__(self, line: Line, price: Price, clock: Callable[[], float] = time.monotonic) -> None:
-        self._line = line
-        self._price = price
+    def __init__(self, meter: Meter) -> None:
+        self.line = Line()
+        self._meter = meter
         self._spent: float | None = 0.0
         self._usage: dict[str, Any] = {}
         self._model: Any = None
-        self._clock = clock
-        self._start = clock()
-        self._first: float | None = None
         self._earlier = 0
         self._tokens = 0
 
@@ -100,7 +95,6 @@ class Progress:
         if event is None:
             return
         if event["type"] == "content_block_delta":
-            self._first = self._first or self._clock()
             self._tokens += 1
         elif event["type"] == "message_start":
             self._tokens = 0  # those of a failed attempt do not count
@@ -117,22 +111,18 @@ class Progress:
 
     def draw(self) -> None:
         """Show how far the answer is."""
-        self._line.draw(self._text)
-
-    def close(self) -> None:
-        """Show nothing more."""
-        self._line.close()
+        self.line.draw(self._text)
 
     def _cost(self) -> float | None:
         if not self._usage:
             return self._spent
-        return total(self._spent, self._price({**self._usage, "output_tokens": self._tokens}, self._model))
+        return total(self._spent, self._meter.price({**self._usage, "output_tokens": self._tokens}, self._model))
 
     def _text(self) -> str:
-        now = self._clock()
+        first, now = self._meter.first_token, self._meter.elapsed()
+        if first is None:
+            return f"waiting {now:.1f} s"
         tokens = self._earlier + self._tokens
-        if self._first is None:
-            return f"waiting {now - self._start:.1f} s"
-        rate = tokens / (now - self._first) if now > self._first else 0
+        rate = tokens / (now - first) if now > first else 0
         cost = self._cost()
-        return f"{tokens} tokens  {rate:.0f}/s  {now - self._start:.1f} s" + (f"  cost {cost:.4g}" if cost else "")
+        return f"{tokens} tokens  {rate:.0f}/s  {now:.1f} s" + (f"  cost {cost:.4g}" if cost else "")

@@ -36,10 +36,14 @@ class Meter:
         self.turns = 1
         self._earlier: dict[str, Any] = {}
 
+    def elapsed(self) -> float:
+        """The seconds since the request began."""
+        return self._clock() - self._start
+
     def seen(self, received: Received) -> None:
         """Note when the first delta came; to be called for each event as long as `first_token` is None."""
         if received.event is not None and received.event.get("type") == "content_block_delta":
-            self.first_token = self._clock() - self._start
+            self.first_token = self.elapsed()
 
     def turn(self, usage: Mapping[str, Any], model: Any = None) -> None:
         """Count a turn, answered by `model`, that another one follows."""
@@ -61,7 +65,7 @@ class Meter:
 
     def stop(self) -> None:
         """Note when the answer ended."""
-        self.end = self._clock() - self._start
+        self.end = self.elapsed()
 
 
 def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
