@@ -6,6 +6,7 @@ Contract: standard input is read, programs describe themselves and the conversat
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -153,13 +154,9 @@ def _programs(
 
     environment = tools.clean_environment(os.environ, diagnostics.secrets)
     programs = tools.described(args.tool, environment=environment, timeout=args.tool_timeout or None)
-
-    def run_tools(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return tools.results(
-            calls, programs, environment=environment, timeout=args.tool_timeout or None, may_run=may_run
-        )
-
-    return programs, run_tools
+    return programs, functools.partial(
+        tools.results, programs=programs, environment=environment, timeout=args.tool_timeout or None, may_run=may_run
+    )
 
 
 def _conversation(args: Args, diagnostics: io.Diagnostics, stack: ExitStack) -> Conversation | None:

@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 _KEEP_TEXT = frozenset({"message", "snapshots"})
 
 
-def _is_there(client: Client | AsyncClient) -> None:
-    """What `reach` does where no model is loaded."""
-
-
 class Run(NamedTuple):
     """What everything here needs.
 
@@ -54,7 +50,7 @@ class Run(NamedTuple):
     diagnostics: io.Diagnostics
     standard_output: io.Descriptor
     stack: contextlib.ExitStack
-    reach: Callable[[Client | AsyncClient], None] = _is_there
+    reach: Callable[[Client | AsyncClient], None] = lambda _client: None
 
 
 def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
@@ -78,7 +74,10 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
             return _batch(this)
         if args.models:
             return _models(this)
-        endpoint, question = _asked(this)
+        if args.replay:
+            endpoint, question = replayed(args.replay, speed=args.replay_speed)
+        else:  # a missing key is said before input is waited for
+            endpoint, question = _endpoint(this), put_together(args, streams, diagnostics, stack)
         return _count(this, endpoint, question) if args.count_tokens else _ask(this, endpoint, question)
 
 
@@ -89,35 +88,16 @@ def _ask(this: Run, endpoint: Endpoint, question: Question) -> int:
     if args.dry_run or args.as_curl:
         from . import show  # noqa: PLC0415 - rarely asked for
 
-        return _print(
-            this.standard_output, show.as_curl(request, endpoint, args) if args.as_curl else show.dry_run(request)
-        )
+        shown = show.as_curl(request, endpoint, args) if args.as_curl else show.dry_run(request)
+        return _print(this.standard_output, shown)
     del request
     return _answer(this, endpoint, question)
-
-
-def _output(this: Run) -> io.Descriptor:
-    """Where what a call returns goes, opened before the call is made."""
-    if not this.args.output:
-        return this.standard_output
-    return io.opened(this.args.output, atomic=True, note=lambda made: this.stack.callback(made.failed))
 
 
 def _print(sink: io.Descriptor, data: bytes) -> int:
     sink.write(data)
     sink.done()
     return 0
-
-
-def _asked(this: Run) -> tuple[Endpoint, Question]:
-    """Where to ask and what.
-
-    The cheap and the certain come first: a missing key is said before input is waited for.
-    """
-    args = this.args
-    if args.replay:
-        return replayed(args.replay, speed=args.replay_speed)
-    return _endpoint(this), put_together(args, this.streams, this.diagnostics, this.stack)
 
 
 def _endpoint(this: Run) -> Endpoint:
@@ -173,17 +153,12 @@ def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
 
 
 def _models(this: Run) -> int:
-    args, endpoint = this.args, _endpoint(this)
-    _advise(this, endpoint)
-    client = _client(this, endpoint)
-    sink = _output(this)
-    this.reach(client)
-    models = list(client.models.list(betas=args.beta))
-    wanted = [model for model in models if model.get("id")]
+    client, sink = _caller(this, _endpoint(this))
+    wanted = [model for model in client.models.list(betas=this.args.beta) if model.get("id")]
     names = b"".join(one_line(str(model["id"])).encode() + b"\n" for model in wanted)
     _keep_for_completions(names)
     full = b"".join(dumps(model) + b"\n" for model in wanted)
-    return _print(sink, full if args.output_format == "message" else names)
+    return _print(sink, full if this.args.output_format == "message" else names)
 
 
 def _keep_for_completions(names: bytes) -> None:
@@ -198,15 +173,21 @@ def _keep_for_completions(names: bytes) -> None:
 
 
 def _count(this: Run, endpoint: Endpoint, question: Question) -> int:
-    args = this.args
-    _advise(this, endpoint, question.loop.body.get("model"))
-    client = _client(this, endpoint)
-    sink = _output(this)
-    this.reach(client)
-    count = client.messages.count_tokens(betas=args.beta, extra_body=calls.to_count(question.body))
+    client, sink = _caller(this, endpoint, question.loop.body.get("model"))
+    count = client.messages.count_tokens(betas=this.args.beta, extra_body=calls.to_count(question.body))
     tokens = calls.counted(count)
-    shown = dumps(count) if args.output_format == "message" else str(tokens).encode()
+    shown = dumps(count) if this.args.output_format == "message" else str(tokens).encode()
     return _print(sink, shown + b"\n")
+
+
+def _caller(this: Run, endpoint: Endpoint, model: Any = None) -> tuple[Client, io.Descriptor]:
+    """What makes one call of an address that responds, and where what it returns goes, opened before that."""
+    _advise(this, endpoint, model)
+    client, sink = _client(this, endpoint), this.standard_output
+    if this.args.output:
+        sink = io.opened(this.args.output, atomic=True, note=lambda made: this.stack.callback(made.failed))
+    this.reach(client)
+    return client, sink
 
 
 def _marking(args: Args) -> Mark | None:
