@@ -83,12 +83,10 @@ def async_client(args: Args, endpoint: Endpoint) -> AsyncClient:
 
 
 def _settings(args: Args, endpoint: Endpoint, proxy: Proxy | None) -> Settings:
-    timeout = httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None)
-    total = args.timeout or None
     return {
         "endpoint": endpoint,
-        "timeout": timeout,
-        "total_timeout": total,
+        "timeout": httpx.Timeout(args.idle_timeout or None, connect=args.connect_timeout or None, pool=None),
+        "total_timeout": args.timeout or None,
         "strict": args.strict,
         "max_event_bytes": args.max_event_bytes or sys.maxsize,
         "secrets": proxy.secrets if proxy else (),

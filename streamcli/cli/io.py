@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 STDIN, STDOUT, STDERR = 0, 1, 2
 # How many seconds standard input may be silent before that is mentioned.
 SILENCE = 3.0
-_DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d{1,9})|std(in|out|err))|/proc/self/fd/(\d{1,9})")
+# Names of descriptors.
+_NAMED = {"-": STDOUT, "/dev/stdin": STDIN, "/dev/stdout": STDOUT, "/dev/stderr": STDERR}
+_NUMBERED = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,9})")
 # What a file name that is not UTF-8 has; strict parsers of JSON do not take it.
 _NO_TEXT = re.compile("[\ud800-\udfff]")
-_NAMED = {"in": STDIN, "out": STDOUT, "err": STDERR}
 
 
 class Signalled(BaseException):
@@ -187,35 +188,30 @@ def opened(path: str, *, atomic: bool, note: Callable[[Descriptor], object] = la
     `note` is given it before a signal can end the run, so that no file is left behind. Raises OutputError where it
     cannot be opened for writing.
     """
-    if atomic and not _descriptor(path) and (not os.path.exists(path) or os.path.isfile(path)):
+    numbered = _NUMBERED.fullmatch(path)
+    number = int(numbered[1]) if numbered else _NAMED.get(path)
+    if atomic and number is None and (not os.path.exists(path) or os.path.isfile(path)):
         with signals_held():
             made: Descriptor = ReplacedFile(path)
             note(made)
     else:
-        made = _in_place(path)
+        made = Descriptor(_opened_in_place(path, number), path)
         note(made)
     return made
 
 
-def _descriptor(path: str) -> re.Match[str] | None:
-    return _DESCRIPTOR.fullmatch("/dev/stdout" if path == "-" else path)
-
-
-def _in_place(path: str) -> Descriptor:
-    match = _descriptor(path)
-    if not match:
-        try:
-            return Descriptor(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), path)
-        except OSError as fault:
-            raise OutputError(f"cannot write to {path}: {reason(fault)}") from None
-    number = _NAMED[match[2]] if match[2] else int(match[1] or match[3])
+def _opened_in_place(path: str, number: int | None) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
-        if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
-            return Descriptor(os.dup(number), path)
-        why = "bad file descriptor"  # as a write would say, but in time
+        return os.open(path, flags, 0o666) if number is None else _another(number)
     except OSError as fault:
-        why = reason(fault)
-    raise OutputError(f"cannot write to {path}: {why}")
+        raise OutputError(f"cannot write to {path}: {reason(fault)}") from None
+
+
+def _another(number: int) -> int:
+    if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # as a write would say, but in time
+    return os.dup(number)
 
 
 class StandardStreams:
@@ -252,32 +248,27 @@ def is_device(fd: int) -> bool:
     return stat.S_ISCHR(os.fstat(fd).st_mode)
 
 
-def read_stdin(*, timeout: float | None = None, silent: Callable[[], None] | None = None) -> bytes:
+def read_stdin(*, timeout: float = 0, silent: Callable[[], None] = lambda: None) -> bytes:
     """Standard input to its end.
 
-    With a `timeout`, `silent` is called if no first byte comes within SILENCE seconds, and UsageError is raised if none
-    comes within `timeout` seconds (0: it waits for ever). Without one it waits for ever and calls nothing.
+    `silent` is called if no first byte comes within SILENCE seconds. Raises UsageError if none comes within `timeout`
+    seconds; 0: it waits for ever.
     """
-    if timeout is not None:
-        _await_input(timeout or math.inf, silent)
-    parts = []
+    _await_input(timeout or math.inf, silent)
     try:
-        while part := read(STDIN):
-            parts.append(part)
+        return b"".join(iter(lambda: read(STDIN), b""))
     except OSError as fault:
         raise UsageError(f"cannot read standard input: {reason(fault)}") from None
-    return b"".join(parts)
 
 
-def _await_input(timeout: float, silent: Callable[[], None] | None) -> None:
-    if _readable(min(SILENCE, timeout)):
+def _await_input(timeout: float, silent: Callable[[], None]) -> None:
+    patience = min(SILENCE, timeout)
+    if _wait(STDIN, select.POLLIN, patience):
         return
-    if timeout > SILENCE:
-        if silent:
-            silent()
-        if _readable(timeout - SILENCE):
-            return
-    raise UsageError(f"nothing came on standard input for {timeout:g} s: use -I to ignore it")
+    if timeout > patience:
+        silent()
+    if not _wait(STDIN, select.POLLIN, timeout - patience):
+        raise UsageError(f"nothing came on standard input for {timeout:g} s: use -I to ignore it")
 
 
 def read(fd: int) -> bytes:
@@ -287,10 +278,6 @@ def read(fd: int) -> bytes:
             return os.read(fd, 1 << 20)
         except BlockingIOError:
             _wait(fd, select.POLLIN)
-
-
-def _readable(seconds: float) -> bool:
-    return _wait(STDIN, select.POLLIN, seconds)
 
 
 def _wait(fd: int, event: int, seconds: float = math.inf) -> bool:

@@ -174,11 +174,11 @@ def text_of_stdin(args: Args, streams: io.StandardStreams, diagnostics: io.Diagn
     if not is_wanted or (not asked_for and (streams.terminal[io.STDIN] or not streams.open[io.STDIN])):
         return ""
     has_prompt = _has_prompt(args)
-    patient = asked_for or not has_prompt
-    raw = io.read_stdin(
-        timeout=None if patient else args.stdin_timeout,
-        silent=lambda: diagnostics.note("waiting for standard input; use -I to ignore it"),
-    )
+    if asked_for or not has_prompt:
+        raw = io.read_stdin()
+    else:
+        silence = "waiting for standard input; use -I to ignore it"
+        raw = io.read_stdin(timeout=args.stdin_timeout, silent=lambda: diagnostics.note(silence))
     if args.verbose:
         diagnostics.note(f"read {len(raw)} bytes from standard input")
     text = decoded(raw, "standard input")
