@@ -95,10 +95,10 @@ def composer(args: Args) -> Callable[[str], Message | None]:
     def message(text: str) -> Message | None:
         front, question = _split(args, text, files, words) if args.cache else ((), (text, *files, words))
         before, prompt = _joined(front), _joined(question)
+        if not blocks and not before:
+            return plain(prompt)
         texts = [_without_line_end(before) + "\n\n"] if before else []
         texts += [prompt] if prompt else []
-        if not blocks and not before:
-            return {"role": "user", "content": prompt} if prompt else None
         return {"role": "user", "content": [*blocks, *({"type": "text", "text": each} for each in texts)]}
 
     return message if blocks or files or words or args.cache else plain  # as it is for most of a million lines
@@ -135,15 +135,14 @@ def _block(args: Args, word: str) -> dict[str, Any]:
     from streamcli.turns import attachment  # noqa: PLC0415 - rarely asked for
 
     if word == "-":
-        block = attachment.of_bytes(io.read_stdin(), "standard input")
+        named = "standard input"
+        block = attachment.of_bytes(io.read_stdin(), named)
     else:
+        named = word
         _check_encodable(word, f"--attach {word!a}")
         found = attachment.by_reference(word)
         block = found or attachment.of_bytes(io.read_file(word, "the attachment"), word, os.path.basename(word))
-    if _is_anthropic_s(args):
-        return block
-    named = "standard input" if word == "-" else word
-    return attachment.readable(block, named, by_llamacpp=args.local is not None)
+    return block if _is_anthropic_s(args) else attachment.readable(block, named, by_llamacpp=args.local is not None)
 
 
 def _check_stdin(args: Args) -> list[str]:
@@ -420,18 +419,16 @@ def _explicit_key(args: Args) -> tuple[str | None, str]:
     if not is_near and args.place("base_url") not in _CONFIGURED and request.credential(os.environ):
         return None, ""
     if args.api_key_file:
-        return _key(io.read_file(args.api_key_file, "the key file"), "--api-key-file")
-    if args.api_key_cmd:
+        raw, source = io.read_file(args.api_key_file, "the key file"), "--api-key-file"
+    elif args.api_key_cmd:
         from streamcli.turns.processes import output_of  # noqa: PLC0415 - few have such a command
 
-        status, printed = output_of(args.api_key_cmd)
+        status, raw = output_of(args.api_key_cmd)
+        source = "--api-key-cmd"
         if status:
             raise UsageError(f"the command of --api-key-cmd failed with status {status}")
-        return _key(printed, "--api-key-cmd")
-    return None, ""
-
-
-def _key(raw: bytes, source: str) -> tuple[str, str]:
+    else:
+        return None, ""
     is_utf_16 = raw[:2] in {b"\xff\xfe", b"\xfe\xff"}  # as PowerShell writes files
     key = raw.decode("utf-16" if is_utf_16 else "utf-8", "replace")
     if not key_in(key)[0]:
