@@ -621,7 +621,7 @@ def test_nor_is_it_asked_again_for_each_line_that_waits(server, hasty, monkeypat
     too_late, answer = [], Pool._answer
 
     def asked(self, *args):
-        too_late.append(self._gate.silence > self._gate.patience)
+        too_late.append(self._gate.silence > self._limiter.patience)
         return answer(self, *args)
 
     monkeypatch.setattr(Pool, "_answer", asked)

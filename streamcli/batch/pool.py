@@ -93,7 +93,8 @@ class Pool:
         self._settings = settings
         # A request that the idle timeout ended may take as long as another one may be silent.
         patience = max(PATIENCE, (settings.retries + 1) * (client.timeout.read or 0))
-        self._gate = _Gate(Limiter(settings.jobs, patience=patience))
+        self._limiter = Limiter(settings.jobs, patience=patience)
+        self._gate = _Gate(self._limiter)
         # Errors that every line would meet: whether there was an answer at all, the lines that wait to know that, and
         # how many came in a row since.
         self._answered = asyncio.Event()
@@ -133,16 +134,15 @@ class Pool:
             raise fault
 
     async def _ask_all(self, lines: Iterator[Line], done: Callable[[int], bool]) -> None:
+        fault: StreamcliError | None = None
         try:
             await self._begin_all(lines, done)
-        except StreamcliError:  # the input is not what it was; what was asked of it is paid for
-            await self._all_ended()
-            raise
-        await self._all_ended()
-
-    async def _all_ended(self) -> None:
+        except StreamcliError as error:  # the input is not what it was; what was asked of it is paid for
+            fault = error
         while self._running:
             await asyncio.wait(self._running)
+        if fault:
+            raise fault
 
     async def _begin_all(self, lines: Iterator[Line], done: Callable[[int], bool]) -> None:
         place = skipped = 0
@@ -159,7 +159,7 @@ class Pool:
             self._running.add(task)
             task.add_done_callback(self._ended)
             place += 1
-            await self._outbox.room(place)
+            await self._outbox.room.acquire()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -209,21 +209,21 @@ class Pool:
 
     async def _outcome(self, line: Line) -> _Outcome | None:
         """How the line ended; None if it is left."""
-        attempt = 0
-        succeed = self._count if self._settings.counting else self._answer
+        counting = self._settings.counting
         throttled: APIError | None = None
+        attempt = 0  # not counting those that were throttled
         while True:
             permit = await self._gate.enter()
             if self._is_spent():
                 self._gate.ended(permit)
                 return None
-            if throttled and self._gate.silence > self._gate.patience:  # it need not be silent to each in turn
+            if throttled and self._gate.silence > self._limiter.patience:  # it need not be silent to each in turn
                 self._gate.ended(permit)
                 self._name_silence(throttled)
                 return _Outcome(errored(throttled), throttled, is_common=True)
             meter = Meter()
             try:
-                return _Outcome({"type": "succeeded", **await succeed(line, permit, meter)})
+                fields = await (self._count(line, meter) if counting else self._answer(line, permit, meter))
             except APIError as error:
                 meter.stop()
                 if isinstance(error, APIStatusError):
@@ -231,27 +231,28 @@ class Pool:
                 is_throttled = self._is_throttled(error, permit, meter)
                 throttled = error if is_throttled else None
                 if is_throttled:
-                    another = self._after_throttling(error, permit, attempt)
+                    wait = self._after_throttling(error, permit)
                 else:
-                    another = self._another(error, permit, attempt, meter)
-                if another is None:
+                    wait = self._delay(error, permit, attempt, meter)
+                    attempt += 1
+                if wait is None:
                     is_common = _is_not_allowed(error) or (is_throttled and not _is_final(error))
                     return _Outcome(errored(error), error, is_common)
-                self._settings.on_retry(line, error, another.wait)
+                self._settings.on_retry(line, error, wait)
                 self._tell_silence(line, error)
+            else:
+                self._gate.succeeded(permit)
+                self._statistics.answered(meter.first_token, meter.end or 0)
+                return _Outcome({"type": "succeeded", **fields})
             self._statistics.retries += 1
-            attempt = another.attempt
-            await asyncio.sleep(another.wait)
+            await asyncio.sleep(wait)
 
-    async def _count(self, line: Line, permit: Permit, meter: Meter) -> dict[str, Any]:
+    async def _count(self, line: Line, meter: Meter) -> dict[str, Any]:
         count = await self._client.messages.count_tokens(
             betas=self._settings.betas, extra_body=calls.to_count(line.params)
         )
-        tokens = calls.counted(count)
         meter.stop()
-        self._gate.succeeded(permit)
-        self._statistics.answered(None, meter.end or 0)
-        return {"input_tokens": tokens}
+        return {"input_tokens": calls.counted(count)}
 
     async def _answer(self, line: Line, permit: Permit, meter: Meter) -> dict[str, Any]:
         manager = self._client.messages.stream(betas=self._settings.betas, extra_body=line.params)
@@ -259,13 +260,11 @@ class Pool:
             self._gate.note_limits(stream.response.headers)
             exchange = stream.exchange
             async for data in stream.reads():
-                self._gate.begun(permit)
+                self._limiter.begun(permit)
                 for received in exchange.receive(data):
                     if meter.first_token is None:
                         meter.seen(received)
             meter.stop()
-        self._gate.succeeded(permit)
-        self._statistics.answered(meter.first_token, meter.end or 0)
         self._statistics.deviations.update(exchange.deviations)
         return {"message": exchange.accumulator.snapshot() or {}}
 
@@ -282,38 +281,37 @@ class Pool:
         total = self._client.total_timeout
         return total is not None and meter.end is not None and meter.end >= total - _TICK
 
-    def _another(self, error: APIError, permit: Permit, attempt: int, meter: Meter) -> _Attempt | None:
-        """The attempt to make after one that ended with `error`, or None."""
+    def _delay(self, error: APIError, permit: Permit, attempt: int, meter: Meter) -> float | None:
+        """The seconds to wait before the next attempt, after one that ended with `error`, or None if there is none."""
         self._gate.ended(permit)
         # Nothing of the answer was passed on, so one that fell silent can be retried like one that broke off.
         was_silent = isinstance(error, APITimeoutError) and permit.begun and not self._is_late(meter)
         again = APIConnectionError(error.message) if was_silent else error
         chance, now = random.random(), time.time()  # noqa: S311 - it spreads waits
-        wait = delay(again, attempt, max_retries=self._settings.retries, chance=chance, now=now)
-        return None if wait is None else _Attempt(attempt + 1, wait)
+        return delay(again, attempt, max_retries=self._settings.retries, chance=chance, now=now)
 
-    def _after_throttling(self, error: APIError, permit: Permit, attempt: int) -> _Attempt | None:
-        """The attempt to make after a throttled one, when the gate opens, or None."""
+    def _after_throttling(self, error: APIError, permit: Permit) -> float | None:
+        """As `_delay`, of a throttled attempt: 0, because the gate opens when the server has room."""
         asked = None
         if isinstance(error, APIStatusError):
             self._statistics.rate_limited += error.status_code == 429
             self._statistics.overloaded += error.status_code != 429
             asked = error.retry_after or None  # 0 leaves it to us
-        too_long = asked is not None and asked > self._gate.patience
+        too_long = asked is not None and asked > self._limiter.patience
         if too_long:
             self._statistics.longest_wait = max(self._statistics.longest_wait, asked or 0)
         if self._gate.throttled(permit, None if too_long else asked):
             self._name_silence(error)
             return None
-        return None if too_long or _is_final(error) else _Attempt(attempt, 0)
+        return None if too_long or _is_final(error) else 0
 
     def _name_silence(self, error: APIError) -> None:
-        error.message += f"; no line was answered for {self._gate.patience:g} s"
+        error.message += f"; no line was answered for {self._limiter.patience:g} s"
 
     def _tell_silence(self, line: Line, error: APIError) -> None:
         if not self._silence_told and self._gate.silence > _LONG_SILENCE:
             self._silence_told = True
-            self._settings.on_silence(line, error, self._gate.patience)
+            self._settings.on_silence(line, error, self._limiter.patience)
 
 
 class _Outcome(NamedTuple):
@@ -338,13 +336,6 @@ def _is_not_allowed(error: APIError) -> bool:
     return isinstance(error, APIStatusError) and (error.status_code in _NOT_ALLOWED or error.is_hopeless)
 
 
-class _Attempt(NamedTuple):
-    """How many attempts before it count, and the seconds to wait before it."""
-
-    attempt: int
-    wait: float
-
-
 class _Gate:
     """The limiter, and the requests that wait for it: first come, first served."""
 
@@ -362,17 +353,9 @@ class _Gate:
         return await turn
 
     @property
-    def patience(self) -> float:
-        """The seconds for which nobody may be answered before a request is given up."""
-        return self._limiter.patience
-
-    @property
     def silence(self) -> float:
         """The seconds for which no line was answered."""
         return self._limiter.silence(self._loop.time())
-
-    def begun(self, permit: Permit) -> None:
-        self._limiter.begun(permit)
 
     def succeeded(self, permit: Permit) -> None:
         self._limiter.succeeded(permit, self._loop.time())
@@ -418,27 +401,19 @@ class _Gate:
 
 
 class _Outbox:
-    """Results on their way out: at most `_window` lines are drawn and not yet written.
+    """Results on their way out, which give back the `room` that each line takes once they are written.
 
     Writing has a thread of its own, so that a slow reader delays neither the answers nor their timeouts.
     """
 
     def __init__(self, write: Callable[[Sequence[Result]], None], settings: Settings) -> None:
-        self.written = 0
+        self.room = asyncio.Semaphore(_WINDOW * settings.jobs - 1)  # a line is drawn before it takes its room
         self._write = write
         self._ordered = settings.ordered
-        self._window = _WINDOW * settings.jobs
         self._next = 0
         self._ready: dict[int, Result | None] = {}
         self._closed = False
         self._changed = asyncio.Event()
-        self._has_room = asyncio.Event()
-
-    async def room(self, drawn: int) -> None:
-        """Wait until one more line may be drawn, after `drawn` lines."""
-        while drawn - self.written >= self._window:
-            self._has_room.clear()
-            await self._has_room.wait()
 
     def put(self, place: int, ended: Result | None) -> None:
         """Take the result of the line that was drawn as number `place`, counted from 0; None if it has none."""
@@ -463,8 +438,8 @@ class _Outbox:
                     results = [each for each in taken if each is not None]
                     if results:
                         await loop.run_in_executor(thread, self._write, results)
-                    self.written += len(taken)
-                    self._has_room.set()
+                    for _ in taken:
+                        self.room.release()
                     if len(taken) > 1:
                         await asyncio.sleep(_GATHERING)
                 elif self._closed:
