@@ -94,21 +94,20 @@ class _Portion:
         self._size = 0
         self._digest = Digest()
 
-    def request(self, line: Line) -> bytes:
-        """The request that a line is in this part."""
-        return dumps({"custom_id": self.part.marked(line.custom_id), "params": line.params})
-
-    def takes(self, request: bytes) -> bool:
-        return not self.requests or (len(self.requests) < MAX_REQUESTS and self._size + len(request) <= MAX_BYTES)
-
-    def add(self, line: Line, request: bytes) -> None:
+    def add(self, line: Line) -> bool:
+        """Take the line, unless there is no room for it beside the others."""
+        custom_id = self.part.marked(line.custom_id)
+        request = dumps({"custom_id": custom_id, "params": line.params})
+        self._size += len(request)
+        if self.requests and (len(self.requests) >= MAX_REQUESTS or self._size > MAX_BYTES):
+            return False
         self.part.add(line.number)
-        self._is_marked = self._is_marked or self.part.marks(self.part.marked(line.custom_id))
+        self._is_marked = self._is_marked or self.part.marks(custom_id)
         # A copy, because what orjson returns keeps the whole buffer in which it was built.
         self.requests.append(orjson.Fragment(bytes(memoryview(request))))
         self.sampled = self.sampled or samples(line.params)
-        self._size += len(request)
         self._digest.add(line)
+        return True
 
     def whole(self) -> Part:
         self.part.digest = self._digest.text
@@ -209,13 +208,11 @@ class Offload:
         for line in self._source.lines():
             if self._results.done(line.number) or any(line.number in part for part in submitted):
                 continue
-            request = portion.request(line)
-            if not portion.takes(request):
+            if not portion.add(line):
                 self._create(portion)
                 portion = _Portion()
-                request = portion.request(line)
                 gc.collect()  # a response refers to itself and to its request: the part that was just submitted
-            portion.add(line, request)
+                portion.add(line)
         if portion.requests:
             self._create(portion)
 
@@ -330,25 +327,24 @@ class Offload:
 
     def _listed(self, *, limit: int) -> Iterator[Mapping[str, Any]]:
         """The batches at the server, newest first."""
+        found = odd = False
         try:
-            found = odd = False
             for value in self._api.list(limit=limit, betas=self._betas):
                 if _is_batch(value):
                     found = True
                     yield value
                 else:
                     odd = True
-            if odd and not found:
-                raise UnexpectedResponseError("it lists no batches")  # noqa: TRY301 - as what `list` raises
-        except APIStatusError as error:
+        except APIError as error:
             self._check_present(error)
             raise
-        except UnexpectedResponseError as error:
-            raise self._absent(str(error)) from error
+        if odd and not found:
+            raise self._absent("it lists no batches")
 
     def _check_present(self, error: APIError) -> None:
         """Raise UnexpectedResponseError if `error` says that the server has no batches."""
-        if isinstance(error, APIStatusError) and error.status_code in _ABSENT:
+        is_absent = isinstance(error, APIStatusError) and error.status_code in _ABSENT
+        if is_absent or isinstance(error, UnexpectedResponseError):
             raise self._absent(str(error)) from error
 
     def _absent(self, why: str) -> UnexpectedResponseError:
