@@ -14,6 +14,8 @@ import gc
 import re
 import secrets
 import time
+from collections import Counter
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -116,6 +118,7 @@ class _Portion:
         return self.part
 
 
+@dataclass(eq=False)
 class Offload:
     """The lines of `source` without a result in `results`, asked in batches of `client`; `statistics` count them.
 
@@ -123,34 +126,25 @@ class Offload:
     whether it arrived is repeated up to `retries` times, each time after looking for its batch.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        source: Source,
-        results: Results,
-        *,
-        statistics: Statistics,
-        state: State,
-        watch: Watch,
-        betas: Sequence[str] = (),
-        judge: Judge = accept,
-        retries: int = 2,
-    ) -> None:
-        self._api = client.messages.batches
-        self._endpoint = client.endpoint
-        self._source = source
-        self._results = results
-        self._statistics = statistics
-        self._state = state
-        self._watch = watch
-        self._betas = tuple(betas)
-        self._judge = judge
-        self._retries = retries
-        # Batches that are surely not ours; parts of which it was said that a batch may be theirs; the counts of those
-        # that were fetched, by part.
+    client: Client
+    source: Source
+    results: Results
+    _: KW_ONLY
+    statistics: Statistics
+    state: State
+    watch: Watch
+    betas: Sequence[str] = ()
+    judge: Judge = accept
+    retries: int = 2
+
+    def __post_init__(self) -> None:
+        self._api = self.client.messages.batches
+        # Batches that are surely not ours; parts of which it was said that a batch may be theirs; how many batches were
+        # fetched, and the counts of their requests.
         self._foreign: set[str] = set()
         self._open: set[int] = set()
-        self._fetched: dict[int, Mapping[str, Any]] = {}
+        self._fetched = 0
+        self._requests: Counter[str] = Counter()
 
     def run(self) -> None:
         """Submit what has no batch yet, wait for all of them, fetch their results and put them in order.
@@ -162,10 +156,10 @@ class Offload:
         while True:
             self._submit()
             self._collect()
-            if self._results.complete:  # else a part turned out to have no batch
+            if self.results.complete:  # else a part turned out to have no batch
                 break
-        self._results.finish(ordered=True)
-        self._state.remove()
+        self.results.finish(ordered=True)
+        self.state.remove()
 
     def cancel(self) -> None:
         """Cancel the batches that have not ended; their results remain to be fetched.
@@ -173,21 +167,21 @@ class Offload:
         Raises UsageError at the end if a batch may be ours or somebody else's, which is left alone.
         """
         self._find_unknown()
-        for part in self._state.waiting:
+        for part in self.state.waiting:
             if part.id is None:
                 continue
             if self._found(part)["processing_status"] == "ended":
-                self._watch.note(f"batch {part.id} has already ended: fetch its results with --resume")
+                self.watch.note(f"batch {part.id} has already ended: fetch its results with --resume")
             else:
-                self._api.cancel(part.id, betas=self._betas)
-                self._watch.note(f"batch {part.id} is being cancelled: fetch what was done with --resume")
-        if not self._state.waiting:
-            self._watch.note(f"there is no batch to cancel for {self._results.path}")
-        for part in self._state.waiting:
+                self._api.cancel(part.id, betas=self.betas)
+                self.watch.note(f"batch {part.id} is being cancelled: fetch what was done with --resume")
+        if not self.state.waiting:
+            self.watch.note(f"there is no batch to cancel for {self.results.path}")
+        for part in self.state.waiting:
             if part.id is None:
                 raise UsageError(
                     f"a batch that may be part {part.number} was not cancelled, because only its results can show "
-                    f"whose it is; if it is yours, add {self._state.line_to_add(part, 'ID')} with its ID"
+                    f"whose it is; if it is yours, add {self.state.line_to_add(part, 'ID')} with its ID"
                 )
 
     def _found(self, part: Part) -> Mapping[str, Any]:
@@ -203,10 +197,10 @@ class Offload:
     # Submitting
 
     def _submit(self) -> None:
-        submitted = self._state.waiting
+        submitted = self.state.waiting
         portion = _Portion()
-        for line in self._source.lines():
-            if self._results.done(line.number) or any(line.number in part for part in submitted):
+        for line in self.source.lines():
+            if self.results.done(line.number) or any(line.number in part for part in submitted):
                 continue
             if not portion.add(line):
                 self._create(portion)
@@ -219,8 +213,8 @@ class Offload:
     def _create(self, portion: _Portion) -> None:
         part = portion.whole()
         part.newest = next((batch["id"] for batch in self._listed(limit=1)), None)
-        for attempts_left in range(self._retries, -1, -1):
-            self._state.intend(part)
+        for attempts_left in range(self.retries, -1, -1):
+            self.state.intend(part)
             fault = self._created(part, portion)
             if fault is None or self._settle(part):
                 return
@@ -232,20 +226,20 @@ class Offload:
         try:
             batch = self._api.create(
                 requests=portion.requests,
-                betas=self._betas,
-                extra_headers=sampling_version(self._endpoint) if portion.sampled else None,
+                betas=self.betas,
+                extra_headers=sampling_version(self.client.endpoint) if portion.sampled else None,
             )
         except APIError as error:
             if not _left_nothing(error):
                 return error
-            self._state.not_submitted(part)
+            self.state.not_submitted(part)
             self._check_present(error)
             self._name_line(part, error)
             raise
         if not _is_batch(batch):
             return self._absent("its response is not a batch")
-        self._state.submitted(part, batch["id"])
-        self._watch.note(f"submitted {part.count} requests as batch {part.id}")
+        self.state.submitted(part, batch["id"])
+        self.watch.note(f"submitted {part.count} requests as batch {part.id}")
         return None
 
     def _name_line(self, part: Part, error: APIError) -> None:
@@ -253,11 +247,11 @@ class Offload:
         place = _PLACE.search(error.message)
         number = next(islice(part.numbers, int(place[1]), None), None) if place else None
         if place and number:
-            error.message += f" ({place[0].replace('[', '.')} is line {number} of {self._source.name})"
+            error.message += f" ({place[0].replace('[', '.')} is line {number} of {self.source.name})"
 
     def _find_unknown(self) -> None:
         """Find out whether submissions that broke off made a batch, as far as that can be known now."""
-        for part in self._state.waiting:
+        for part in self.state.waiting:
             if part.id is None:
                 self._settle(part)
 
@@ -268,11 +262,11 @@ class Offload:
         """
         for wait in SETTLING:
             if wait:
-                self._watch.note(f"waiting {wait:g} s for the batch of part {part.number}, whose submission broke off")
+                self.watch.note(f"waiting {wait:g} s for the batch of part {part.number}, whose submission broke off")
             time.sleep(wait)
             if self._may_have_batch(part):
                 return True
-        self._state.not_submitted(part)
+        self.state.not_submitted(part)
         return False
 
     def _may_have_batch(self, part: Part) -> bool:
@@ -280,12 +274,12 @@ class Offload:
         may_be = []
         for batch in self._newer(part):
             batch_id = batch["id"]
-            if batch_id in self._foreign | self._state.ids or _total(batch) not in {None, part.count}:
+            if batch_id in self._foreign | self.state.ids or _total(batch) not in {None, part.count}:
                 continue
             is_own = self._is_own(part, batch_id)
             if is_own:
-                self._state.submitted(part, batch_id, adopted=True)
-                self._watch.note(f"found part {part.number}, whose submission broke off: it is batch {batch_id}")
+                self.state.submitted(part, batch_id, adopted=True)
+                self.watch.note(f"found part {part.number}, whose submission broke off: it is batch {batch_id}")
                 return True
             if is_own is None:
                 may_be.append(batch_id)
@@ -293,9 +287,9 @@ class Offload:
                 self._foreign.add(batch_id)
         if may_be and part.number not in self._open:
             self._open.add(part.number)
-            self._watch.note(
+            self.watch.note(
                 f"batch {' or '.join(may_be)} may be part {part.number}, whose submission broke off: its results will "
-                f"tell; to submit the part now, end this run and add {self._state.line_to_add(part, None)}"
+                f"tell; to submit the part now, end this run and add {self.state.line_to_add(part, None)}"
             )
         return bool(may_be)
 
@@ -306,7 +300,7 @@ class Offload:
         if not part.mark:
             raise UsageError(
                 f"batch {batch_id} may be part {part.number}, whose submission broke off, and the ids are too long to "
-                f"show it: add {self._state.line_to_add(part, 'ID')}, with the ID of its batch or null for none"
+                f"show it: add {self.state.line_to_add(part, 'ID')}, with the ID of its batch or null for none"
             )
         ids = [record.get("custom_id") for record in self._records(batch_id)]
         if any(map(part.marks, ids)):
@@ -322,14 +316,14 @@ class Offload:
         if part.newest is not None:
             raise UsageError(
                 f"whether part {part.number} was submitted cannot be told, because batch {part.newest} is not listed "
-                f"any more: add {self._state.line_to_add(part, 'ID')}, with the ID of its batch or null for none"
+                f"any more: add {self.state.line_to_add(part, 'ID')}, with the ID of its batch or null for none"
             )
 
     def _listed(self, *, limit: int) -> Iterator[Mapping[str, Any]]:
         """The batches at the server, newest first."""
         found = odd = False
         try:
-            for value in self._api.list(limit=limit, betas=self._betas):
+            for value in self._api.list(limit=limit, betas=self.betas):
                 if _is_batch(value):
                     found = True
                     yield value
@@ -348,49 +342,49 @@ class Offload:
             raise self._absent(str(error)) from error
 
     def _absent(self, why: str) -> UnexpectedResponseError:
-        where = f"{self._endpoint.base_url} has no Message Batches API"
+        where = f"{self.client.endpoint.base_url} has no Message Batches API"
         return UnexpectedResponseError(f"{where} ({why}): leave out --offload to ask line by line")
 
     # Waiting and fetching
 
     def _check_input(self) -> None:
         """Raise UsageError if the lines of a batch are not the ones that were submitted."""
-        digests = {part.number: Digest() for part in self._state.waiting}
-        for line in self._source.lines() if digests else ():
-            for part in self._state.waiting:
+        digests = {part.number: Digest() for part in self.state.waiting}
+        for line in self.source.lines() if digests else ():
+            for part in self.state.waiting:
                 if line.number in part:
                     digests[part.number].add(line)
-        for part in self._state.waiting:
+        for part in self.state.waiting:
             if digests[part.number].text != part.digest:
                 what = f"batch {part.id}" if part.id else f"part {part.number}"
                 raise UsageError(
-                    f"{self._source.name} or the options changed after {what} was submitted: change them back, or add "
-                    f"{self._state.line_to_add(part, None)} to do without its results"
+                    f"{self.source.name} or the options changed after {what} was submitted: change them back, or add "
+                    f"{self.state.line_to_add(part, None)} to do without its results"
                 )
 
     def _collect(self) -> None:
         wait = FIRST_WAIT
-        self._watch.counts(self._counts())
-        while parts := [part for part in self._state.waiting if part.faults <= MAX_FAULTS]:
+        self._tell_counts()
+        while parts := [part for part in self.state.waiting if part.faults <= MAX_FAULTS]:
             time.sleep(wait)
             wait = min(wait * _GROWTH, LONGEST_WAIT)
             faults = dict.fromkeys(str(part.fault) for part in parts if not self._looked_at(part))
             for fault in faults:
-                self._watch.note(f"trying again after: {fault}")
-            self._watch.counts(self._counts())
-        for part in self._state.waiting:
+                self.watch.note(f"trying again after: {fault}")
+            self._tell_counts()
+        for part in self.state.waiting:
             raise self._explained(part)
 
     def _looked_at(self, part: Part) -> bool:
         """Whether a look at the part's batch came to something; if not, `part.fault` is why. Raises what is final."""
-        recorded = self._results.recorded
+        recorded = self.results.recorded
         try:
             self._look_at(part)
         except APIError as error:
             if not _may_pass(error):
                 raise
             part.fault = error
-            part.faults = 1 if self._results.recorded > recorded else part.faults + 1
+            part.faults = 1 if self.results.recorded > recorded else part.faults + 1
             return False
         part.faults = 0
         return True
@@ -398,16 +392,17 @@ class Offload:
     def _look_at(self, part: Part) -> None:
         if part.id is None:
             if not self._may_have_batch(part):
-                self._state.not_submitted(part)
+                self.state.not_submitted(part)
             return
         batch = self._retrieved(part.id)
         if batch["processing_status"] == "ended":
             part.ended = True
             self._fetch(part)
-            self._fetched[part.number] = _whole_counts(batch)
+            self._fetched += 1
+            self._requests.update(_whole_counts(batch))
 
     def _retrieved(self, batch_id: str) -> Mapping[str, Any]:
-        batch = self._api.retrieve(batch_id, betas=self._betas)
+        batch = self._api.retrieve(batch_id, betas=self.betas)
         if not _is_batch(batch):
             raise ProtocolError(f"the response to a request for batch {batch_id} is not a batch")
         return batch
@@ -419,7 +414,7 @@ class Offload:
         if part.id and isinstance(error, NotFoundError | UnexpectedResponseError | ProtocolError):
             error.message += (
                 f"; batch {part.id} was made here and is paid for: look for it with the key and the workspace that it "
-                f"was made with; only if it is gone for good, add {self._state.line_to_add(part, None)} to ask, and "
+                f"was made with; only if it is gone for good, add {self.state.line_to_add(part, None)} to ask, and "
                 "pay for, its lines again"
             )
         return error
@@ -433,7 +428,7 @@ class Offload:
                 line = self._line(part, record.get("custom_id"))
                 if line is None:
                     foreign += 1
-                elif not (line.number in block or self._results.done(line.number)):
+                elif not (line.number in block or self.results.done(line.number)):
                     block[line.number] = got = self._ended(line, _outcome(part, record.get("result")))
                     size += len(got.line)
                 if size >= _BLOCK:
@@ -443,33 +438,33 @@ class Offload:
             self._keep(block)
             raise
         self._keep(block)
-        missing = sum(not self._results.done(number) for number in part.numbers)
+        missing = sum(not self.results.done(number) for number in part.numbers)
         if missing and count < part.count:  # more may come
             raise ProtocolError(f"batch {part.id} has no result for {missing} of its requests")
         if foreign:
-            self._watch.note(f"batch {part.id} has {foreign} results that are not of part {part.number}: left out")
+            self.watch.note(f"batch {part.id} has {foreign} results that are not of part {part.number}: left out")
         if missing:
             self._give_up(part)
-        self._state.fetched(part)
+        self.state.fetched(part)
 
     def _give_up(self, part: Part) -> None:
         """Record that lines of a part have no result at the server, and will not have one."""
-        lines = (line for line in self._source.lines() if line.number in part and not self._results.done(line.number))
+        lines = (line for line in self.source.lines() if line.number in part and not self.results.done(line.number))
         outcome = errored(ProtocolError(f"batch {part.id} has no result for this line"))
-        self._results.write([self._ended(line, outcome) for line in lines])
+        self.results.write([self._ended(line, outcome) for line in lines])
 
     def _ended(self, line: Line, outcome: Mapping[str, Any]) -> Result:
-        got, outcome = result(line, outcome, self._judge)
-        self._statistics.add(outcome, got.status)
+        got, outcome = result(line, outcome, self.judge)
+        self.statistics.add(outcome, got.status)
         return got
 
     def _keep(self, block: dict[int, Result]) -> None:
-        self._results.write(list(block.values()))
+        self.results.write(list(block.values()))
         block.clear()
 
     def _records(self, batch_id: str) -> Iterator[Mapping[str, Any]]:
         """The results of a batch that has ended; a line that is not one is nobody's, unless it is the last one, cut."""
-        with self._api.results(batch_id, betas=self._betas) as results:
+        with self._api.results(batch_id, betas=self.betas) as results:
             fault: ProtocolError | None = None
             while True:
                 try:
@@ -486,17 +481,14 @@ class Offload:
     def _line(self, part: Part, custom_id: Any) -> Line | None:
         """The line that a result's id stands for, without its request, or None if it is not one of the part's."""
         own = custom_id.removesuffix(f"-{part.mark}") if part.marks(custom_id) else str(custom_id)
-        number = self._source.number(own)
-        return Line(number, own, {}, self._source.digest(number)) if number in part else None
+        number = self.source.number(own)
+        return Line(number, own, {}, self.source.digest(number)) if number in part else None
 
-    def _counts(self) -> Counts:
-        """How it stands."""
-        waiting = self._state.waiting
-        requests = {"processing": sum(part.count for part in waiting)}
-        for counts in self._fetched.values():
-            for kind, count in counts.items():
-                requests[kind] = requests.get(kind, 0) + count
-        return Counts(len(waiting) + len(self._fetched), len(self._fetched), requests)
+    def _tell_counts(self) -> None:
+        waiting = self.state.waiting
+        requests = Counter(processing=sum(part.count for part in waiting))
+        requests.update(self._requests)
+        self.watch.counts(Counts(len(waiting) + self._fetched, self._fetched, requests))
 
 
 def _is_batch(value: Any) -> bool:
