@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from codecs import BOM_UTF8
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn
 
@@ -48,6 +49,7 @@ _DIGEST = hashlib.blake2b(digest_size=8)
 _new = tuple.__new__
 
 
+@dataclass(eq=False)
 class Source:
     """The requests of an input file.
 
@@ -59,25 +61,17 @@ class Source:
     `params` of its line, if it has any, and raises ValueError if there are too many.
     """
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        name: str,
-        defaults: Mapping[str, Any],
-        compose: Callable[[str], dict[str, Any]],
-        as_prompts: bool,
-        *,
-        mark: Mark | None = None,
-    ) -> None:
-        self.name = name
+    file: BinaryIO
+    name: str
+    defaults: Mapping[str, Any]
+    compose: Callable[[str], dict[str, Any]]
+    as_prompts: bool
+    mark: Mark | None = None
+
+    def __post_init__(self) -> None:
         self.count = 0
         # The number of the last line that `check` saw; lines that are added to the file later are not looked at.
         self.last = 0
-        self._file = file
-        self._defaults = defaults
-        self._compose = compose
-        self._as_prompts = as_prompts
-        self._mark = mark
         self._numbers = _Numbers(0)
         # By the number of its line, the hash of each request.
         self._digests = array("Q", [0])
@@ -103,8 +97,8 @@ class Source:
     def _line_count(self) -> int:
         """How many lines there are, blank ones too: to know it first costs little, and room is made once."""
         try:
-            self._file.seek(0)
-            return 1 + sum(piece.count(b"\n") for piece in iter(partial(self._file.read, _PIECE), b""))
+            self.file.seek(0)
+            return 1 + sum(piece.count(b"\n") for piece in iter(partial(self.file.read, _PIECE), b""))
         except OSError as fault:
             raise UsageError(f"cannot read {self.name}: {reason(fault)}") from None
 
@@ -138,8 +132,8 @@ class Source:
 
     def _read(self, most: int) -> Iterator[Line]:
         try:
-            self._file.seek(0)
-            for number, raw in zip(range(1, most + 1), self._file, strict=False):
+            self.file.seek(0)
+            for number, raw in zip(range(1, most + 1), self.file, strict=False):
                 text = raw.removeprefix(BOM_UTF8) if number == 1 else raw
                 if not text.isspace() and text:
                     yield self._line(number, text)
@@ -152,27 +146,22 @@ class Source:
         if "custom_id" in value and not (isinstance(custom_id, str) and custom_id):
             self._reject(number, "needs a custom_id that is a string and not empty")
         params = self._params(number, value)
-        if self._mark:
-            params = self._marked(self._mark, number, params, value.get("params"))
-        digest = self._digest(number, params)
-        return _new(Line, (number, custom_id or f"line-{number}-{digest}", params, digest))
-
-    def _marked(self, mark: Mark, number: int, params: dict[str, Any], own: Mapping[str, Any] | None) -> dict[str, Any]:
         try:
-            return mark(params, own)
+            if self.mark:
+                params = self.mark(params, value.get("params"))
         except ValueError as fault:
             self._reject(number, str(fault))
-
-    def _digest(self, number: int, params: dict[str, Any]) -> str:
         try:
-            made = _DIGEST.copy()
-            made.update(dumps(params))
-            return made.hexdigest()
+            body = dumps(params)
         except ValueError as fault:
             self._reject(number, f"cannot be written as JSON: {fault}")
+        hashed = _DIGEST.copy()
+        hashed.update(body)
+        digest = hashed.hexdigest()
+        return _new(Line, (number, custom_id or f"line-{number}-{digest}", params, digest))
 
     def _value(self, number: int, text: bytes) -> dict[str, Any]:
-        if self._as_prompts:
+        if self.as_prompts:
             return {"prompt": decoded(text, self._where(number)).removesuffix("\n").removesuffix("\r")}
         try:
             value = loads_strict(text)
@@ -194,18 +183,18 @@ class Source:
                 self._reject(number, "has a prompt that is not a string")
             if not prompt.strip():
                 self._reject(number, "has no prompt, or a blank one")
-            return dict(self._defaults, messages=[self._compose(prompt)])
+            return dict(self.defaults, messages=[self.compose(prompt)])
         if "prompt" in value:
             self._reject(number, "has both prompt and params: leave one out")
         params = value["params"]
         if not isinstance(params, dict):
             self._reject(number, "has params that are not an object")
-        messages = params.get("messages", self._defaults.get("messages", []))
+        messages = params.get("messages", self.defaults.get("messages", []))
         if not isinstance(messages, list):
             self._reject(number, "has messages that are not a list")
         if not messages:
             self._reject(number, "has no prompt: its params have no messages")
-        params = dict(self._defaults, **params)
+        params = dict(self.defaults, **params)
         params.pop("stream", None)
         return params
 
