@@ -129,7 +129,7 @@ def _show(source: Source, standard_output: io.Descriptor) -> int:
 
 def _close(statistics: Statistics, screen: Screen, report: io.Descriptor | None) -> None:
     statistics.stop()
-    screen.close()
+    screen.line.close()
     if report:
         report.write(dumps(statistics.fields()) + b"\n")
         report.done()
@@ -242,7 +242,13 @@ class _Batch(NamedTuple):
         if not isinstance(self.output, Results):
             raise UsageError(f"--offload needs a file to come back to, and {self.args.output} is not one")
         offload.run(
-            self.args, self.diagnostics, client, source=self.source, results=self.output, statistics=self.statistics
+            self.args,
+            self.diagnostics,
+            client,
+            source=self.source,
+            results=self.output,
+            statistics=self.statistics,
+            line=self.screen.line if self.screen.shown else None,
         )
         return []
 

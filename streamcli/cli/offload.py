@@ -7,7 +7,6 @@ Source: streamcli(1), section "Offloading".
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from streamcli.batch.state import State
 from streamcli.errors import StreamcliError
 
 from . import io
-from .progress import Line
 from .verdict import judge
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from streamcli.client.client import Client
 
     from .args import Args
+    from .progress import Line
 
 
 def run(
@@ -40,12 +39,13 @@ def run(
     source: Source,
     results: Results,
     statistics: Statistics,
+    line: Line | None,
 ) -> None:
     """Have the lines of `source` answered in batches, or with --cancel cancel the batches.
 
-    Raises StreamcliError and io.Signalled.
+    The counts are drawn on `line`, if there is one. Raises StreamcliError and io.Signalled.
     """
-    watch = _Watch(diagnostics)
+    watch = _Watch(diagnostics, line)
     with State(f"{results.path}.batches", client.endpoint.base_url) as state:
         offload = Offload(
             client,
@@ -67,8 +67,6 @@ def run(
             if state.waiting:
                 diagnostics.note(_how_to_go_on(state.waiting))
             raise
-        finally:
-            watch.close()
 
 
 def _how_to_go_on(parts: Sequence[Part]) -> str:
@@ -92,17 +90,12 @@ def _batches(count: int) -> str:
 class _Watch:
     """Says how the run goes."""
 
-    def __init__(self, diagnostics: io.Diagnostics) -> None:
-        self._diagnostics = diagnostics
+    def __init__(self, diagnostics: io.Diagnostics, line: Line | None) -> None:
+        self.note = diagnostics.note
+        self._line = line
         self._began = time.monotonic()
         self._text = ""
-        self._line = Line() if os.isatty(io.STDERR) and not diagnostics.quiet else None
-        if self._line:
-            diagnostics.live, diagnostics.tick = self._line, self._draw
-
-    def note(self, text: str) -> None:
-        """Something happened."""
-        self._diagnostics.note(text)
+        diagnostics.tick = self._draw
 
     def counts(self, counts: Counts) -> None:
         """The batches were looked at."""
@@ -111,13 +104,7 @@ class _Watch:
         if self._line:
             self._draw()
         elif changed:
-            self._diagnostics.note(text)
-
-    def close(self) -> None:
-        """Draw nothing more."""
-        if self._line:
-            self._diagnostics.tick = lambda: None
-            self._line.close()
+            self.note(text)
 
     def _draw(self) -> None:
         if self._line and self._text:

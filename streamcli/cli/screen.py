@@ -29,15 +29,15 @@ class Screen:
 
     def __init__(self, statistics: Statistics, *, shown: bool) -> None:
         self.line = progress.Line()
+        self.shown = shown
         self._statistics = statistics
-        self._shown = shown
         # Held while results go to the same terminal, in another thread.
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def drawn(self) -> Iterator[None]:
         """Keep drawing the line while this lasts."""
-        if not self._shown:
+        if not self.shown:
             yield
             return
         drawing = asyncio.create_task(self._keep_drawing())
@@ -45,7 +45,7 @@ class Screen:
             yield
         finally:
             drawing.cancel()
-            self.close()
+            self.line.close()
 
     async def _keep_drawing(self) -> None:
         while True:
@@ -64,10 +64,6 @@ class Screen:
                 write(results)
 
         return written
-
-    def close(self) -> None:
-        """Leave the terminal as if nothing had been drawn."""
-        self.line.close()
 
     def text(self) -> str:
         """How far the run is."""
@@ -88,7 +84,7 @@ class Screen:
 
     def show_table(self) -> None:
         """Show the statistics of the whole run."""
-        if self._shown:
+        if self.shown:
             io.StandardError(io.STDERR, "standard error").write("".join(f"{row}\n" for row in self._table()).encode())
 
     def _table(self) -> Iterator[str]:
