@@ -338,7 +338,7 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     """Have the first ending signal call `stop`, and add it to the list; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in ENDING}
-    heard = [number for number in ENDING if before[number] is not signal.SIG_IGN]
+    heard = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     caught: list[int] = []
 
     def end(number: int) -> None:
@@ -347,9 +347,9 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         stop()
 
     def restore(handlers: Mapping[signal.Signals, Any]) -> None:
-        for each in heard:
+        for each, handler in handlers.items():
             loop.remove_signal_handler(each)
-            signal.signal(each, handlers[each])
+            signal.signal(each, handler)
 
     for each in heard:
         loop.add_signal_handler(each, end, each)
@@ -357,4 +357,4 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         yield caught
     finally:
         if not caught:
-            restore(before)
+            restore(heard)
