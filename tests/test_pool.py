@@ -145,12 +145,16 @@ async def until(met):
 
 
 def test_a_line_that_waits_for_room_is_left_when_the_tokens_are_used_and_holds_up_no_other(server):
-    written = threading.Event()
-    first = error_response(529, "overloaded_error", **SOON)
-    server.responses = [
-        lambda request: {"a": first, "b": echo(request), "c": (written, echo(request))}[prompt(request)]
-    ]
-    ended = run(server, "abcd", jobs=3, max_total_tokens=10, write=lambda results: written.set())
+    throttled, written = threading.Event(), threading.Event()
+
+    def answer(request):
+        whole = echo(request)
+        first = error_response(529, "overloaded_error", **SOON)
+        return {"a": first, "b": (throttled, whole), "c": (written, whole)}[prompt(request)]
+
+    server.responses = [answer]
+    told = {"on_retry": lambda *_: throttled.set(), "write": lambda results: written.set()}
+    ended = run(server, "abcd", jobs=3, max_total_tokens=10, **told)
     assert ended.said == ["b", "c"]
     assert (ended.statistics.tokens, ended.statistics.capped) == (20, True)
     assert sorted(map(prompt, server.requests)) == ["a", "b", "c"]
