@@ -10,9 +10,9 @@ Source: streamcli(7), section "Throttling".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -342,15 +342,23 @@ class _Gate:
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[asyncio.Future[Permit]] = deque()
-        self._next_look: asyncio.Handle | None = None
+        self._door = asyncio.Lock()
+        self._given_back = asyncio.Event()
 
     async def enter(self) -> Permit:
-        """Wait for the permit of one request, which is given back to one of the methods below."""
-        turn: asyncio.Future[Permit] = self._loop.create_future()
-        self._waiting.append(turn)
-        self._admit()
-        return await turn
+        """Wait for the permit of one request, which is given back to one of the methods below.
+
+        In each turn the event loop runs every task one step further. If many requests were let in in one turn, none
+        would be sent before the last one is made, and their answers would come in bursts for the whole run.
+        """
+        async with self._door:
+            while (permit := self._limiter.start(now := self._loop.time())) is None:
+                self._given_back.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._limiter.held(now) or None):
+                        await self._given_back.wait()
+            await asyncio.sleep(0)  # the next one comes in another turn
+            return permit
 
     @property
     def silence(self) -> float:
@@ -359,45 +367,18 @@ class _Gate:
 
     def succeeded(self, permit: Permit) -> None:
         self._limiter.succeeded(permit, self._loop.time())
-        self._admit()
+        self._given_back.set()
 
     def ended(self, permit: Permit) -> None:
         self._limiter.ended(permit, self._loop.time())
-        self._admit()
+        self._given_back.set()
 
     def throttled(self, permit: Permit, wait: float | None) -> bool:
-        given_up = self._limiter.throttled(permit, self._loop.time(), wait=wait, chance=random.random())  # noqa: S311
-        self._admit()
-        return given_up
+        self._given_back.set()
+        return self._limiter.throttled(permit, self._loop.time(), wait=wait, chance=random.random())  # noqa: S311
 
     def note_limits(self, headers: Mapping[str, str]) -> None:
         self._limiter.note_limits(headers, self._loop.time(), time.time())
-
-    def _admit(self) -> None:
-        """Let one waiting request in, if the limiter does, and look for the next one in the event loop's next turn.
-
-        In each turn the loop runs every task one step further. If many requests were let in at once, none would be sent
-        before the last one is made, and their answers would come in bursts for the whole run.
-        """
-        if self._next_look or not self._waiting:
-            return
-        now = self._loop.time()
-        permit = self._limiter.start(now)
-        if permit is not None:
-            turn = self._waiting.popleft()
-            if turn.done():  # the run was stopped
-                self._limiter.ended(permit, now)
-            else:
-                turn.set_result(permit)
-        held = self._limiter.held(now)
-        if held:
-            self._next_look = self._loop.call_later(held, self._look)
-        elif permit is not None:
-            self._next_look = self._loop.call_soon(self._look)
-
-    def _look(self) -> None:
-        self._next_look = None
-        self._admit()
 
 
 class _Outbox:
