@@ -49,7 +49,7 @@ class Journal:
         except IsADirectoryError:
             raise UsageError(f"{path} is a directory") from None
         except (OSError, ValueError) as fault:
-            raise _unlockable(path, fault) or self._unwritable(fault) from None
+            raise self._unwritable(fault) from None
         with self.closed_on_failure():
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
@@ -200,10 +200,9 @@ class Journal:
             head = line.partition(b"\0")[0]
             last = head.removeprefix(BOM_UTF8) if at == 0 else head
             whole = at + len(head) if object_in(last) is not None else at
-            self.torn = whole < self._size and self._is_broken_append(whole, b"\n" if whole > at else b"{")
-            if self.torn:
-                self._end = whole
-            self._unended = whole > at if self.torn else not self._ends_a_line()
+            if whole < self._size and self._is_broken_append(whole, b"\n" if whole > at else b"{"):
+                self.torn, self._end = True, whole
+            self._unended = self._end > 0 and [*self._read(self._end - 1, self._end)] != [b"\n"]
             return
 
     def _is_broken_append(self, start: int, first: bytes) -> bool:
@@ -214,9 +213,6 @@ class Journal:
             return False
         restored = (first + begun[1:]).lstrip(b"\n")
         return all(map(_is_of_an_append, itertools.chain([restored], lines)))
-
-    def _ends_a_line(self) -> bool:
-        return list(self._read(self._size - 1, self._size)) == [b"\n"]
 
     def _read(self, at: int, end: int) -> Iterator[bytes]:
         """The lines between two offsets, with their ends."""
@@ -256,6 +252,9 @@ class Journal:
             raise self._unwritable(fault) from None
 
     def _unwritable(self, fault: OSError | ValueError) -> OutputError:
+        if getattr(fault, "errno", None) in _NO_LOCKS:  # as NFS may be mounted
+            why = f"{reason(fault)}: its file system has no locks; use a file on another one"
+            return OutputError(f"cannot lock {self.path}: {why}")
         return OutputError(f"cannot write to {self.path}: {reason(fault)}")
 
 
@@ -300,13 +299,6 @@ def _locked(path: str, mode: int, busy: Callable[[], None]) -> tuple[int, bool]:
             os.close(fd)
             raise
         os.close(fd)
-
-
-def _unlockable(path: str, fault: BaseException) -> OutputError | None:
-    """The error of a file system that has no locks, as NFS may be mounted, if the fault is that."""
-    if getattr(fault, "errno", None) not in _NO_LOCKS:
-        return None
-    return OutputError(f"cannot lock {path}: {reason(fault)}: its file system has no locks; use a file on another one")
 
 
 def _opened(path: str, mode: int) -> tuple[int, bool]:
