@@ -504,18 +504,18 @@ class TestProxies:
 
     def test_that_say_nothing_have_the_time_that_connecting_has(self, driver, server):
         server.responses = [(HANG,)]
-        patience = {"timeout": httpx.Timeout(9, connect=0.05), "max_retries": 1}
+        patience = {"timeout": httpx.Timeout(9, connect=0.3), "max_retries": 1}
         client = driver.routed(None, url="https://127.0.0.1:1", proxy=by(server), settings=patience)
         error = failure(client, APITimeoutError)
         place = f"the proxy 127.0.0.1:{server.port}"
-        assert str(error) == f"{place} opened no connection to the server within the connect timeout of 0.05 s"
+        assert str(error) == f"{place} opened no connection to the server within the connect timeout of 0.3 s"
         assert len(server.requests) == 2
 
     @pytest.mark.parametrize(
         ("replies", "said"),
         [
-            ([], " opened no connection to the server within the connect timeout of 0.05 s"),
-            ([b"\5\0"], " opened no connection to the server within the connect timeout of 0.05 s"),
+            ([], " opened no connection to the server within the connect timeout of 0.3 s"),
+            ([b"\5\0"], " opened no connection to the server within the connect timeout of 0.3 s"),
             ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], " does not speak SOCKS 5: Malformed reply"),
             ([b"\5\0", b"\5\5\0\1" + bytes(6)], " rejected the connection to localhost:1: Proxy Server could not"),
             ([b"\5\0", b"\5\0\0\1" + bytes(6), b""], " broke off before responding: "),
@@ -525,7 +525,7 @@ class TestProxies:
         pytest.importorskip("socksio")
         with speaking(*replies) as port:
             named = NamedProxy(f"socks5://127.0.0.1:{port}", "--proxy").checked()
-            connect = 0.05 if "timeout" in said else 9
+            connect = 0.3 if "timeout" in said else 9
             settings = {"timeout": httpx.Timeout(9, connect=connect), "max_retries": 0}
             client = driver.routed(None, url="http://localhost:1", proxy=named, settings=settings)
             error = failure(client, APIError)
