@@ -7,6 +7,7 @@ Source: streamcli(1), section "EXIT STATUS".
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -125,7 +126,7 @@ def _unwritten() -> int:
 def _wants_json(argv: list[str]) -> bool:
     """Whether errors are to be JSON, as far as that can be seen in arguments that could not be parsed."""
     asked = os.environ.get("STREAMCLI_ERROR_FORMAT")
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*argv, ""]):
         if word == "--error-format":
             asked = following
         elif word.startswith("--error-format="):
