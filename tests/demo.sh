@@ -9,12 +9,12 @@ show() {
 }
 cat <<'END'
 
-A model of 135 million parameters answers here: small, often wrong, but real.
+The answers come from a model of 135 million parameters: small, often wrong, but real.
 END
-show 'The answer streams; -u counts it.' "streamcli --local --temperature 0 -u '$question'"
-show 'Standard input is context, the argument is the question.' \
+show 'The answer streams; -u prints what it used.' "streamcli --local --temperature 0 -u '$question'"
+show 'Standard input is the context, the argument is the question.' \
     "echo 'The sea is blue. The grass is green.' | streamcli --local --temperature 0 --stop ' This' 'What colour is the sea?'"
-show 'Every event as JSON; here the last two.' "streamcli --local --temperature 0 --events 'What is 2+2?' | tail -n 2"
-show 'An answer that was cut is not a success, if you say so.' \
+show 'Programs can read every event as JSON; these are the last two.' "streamcli --local --temperature 0 --events 'What is 2+2?' | tail -n 2"
+show 'With --fail-on max_tokens, an answer that was cut is a failure.' \
     "streamcli --local --temperature 0 --max-tokens 9 --fail-on max_tokens '$question'"
-printf '\nThe command is %s.\nWith a key, Ollama or llama.cpp: README.md, "First steps".\n' "$(command -v streamcli)"
+printf '\nThe command is %s.\nTo use it with a key, Ollama or llama.cpp, see "First steps" in README.md.\n' "$(command -v streamcli)"
