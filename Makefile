@@ -95,7 +95,7 @@ install:
 	cp -R '$(ENVIRONMENT)/share' '$(PREFIX)'
 else
 # For a package: streamcli alone, among the packages of PYTHON. Debian's Python looks below /usr/local, where it
-# installs by itself, and below /usr, where Debian's packages are; to any prefix that it is given it would append /local.
+# installs by itself, and below /usr, where Debian's packages are; to any prefix that it is given it appends /local.
 ifneq ($(PREFIX)/bin,$(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))'))
 export DEB_PYTHON_INSTALL_LAYOUT = deb
 THERE = --prefix '$(PREFIX)'
