@@ -38,7 +38,8 @@ Description: Stream answers of the Messages API into shell pipelines
  streamcli sends a prompt to Anthropic's Messages API, or to another server
  that speaks it, and streams the answer to standard output. Its exit status
  tells whether the answer is complete. It answers many prompts at once, runs
- tools, checks answers against JSON schemas, and keeps conversations in files.
+ tools, asks for answers that fit a JSON Schema, and keeps conversations in
+ files.
 """
 CHANGELOG = """\
 streamcli ({version}) unstable; urgency=medium
