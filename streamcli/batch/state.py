@@ -158,6 +158,7 @@ class State(Keeper):
         self._journal.append(dumps({"part": part.number, **fields}) + b"\n")
 
     def _take_up(self, place: int, text: bytes) -> None:
+        url = self._url
         try:
             fields = loads(text)
             number = fields["part"]
@@ -167,23 +168,18 @@ class State(Keeper):
                 self._parts[number] = Part(number, lines, *made_of)
                 self._last = max(self._last, number)
                 url = fields["url"]
+            elif "fetched" in fields:
+                self._parts[number].fetched = True
+            elif fields["id"] is None:
+                del self._parts[number]
             else:
-                url = self._url
-                self._change(self._parts[number], fields)
+                self._parts[number].id = str(fields["id"])
         except (ValueError, TypeError, KeyError):
             raise UsageError(f"{self.path}: line {place} is not a line of a state file") from None
         if url != self._url:
             raise UsageError(
                 f"{self.path}: line {place} is of a batch at {url}, and not at {self._url}: change --base-url back"
             )
-
-    def _change(self, part: Part, fields: Mapping[str, Any]) -> None:
-        if "fetched" in fields:
-            part.fetched = True
-        elif fields["id"] is None:
-            del self._parts[part.number]
-        else:
-            part.id = str(fields["id"])
 
     def _busy(self) -> NoReturn:
         raise UsageError(f"{self.path} is being used by another run: wait for it to end")

@@ -82,12 +82,11 @@ class Statistics:
 
     def add(self, outcome: Mapping[str, Any], status: int, asked: Any = None) -> None:
         """One line is done; `status` is its exit status, `asked` the model that it asked."""
-        succeeded = outcome["type"] == "succeeded"
-        self.succeeded += succeeded
-        self.failed += not succeeded
-        if not succeeded:
+        if outcome["type"] != "succeeded":
+            self.failed += 1
             self.faults[error_type(outcome)] += 1
             return
+        self.succeeded += 1
         message = outcome.get("message") or {"usage": outcome}  # where tokens are counted
         if status:
             stop_reason = message.get("stop_reason")
