@@ -245,10 +245,7 @@ class Case:
         self.lines = lines
         self.notes, self.seen = [], []
 
-    def note(self, text):
-        self.notes.append(text)
-
-    def counts(self, counts):
+    def show(self, counts):
         if self.seen[-1:] != [counts]:
             self.seen.append(counts)
 
@@ -264,7 +261,8 @@ class Case:
             State(str(self.state), client.endpoint.base_url) as state,
         ):
             self.statistics = Statistics(source.count, results.recorded)
-            do(Offload(client, source, results, statistics=self.statistics, state=state, watch=self, **options))
+            told = {"statistics": self.statistics, "note": self.notes.append, "show": self.show}
+            do(Offload(client, source, results, state=state, **told, **options))
             return results.status
 
     def resume(self, do=Offload.run, **options):

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -39,7 +39,7 @@ from .source import Line, Source
 from .state import Digest, Part, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from streamcli.client.client import Client
 
@@ -73,16 +73,6 @@ class Counts(NamedTuple):
     batches: int
     ended: int
     requests: dict[str, int]
-
-
-class Watch(Protocol):
-    """What is told how the run goes."""
-
-    def note(self, text: str) -> None:
-        """Something happened."""
-
-    def counts(self, counts: Counts) -> None:
-        """The batches were looked at."""
 
 
 class _Portion:
@@ -122,8 +112,9 @@ class _Portion:
 class Offload:
     """The lines of `source` without a result in `results`, asked in batches of `client`; `statistics` count them.
 
-    `betas` go out as `anthropic-beta`; `judge` judges every complete message. A submission of which it is not known
-    whether it arrived is repeated up to `retries` times, each time after looking for its batch.
+    `note` is told what happens, `show` how far the batches are after each look at them. `betas` go out as
+    `anthropic-beta`; `judge` judges every complete message. A submission of which it is not known whether it arrived is
+    repeated up to `retries` times, each time after looking for its batch.
     """
 
     client: Client
@@ -132,7 +123,8 @@ class Offload:
     _: KW_ONLY
     statistics: Statistics
     state: State
-    watch: Watch
+    note: Callable[[str], None]
+    show: Callable[[Counts], None]
     betas: Sequence[str] = ()
     judge: Judge = accept
     retries: int = 2
@@ -171,12 +163,12 @@ class Offload:
             if part.id is None:
                 continue
             if self._found(part)["processing_status"] == "ended":
-                self.watch.note(f"batch {part.id} has already ended: fetch its results with --resume")
+                self.note(f"batch {part.id} has already ended: fetch its results with --resume")
             else:
                 self._api.cancel(part.id, betas=self.betas)
-                self.watch.note(f"batch {part.id} is being cancelled: fetch what was done with --resume")
+                self.note(f"batch {part.id} is being cancelled: fetch what was done with --resume")
         if not self.state.waiting:
-            self.watch.note(f"there is no batch to cancel for {self.results.path}")
+            self.note(f"there is no batch to cancel for {self.results.path}")
         for part in self.state.waiting:
             if part.id is None:
                 raise UsageError(
@@ -239,7 +231,7 @@ class Offload:
         if not _is_batch(batch):
             return self._absent("its response is not a batch")
         self.state.submitted(part, batch["id"])
-        self.watch.note(f"submitted {part.count} requests as batch {part.id}")
+        self.note(f"submitted {part.count} requests as batch {part.id}")
         return None
 
     def _name_line(self, part: Part, error: APIError) -> None:
@@ -262,7 +254,7 @@ class Offload:
         """
         for wait in SETTLING:
             if wait:
-                self.watch.note(f"waiting {wait:g} s for the batch of part {part.number}, whose submission broke off")
+                self.note(f"waiting {wait:g} s for the batch of part {part.number}, whose submission broke off")
             time.sleep(wait)
             if self._may_have_batch(part):
                 return True
@@ -279,7 +271,7 @@ class Offload:
             is_own = self._is_own(part, batch_id)
             if is_own:
                 self.state.submitted(part, batch_id, adopted=True)
-                self.watch.note(f"found part {part.number}, whose submission broke off: it is batch {batch_id}")
+                self.note(f"found part {part.number}, whose submission broke off: it is batch {batch_id}")
                 return True
             if is_own is None:
                 may_be.append(batch_id)
@@ -287,7 +279,7 @@ class Offload:
                 self._foreign.add(batch_id)
         if may_be and part.number not in self._open:
             self._open.add(part.number)
-            self.watch.note(
+            self.note(
                 f"batch {' or '.join(may_be)} may be part {part.number}, whose submission broke off: its results will "
                 f"tell; to submit the part now, end this run and add {self.state.line_to_add(part, None)}"
             )
@@ -370,7 +362,7 @@ class Offload:
             wait = min(wait * _GROWTH, LONGEST_WAIT)
             faults = dict.fromkeys(str(part.fault) for part in parts if not self._looked_at(part))
             for fault in faults:
-                self.watch.note(f"trying again after: {fault}")
+                self.note(f"trying again after: {fault}")
             self._tell_counts()
         for part in self.state.waiting:
             raise self._explained(part)
@@ -442,7 +434,7 @@ class Offload:
         if missing and count < part.count:  # more may come
             raise ProtocolError(f"batch {part.id} has no result for {missing} of its requests")
         if foreign:
-            self.watch.note(f"batch {part.id} has {foreign} results that are not of part {part.number}: left out")
+            self.note(f"batch {part.id} has {foreign} results that are not of part {part.number}: left out")
         if missing:
             self._give_up(part)
         self.state.fetched(part)
@@ -488,7 +480,7 @@ class Offload:
         waiting = self.state.waiting
         requests = Counter(processing=sum(part.count for part in waiting))
         requests.update(self._requests)
-        self.watch.counts(Counts(len(waiting) + self._fetched, self._fetched, requests))
+        self.show(Counts(len(waiting) + self._fetched, self._fetched, requests))
 
 
 def _is_batch(value: Any) -> bool:

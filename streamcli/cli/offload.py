@@ -45,7 +45,6 @@ def run(
 
     The counts are drawn on `line`, if there is one. Raises StreamcliError and io.Signalled.
     """
-    watch = _Watch(diagnostics, line)
     with State(f"{results.path}.batches", client.endpoint.base_url) as state:
         offload = Offload(
             client,
@@ -53,7 +52,8 @@ def run(
             results,
             statistics=statistics,
             state=state,
-            watch=watch,
+            note=diagnostics.note,
+            show=_Screen(diagnostics, line).show,
             betas=args.beta,
             judge=judge(args),
             retries=args.retries,
@@ -87,24 +87,23 @@ def _batches(count: int) -> str:
     return "1 batch" if count == 1 else f"{count} batches"
 
 
-class _Watch:
-    """Says how the run goes."""
+class _Screen:
+    """Shows how far the batches are."""
 
     def __init__(self, diagnostics: io.Diagnostics, line: Line | None) -> None:
-        self.note = diagnostics.note
+        self._note = diagnostics.note
         self._line = line
         self._began = time.monotonic()
         self._text = ""
         diagnostics.tick = self._draw
 
-    def counts(self, counts: Counts) -> None:
-        """The batches were looked at."""
+    def show(self, counts: Counts) -> None:
         text = _shown(counts)
         changed, self._text = text != self._text, text
         if self._line:
             self._draw()
         elif changed:
-            self.note(text)
+            self._note(text)
 
     def _draw(self) -> None:
         if self._line and self._text:
