@@ -83,7 +83,10 @@ def run(
     Raises StreamcliError, io.Signalled or io.ReaderClosedPipe.
     """
     with contextlib.ExitStack() as stack:
-        source = checked_source(args, streams, defaults, compose, stack, mark=mark)
+        file, name = _input(str(args.batch), streams)
+        source = Source(stack.enter_context(file), name, defaults, compose, args.lines, mark)
+        if not source.check():
+            raise UsageError(f"{name} has no prompts")
         # What would be wrong with every request is said once: a missing key, a useless proxy or certificate.
         endpoint.request("POST", "/v1/messages", {**next(source.lines()).params, "stream": True}, betas=args.beta)
         if args.dry_run:
@@ -135,17 +138,8 @@ def _close(statistics: Statistics, screen: Screen, report: io.Descriptor | None)
         report.done()
 
 
-def checked_source(
-    args: Args,
-    streams: io.StandardStreams,
-    defaults: Mapping[str, Any],
-    compose: Callable[[str], dict[str, Any]],
-    stack: contextlib.ExitStack,
-    *,
-    mark: Mark | None,
-) -> Source:
-    """The requests of --batch, all of them checked. Raises UsageError if one is wrong or there is none."""
-    path = str(args.batch)
+def _input(path: str, streams: io.StandardStreams) -> tuple[BinaryIO, str]:
+    """The file of --batch, which can be read twice, and what messages call it."""
     name = "standard input" if path == "-" else path
     if path == "-" and not streams.open[io.STDIN]:
         raise UsageError("cannot read standard input: it is closed")
@@ -153,10 +147,7 @@ def checked_source(
         file = _kept(io.STDIN, name) if path == "-" else _opened(path)
     except (OSError, ValueError) as fault:
         raise UsageError(f"cannot read {name}: {reason(fault)}") from None
-    source = Source(stack.enter_context(file), name, defaults, compose, args.lines, mark=mark)
-    if not source.check():
-        raise UsageError(f"{name} has no prompts")
-    return source
+    return file, name
 
 
 def _opened(path: str) -> BinaryIO:
