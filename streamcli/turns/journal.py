@@ -55,6 +55,8 @@ class Journal:
             if not stat.S_ISREG(status.st_mode):
                 raise UsageError(f"{path} is not a regular file")
             self._size = self._end = status.st_size
+            directory, name = os.path.split(self._file)
+            self._replacement = os.path.join(directory, f".{name}.streamcli")
             with contextlib.suppress(OSError):
                 os.unlink(self._replacement)  # of a run that was killed while it replaced the file
             self._find_tail()
@@ -73,11 +75,6 @@ class Journal:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def _replacement(self) -> str:
-        directory, name = os.path.split(self._file)
-        return os.path.join(directory, f".{name}.streamcli")
 
     @property
     def empty(self) -> bool:
@@ -145,24 +142,23 @@ class Journal:
         Raises OutputError.
         """
         self._check_unchanged()
-        replacement = self._replacement
         fd = -1
         try:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(replacement)
-            fd = os.open(replacement, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                os.unlink(self._replacement)
+            fd = os.open(self._replacement, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             os.fchmod(fd, stat.S_IMODE(os.fstat(self._fd).st_mode))
             # Before it gets the name, so that a run that waited for the old file now waits for this one.
             fcntl.flock(fd, fcntl.LOCK_EX)
             with open(fd, "wb", buffering=_BLOCK, closefd=False) as file:
                 file.writelines(lines)
             os.fsync(fd)
-            os.replace(replacement, self._file)
+            os.replace(self._replacement, self._file)
         except BaseException as fault:
             if fd >= 0:
                 os.close(fd)
                 with contextlib.suppress(OSError):
-                    os.unlink(replacement)
+                    os.unlink(self._replacement)
             if isinstance(fault, OSError):
                 raise self._unwritable(fault) from None
             raise
