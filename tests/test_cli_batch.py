@@ -403,8 +403,8 @@ def test_a_model_of_this_machine_is_asked_as_many_lines_at_a_time_as_it_has_plac
     class AskedError(Exception):
         pass
 
-    def pool(client, write, statistics, settings):
-        raise AskedError(settings.jobs)
+    def pool(client, write, statistics, *, jobs, **settings):
+        raise AskedError(jobs)
 
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(batch, "Pool", pool)

@@ -36,7 +36,7 @@ from server import (
 
 from streamcli import AsyncClient
 from streamcli.batch import limiter, pool
-from streamcli.batch.pool import Pool, Settings
+from streamcli.batch.pool import Pool
 from streamcli.batch.source import Source
 from streamcli.batch.statistics import Statistics
 from streamcli.errors import (
@@ -90,7 +90,7 @@ class Run:
         self._limits = {"timeout": idle, "total_timeout": total}
         self._write = write or (lambda results: None)
         self._drawn = drawn or (lambda line: None)
-        self._settings = Settings(**{"jobs": 4} | settings)
+        self._settings = {"jobs": 4} | settings
 
     def write(self, results):
         self._write(results)
@@ -104,7 +104,7 @@ class Run:
     async def ask(self, beside=None, done=lambda number: False):
         self.statistics = Statistics(self._source.check())
         async with AsyncClient(base_url=self._server.url, api_key="k", max_retries=0, **self._limits) as client:
-            self.pool = Pool(client, self.write, self.statistics, self._settings)
+            self.pool = Pool(client, self.write, self.statistics, **self._settings)
             asking = asyncio.create_task(self.pool.run(self.lines(), done))
             if beside:
                 await beside(self)

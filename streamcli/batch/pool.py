@@ -14,6 +14,7 @@ import contextlib
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.client import calls
@@ -57,16 +58,24 @@ _LONG_SILENCE = 60.0
 _TICK = 0.01
 
 
-class Settings(NamedTuple):
-    """How the lines are asked.
+@dataclass(eq=False)
+class Pool:
+    """One run over some lines.
 
-    `jobs` run at once, each with up to `retries` further attempts, not counting those that are throttled. `ordered`
-    writes the results in the lines' order. With `counting` the tokens of each request are counted instead. Once
-    `max_total_tokens` were used nothing more is sent. `judge` judges every complete message. `on_retry` is given the
-    line, the error and the seconds to wait before the next attempt; `on_silence` the same line and error, once, when
-    no line was answered for some seconds, and for how many that may go on.
+    `client` must not retry by itself. `write` is called in another thread, one call at a time, with the next results;
+    whatever it raises ends the run. `statistics` are updated as lines end.
+
+    `jobs` lines are asked at once, each with up to `retries` further attempts, not counting those that are throttled.
+    `ordered` writes the results in the lines' order. With `counting` the tokens of each request are counted instead.
+    Once `max_total_tokens` were used nothing more is sent. `judge` judges every complete message. `on_retry` is given
+    the line, the error and the seconds to wait before the next attempt; `on_silence` the same line and error, once,
+    when no line was answered for some seconds, and for how many that may go on.
     """
 
+    client: AsyncClient
+    write: Callable[[Sequence[Result]], None]
+    statistics: Statistics
+    _: KW_ONLY
     jobs: int
     retries: int = MAX_RETRIES
     ordered: bool = True
@@ -77,23 +86,10 @@ class Settings(NamedTuple):
     on_retry: Callable[[Line, APIError, float], None] = lambda *_: None
     on_silence: Callable[[Line, APIError, float], None] = lambda *_: None
 
-
-class Pool:
-    """One run over some lines.
-
-    `client` must not retry by itself. `write` is called in another thread, one call at a time, with the next results;
-    whatever it raises ends the run. `statistics` are updated as lines end.
-    """
-
-    def __init__(
-        self, client: AsyncClient, write: Callable[[Sequence[Result]], None], statistics: Statistics, settings: Settings
-    ) -> None:
-        self._client = client
-        self._statistics = statistics
-        self._settings = settings
+    def __post_init__(self) -> None:
         # A request that the idle timeout ended may take as long as another one may be silent.
-        patience = max(PATIENCE, (settings.retries + 1) * (client.timeout.read or 0))
-        self._limiter = Limiter(settings.jobs, patience=patience)
+        patience = max(PATIENCE, (self.retries + 1) * (self.client.timeout.read or 0))
+        self._limiter = Limiter(self.jobs, patience=patience)
         self._gate = _Gate(self._limiter)
         # Errors that every line would meet: whether there was an answer at all, the lines that wait to know that, and
         # how many came in a row since.
@@ -101,8 +97,8 @@ class Pool:
         self._suspects: list[tuple[Line, APIError]] = []
         self._common_in_row = 0
         self._silence_told = False
-        self._outbox = _Outbox(write, settings)
-        self._slots = asyncio.Semaphore(settings.jobs)
+        self._outbox = _Outbox(self.write, self.jobs, ordered=self.ordered)
+        self._slots = asyncio.Semaphore(self.jobs)
         self._running: set[asyncio.Task[None]] = set()
         # Done as soon as the run has to end early: by `stop`, or by a fault of ours.
         self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -183,12 +179,12 @@ class Pool:
             self._check_suspects()
             await self._answered.wait()
         self._common_in_row += 1
-        if self._common_in_row > self._settings.jobs:
+        if self._common_in_row > self.jobs:
             raise _named(line, error)
 
     def _is_spent(self) -> bool:
         """Whether a line is to be left, because of the tokens that the others used."""
-        most, statistics = self._settings.max_total_tokens, self._statistics
+        most, statistics = self.max_total_tokens, self.statistics
         statistics.capped = statistics.capped or (most is not None and statistics.tokens >= most)
         return statistics.capped
 
@@ -203,13 +199,13 @@ class Pool:
         elif error is None or isinstance(error, APIStatusError):
             self._answered.set()
             self._common_in_row = 0
-        ended, outcome = result(line, outcome, self._settings.judge, error=error)
-        self._statistics.add(outcome, ended.status, line.params.get("model"))
+        ended, outcome = result(line, outcome, self.judge, error=error)
+        self.statistics.add(outcome, ended.status, line.params.get("model"))
         self._outbox.put(place, ended)
 
     async def _outcome(self, line: Line) -> _Outcome | None:
         """How the line ended; None if it is left."""
-        counting = self._settings.counting
+        counting = self.counting
         throttled: APIError | None = None
         attempt = 0  # not counting those that were throttled
         while True:
@@ -238,24 +234,22 @@ class Pool:
                 if wait is None:
                     is_common = _is_not_allowed(error) or (is_throttled and not _is_final(error))
                     return _Outcome(errored(error), error, is_common)
-                self._settings.on_retry(line, error, wait)
+                self.on_retry(line, error, wait)
                 self._tell_silence(line, error)
             else:
                 self._gate.succeeded(permit)
-                self._statistics.answered(meter.first_token, meter.end or 0)
+                self.statistics.answered(meter.first_token, meter.end or 0)
                 return _Outcome({"type": "succeeded", **fields})
-            self._statistics.retries += 1
+            self.statistics.retries += 1
             await asyncio.sleep(wait)
 
     async def _count(self, line: Line, meter: Meter) -> dict[str, Any]:
-        count = await self._client.messages.count_tokens(
-            betas=self._settings.betas, extra_body=calls.to_count(line.params)
-        )
+        count = await self.client.messages.count_tokens(betas=self.betas, extra_body=calls.to_count(line.params))
         meter.stop()
         return {"input_tokens": calls.counted(count)}
 
     async def _answer(self, line: Line, permit: Permit, meter: Meter) -> dict[str, Any]:
-        manager = self._client.messages.stream(betas=self._settings.betas, extra_body=line.params)
+        manager = self.client.messages.stream(betas=self.betas, extra_body=line.params)
         async with manager as stream:
             self._gate.note_limits(stream.response.headers)
             exchange = stream.exchange
@@ -265,7 +259,7 @@ class Pool:
                     if meter.first_token is None:
                         meter.seen(received)
             meter.stop()
-        self._statistics.deviations.update(exchange.deviations)
+        self.statistics.deviations.update(exchange.deviations)
         return {"message": exchange.accumulator.snapshot() or {}}
 
     def _is_throttled(self, error: APIError, permit: Permit, meter: Meter) -> bool:
@@ -274,11 +268,11 @@ class Pool:
             return error.status_code in _THROTTLED and not error.is_hopeless
         if not isinstance(error, APITimeoutError) or permit.begun or self._is_late(meter):
             return False
-        return not error.retryable or self._statistics.succeeded > 0  # one that accepts nobody may be the wrong one
+        return not error.retryable or self.statistics.succeeded > 0  # one that accepts nobody may be the wrong one
 
     def _is_late(self, meter: Meter) -> bool:
         """Whether the total timeout has passed."""
-        total = self._client.total_timeout
+        total = self.client.total_timeout
         return total is not None and meter.end is not None and meter.end >= total - _TICK
 
     def _delay(self, error: APIError, permit: Permit, attempt: int, meter: Meter) -> float | None:
@@ -288,18 +282,18 @@ class Pool:
         was_silent = isinstance(error, APITimeoutError) and permit.begun and not self._is_late(meter)
         again = APIConnectionError(error.message) if was_silent else error
         chance, now = random.random(), time.time()  # noqa: S311 - it spreads waits
-        return delay(again, attempt, max_retries=self._settings.retries, chance=chance, now=now)
+        return delay(again, attempt, max_retries=self.retries, chance=chance, now=now)
 
     def _after_throttling(self, error: APIError, permit: Permit) -> float | None:
         """As `_delay`, of a throttled attempt: 0, because the gate opens when the server has room."""
         asked = None
         if isinstance(error, APIStatusError):
-            self._statistics.rate_limited += error.status_code == 429
-            self._statistics.overloaded += error.status_code != 429
+            self.statistics.rate_limited += error.status_code == 429
+            self.statistics.overloaded += error.status_code != 429
             asked = error.retry_after or None  # 0 leaves it to us
         too_long = asked is not None and asked > self._limiter.patience
         if too_long:
-            self._statistics.longest_wait = max(self._statistics.longest_wait, asked or 0)
+            self.statistics.longest_wait = max(self.statistics.longest_wait, asked or 0)
         if self._gate.throttled(permit, None if too_long else asked):
             self._name_silence(error)
             return None
@@ -311,7 +305,7 @@ class Pool:
     def _tell_silence(self, line: Line, error: APIError) -> None:
         if not self._silence_told and self._gate.silence > _LONG_SILENCE:
             self._silence_told = True
-            self._settings.on_silence(line, error, self._limiter.patience)
+            self.on_silence(line, error, self._limiter.patience)
 
 
 class _Outcome(NamedTuple):
@@ -387,10 +381,10 @@ class _Outbox:
     Writing has a thread of its own, so that a slow reader delays neither the answers nor their timeouts.
     """
 
-    def __init__(self, write: Callable[[Sequence[Result]], None], settings: Settings) -> None:
-        self.room = asyncio.Semaphore(_WINDOW * settings.jobs - 1)  # a line is drawn before it takes its room
+    def __init__(self, write: Callable[[Sequence[Result]], None], jobs: int, *, ordered: bool) -> None:
+        self.room = asyncio.Semaphore(_WINDOW * jobs - 1)  # a line is drawn before it takes its room
         self._write = write
-        self._ordered = settings.ordered
+        self._ordered = ordered
         self._next = 0
         self._ready: dict[int, Result | None] = {}
         self._closed = False

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcli.batch.pool import Pool, Settings
+from streamcli.batch.pool import Pool
 from streamcli.batch.results import Results
 from streamcli.batch.source import Line, Source
 from streamcli.batch.statistics import Statistics
@@ -255,7 +255,11 @@ class _Batch(NamedTuple):
         if importlib.util.find_spec("sniffio") is None:
             sys.modules["sniffio"] = None  # type: ignore[assignment]
         gc.freeze()  # not to search what exists by now for garbage, again and again, saves a tenth
-        settings = Settings(
+        is_shown = isinstance(output, _Stream) and output.on_terminal
+        pool = Pool(
+            client,
+            self.screen.making_way(output.write) if is_shown else output.write,
+            self.statistics,
             jobs=allowed,
             retries=args.retries,
             ordered=not args.unordered,
@@ -266,9 +270,6 @@ class _Batch(NamedTuple):
             on_retry=self._say_retry if args.verbose else lambda *_: None,
             on_silence=self._say_silence,
         )
-        is_shown = isinstance(output, _Stream) and output.on_terminal
-        write = self.screen.making_way(output.write) if is_shown else output.write
-        pool = Pool(client, write, self.statistics, settings)
         with _signals(pool.stop) as caught, self.screen.drawn():
             await pool.run(self.source.lines(), output.done)
         return caught
