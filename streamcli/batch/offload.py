@@ -341,12 +341,13 @@ class Offload:
 
     def _check_input(self) -> None:
         """Raise UsageError if the lines of a batch are not the ones that were submitted."""
-        digests = {part.number: Digest() for part in self.state.waiting}
-        for line in self.source.lines() if digests else ():
-            for part in self.state.waiting:
+        waiting = self.state.waiting
+        digests = {part.number: Digest() for part in waiting}
+        for line in self.source.lines() if waiting else ():
+            for part in waiting:
                 if line.number in part:
                     digests[part.number].add(line)
-        for part in self.state.waiting:
+        for part in waiting:
             if digests[part.number].text != part.digest:
                 what = f"batch {part.id}" if part.id else f"part {part.number}"
                 raise UsageError(
