@@ -18,13 +18,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcli.client import calls
-from streamcli.errors import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    APITimeoutError,
-    StreamcliError,
-)
+from streamcli.errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, StreamcliError
 from streamcli.output.meter import Meter
 from streamcli.protocol.retry import MAX_RETRIES, delay
 
