@@ -34,7 +34,7 @@ from streamcli.errors import (
 )
 from streamcli.protocol.jsontext import dumps
 
-from .results import Result, Results, accept, errored, result
+from .results import Result, Results, accept, result
 from .source import Line, Source
 from .state import Digest, Part, State
 
@@ -443,12 +443,12 @@ class Offload:
     def _give_up(self, part: Part) -> None:
         """Record that lines of a part have no result at the server, and will not have one."""
         lines = (line for line in self.source.lines() if line.number in part and not self.results.done(line.number))
-        outcome = errored(ProtocolError(f"batch {part.id} has no result for this line"))
-        self.results.write([self._ended(line, outcome) for line in lines])
+        fault = ProtocolError(f"batch {part.id} has no result for this line")
+        self.results.write([self._ended(line, fault) for line in lines])
 
-    def _ended(self, line: Line, outcome: Mapping[str, Any]) -> Result:
-        got, outcome = result(line, outcome, self.judge)
-        self.statistics.add(outcome, got.status)
+    def _ended(self, line: Line, outcome: Mapping[str, Any] | APIError) -> Result:
+        got, said = result(line, outcome, self.judge)
+        self.statistics.add(said, got.status)
         return got
 
     def _keep(self, block: dict[int, Result]) -> None:
@@ -489,13 +489,13 @@ def _is_batch(value: Any) -> bool:
     return bool(value.get("id")) and all(isinstance(value.get(key), str) for key in ("id", "processing_status"))
 
 
-def _outcome(part: Part, value: Any) -> Mapping[str, Any]:
+def _outcome(part: Part, value: Any) -> Mapping[str, Any] | APIError:
     """A result as it was sent, if it can be one: it has a type, and a message if it succeeded; else an error."""
     outcome: dict[str, Any] = value if isinstance(value, dict) else {}
     kind = outcome.get("type")
     if isinstance(kind, str) and (kind != "succeeded" or isinstance(outcome.get("message"), dict)):
         return outcome
-    return errored(ProtocolError(f"batch {part.id} has a malformed result for this line"))
+    return ProtocolError(f"batch {part.id} has a malformed result for this line")
 
 
 def _whole_counts(batch: Mapping[str, Any]) -> dict[str, int]:

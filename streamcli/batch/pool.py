@@ -15,7 +15,7 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from streamcli.client import calls
 from streamcli.errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, StreamcliError
@@ -23,7 +23,7 @@ from streamcli.output.meter import Meter
 from streamcli.protocol.retry import MAX_RETRIES, delay
 
 from .limiter import PATIENCE, Limiter, Permit
-from .results import Result, accept, errored, result
+from .results import Result, accept, result
 from .source import Line
 from .statistics import Statistics
 
@@ -166,15 +166,26 @@ class Pool:
             if not self._ending.done():
                 self._ending.set_exception(_named(line, error))
 
-    async def _check_answered(self, line: Line, error: APIError) -> None:
-        """Return when others are answered, so that the error is that of this line. Raises it if they are no more."""
-        if not self._answered.is_set():
-            self._suspects.append((line, error))
-            self._check_suspects()
-            await self._answered.wait()
-        self._common_in_row += 1
-        if self._common_in_row > self.jobs:
-            raise _named(line, error)
+    async def _given_up(self, line: Line, error: APIError, *, is_throttled: bool) -> APIError:
+        """The error that a line ends with.
+
+        One that every other line would meet too is the line's once others are answered. Raises it if they are no more.
+        """
+        if _is_not_allowed(error) or (is_throttled and not _is_final(error)):
+            if not self._answered.is_set():
+                self._suspects.append((line, error))
+                self._check_suspects()
+                await self._answered.wait()
+            self._common_in_row += 1
+            if self._common_in_row > self.jobs:
+                raise _named(line, error)
+        elif isinstance(error, APIStatusError):
+            self._note_answer()
+        return error
+
+    def _note_answer(self) -> None:
+        self._answered.set()
+        self._common_in_row = 0
 
     def _is_spent(self) -> bool:
         """Whether a line is to be left, because of the tokens that the others used."""
@@ -183,21 +194,14 @@ class Pool:
         return statistics.capped
 
     async def _ask(self, place: int, line: Line) -> None:
-        found = await self._outcome(line)
-        if found is None:
-            self._outbox.put(place, None)
-            return
-        outcome, error, is_common = found
-        if error and is_common:
-            await self._check_answered(line, error)
-        elif error is None or isinstance(error, APIStatusError):
-            self._answered.set()
-            self._common_in_row = 0
-        ended, outcome = result(line, outcome, self.judge, error=error)
-        self.statistics.add(outcome, ended.status, line.params.get("model"))
+        ended = None
+        outcome = await self._outcome(line)
+        if outcome is not None:
+            ended, said = result(line, outcome, self.judge)
+            self.statistics.add(said, ended.status, line.params.get("model"))
         self._outbox.put(place, ended)
 
-    async def _outcome(self, line: Line) -> _Outcome | None:
+    async def _outcome(self, line: Line) -> Mapping[str, Any] | APIError | None:
         """How the line ended; None if it is left."""
         counting = self.counting
         throttled: APIError | None = None
@@ -210,7 +214,7 @@ class Pool:
             if throttled and self._gate.silence > self._limiter.patience:  # it need not be silent to each in turn
                 self._gate.ended(permit)
                 self._name_silence(throttled)
-                return _Outcome(errored(throttled), throttled, is_common=True)
+                return await self._given_up(line, throttled, is_throttled=True)
             meter = Meter()
             try:
                 fields = await (self._count(line, meter) if counting else self._answer(line, permit, meter))
@@ -226,14 +230,14 @@ class Pool:
                     wait = self._delay(error, permit, attempt, meter)
                     attempt += 1
                 if wait is None:
-                    is_common = _is_not_allowed(error) or (is_throttled and not _is_final(error))
-                    return _Outcome(errored(error), error, is_common)
+                    return await self._given_up(line, error, is_throttled=is_throttled)
                 self.on_retry(line, error, wait)
                 self._tell_silence(line, error)
             else:
                 self._gate.succeeded(permit)
                 self.statistics.answered(meter.first_token, meter.end or 0)
-                return _Outcome({"type": "succeeded", **fields})
+                self._note_answer()
+                return {"type": "succeeded", **fields}
             self.statistics.retries += 1
             await asyncio.sleep(wait)
 
@@ -300,14 +304,6 @@ class Pool:
         if not self._silence_told and self._gate.silence > _LONG_SILENCE:
             self._silence_told = True
             self.on_silence(line, error, self._limiter.patience)
-
-
-class _Outcome(NamedTuple):
-    """The outcome of a line, the error that it was made from, and whether every other line would meet that too."""
-
-    outcome: Mapping[str, Any]
-    error: APIError | None = None
-    is_common: bool = False
 
 
 def _named(line: Line, error: APIError) -> APIError:

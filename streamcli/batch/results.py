@@ -55,22 +55,21 @@ def accept(message: Mapping[str, Any]) -> int:  # noqa: ARG001 - a Judge is give
 
 
 def result(
-    line: Line, outcome: Mapping[str, Any], judge: Judge = accept, *, error: APIError | None = None
+    line: Line, outcome: Mapping[str, Any] | APIError, judge: Judge = accept
 ) -> tuple[Result, Mapping[str, Any]]:
-    """The result of `line`, and the outcome in it; `outcome` is what the API calls the `result` of a request.
+    """The result of `line`, and the outcome in it: what the API calls the `result` of a request, or an error's.
 
-    One that could not be read again is replaced by an error that says so. The exit status is that of `error`, if the
-    outcome was made from one, otherwise that of the outcome.
+    One that could not be read again is replaced by that of an error that says so.
     """
+    said = errored(outcome) if isinstance(outcome, APIError) else outcome
     try:
-        text = dumps({"custom_id": line.custom_id, "result": outcome, "digest": line.digest})
+        text = dumps({"custom_id": line.custom_id, "result": said, "digest": line.digest})
         if text.count(b"[") + text.count(b"{") > _SURELY_READ:
             loads(text)
     except ValueError as fault:
-        error = ProtocolError(f"the answer cannot be kept as JSON: {reason(fault)}")
-        return result(line, errored(error), judge, error=error)
-    exit_status = status(outcome, judge) if error is None else _status_of(error)
-    return Result(line.number, text + b"\n", exit_status), outcome
+        return result(line, ProtocolError(f"the answer cannot be kept as JSON: {reason(fault)}"))
+    exit_status = _status_of(outcome) if isinstance(outcome, APIError) else status(outcome, judge)
+    return Result(line.number, text + b"\n", exit_status), said
 
 
 def errored(error: StreamcliError) -> dict[str, Any]:
