@@ -53,13 +53,12 @@ class Limiter:
         self._running = 0
         self._answering = 0
         # When the server last answered somebody, or was first asked.
-        self._answered: float | None = None
+        self._answered = math.inf
         self._round = 0
         self._throttled_rounds = 0
         self._held_until = -math.inf
-        # How long an answer takes, and when the next request may start by that.
+        # How long an answer takes.
         self._duration = 0.0
-        self._next_start = -math.inf
 
     @property
     def allowed(self) -> int:
@@ -68,21 +67,20 @@ class Limiter:
 
     def held(self, now: float) -> float:
         """The seconds until any request may start."""
-        return max(0.0, self._held_until - now, self._next_start - now)
+        return max(0.0, self._held_until - now)
 
     def silence(self, now: float) -> float:
         """The seconds for which the server has answered nobody."""
-        return 0.0 if self._answering or self._answered is None else now - self._answered
+        return 0.0 if self._answering else max(0.0, now - self._answered)
 
     def start(self, now: float) -> Permit | None:
         """The permit of one request, to be given back to one of the last three methods below, or None: not now."""
         if self.held(now) or self._running >= self.allowed:
             return None
         self._running += 1
-        if self._answered is None:
-            self._answered = now
+        self._answered = min(self._answered, now)
         if self.allowed < self._most:
-            self._next_start = now + _SPREAD * self._duration / self.allowed
+            self._held_until = now + _SPREAD * self._duration / self.allowed
         return Permit(self._round, now)
 
     def begun(self, permit: Permit) -> None:
