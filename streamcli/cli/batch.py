@@ -239,7 +239,7 @@ class _Batch(NamedTuple):
             source=self.source,
             results=self.output,
             statistics=self.statistics,
-            line=self.screen.line if self.screen.shown else None,
+            screen=self.screen,
         )
         return []
 
@@ -270,7 +270,8 @@ class _Batch(NamedTuple):
             on_retry=self._say_retry if args.verbose else lambda *_: None,
             on_silence=self._say_silence,
         )
-        with _signals(pool.stop) as caught, self.screen.drawn():
+        self.screen.keep_drawing(self.diagnostics)
+        with _signals(pool.stop) as caught:
             await pool.run(self.source.lines(), output.done)
         return caught
 

@@ -7,7 +7,6 @@ Source: streamcli(1), section "Offloading".
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from streamcli.batch.offload import Offload
@@ -18,7 +17,7 @@ from . import io
 from .verdict import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from streamcli.batch.offload import Counts
     from streamcli.batch.results import Results
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from streamcli.client.client import Client
 
     from .args import Args
-    from .progress import Line
+    from .screen import Screen
 
 
 def run(
@@ -39,11 +38,11 @@ def run(
     source: Source,
     results: Results,
     statistics: Statistics,
-    line: Line | None,
+    screen: Screen,
 ) -> None:
     """Have the lines of `source` answered in batches, or with --cancel cancel the batches.
 
-    The counts are drawn on `line`, if there is one. Raises StreamcliError and io.Signalled.
+    `screen` shows the counts where that is a terminal. Raises StreamcliError and io.Signalled.
     """
     with State(f"{results.path}.batches", client.endpoint.base_url) as state:
         offload = Offload(
@@ -53,7 +52,7 @@ def run(
             statistics=statistics,
             state=state,
             note=diagnostics.note,
-            show=_Screen(diagnostics, line).show,
+            show=_teller(diagnostics, screen, statistics),
             betas=args.beta,
             judge=judge(args),
             retries=args.retries,
@@ -87,28 +86,23 @@ def _batches(count: int) -> str:
     return "1 batch" if count == 1 else f"{count} batches"
 
 
-class _Screen:
-    """Shows how far the batches are."""
+def _teller(diagnostics: io.Diagnostics, screen: Screen, statistics: Statistics) -> Callable[[Counts], None]:
+    """What is told the counts: it draws them, or says them where they changed."""
+    said = ""
 
-    def __init__(self, diagnostics: io.Diagnostics, line: Line | None) -> None:
-        self._note = diagnostics.note
-        self._line = line
-        self._began = time.monotonic()
-        self._text = ""
-        diagnostics.tick = self._draw
+    def text() -> str:
+        minutes, seconds = divmod(int(statistics.elapsed), 60)
+        return f"{said}  {minutes}:{seconds:02}"
 
-    def show(self, counts: Counts) -> None:
-        text = _shown(counts)
-        changed, self._text = text != self._text, text
-        if self._line:
-            self._draw()
-        elif changed:
-            self._note(text)
+    def tell(counts: Counts) -> None:
+        nonlocal said
+        before, said = said, _shown(counts)
+        screen.text = text
+        screen.keep_drawing(diagnostics)
+        if said != before and not screen.shown:
+            diagnostics.note(said)
 
-    def _draw(self) -> None:
-        if self._line and self._text:
-            minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-            self._line.draw(lambda: f"{self._text}  {minutes}:{seconds:02}")
+    return tell
 
 
 def _shown(counts: Counts) -> str:

@@ -6,8 +6,7 @@ gone in the end.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import signal
 import threading
 from typing import TYPE_CHECKING
 
@@ -25,36 +24,29 @@ _BAR = 20
 
 
 class Screen:
-    """What a terminal shows of a run while it lasts and afterwards; nothing unless `shown`."""
+    """What a terminal shows of a run while it lasts and afterwards; nothing unless `shown`. The line says `text`."""
 
     def __init__(self, statistics: Statistics, *, shown: bool) -> None:
         self.line = progress.Line()
         self.shown = shown
+        self.text: Callable[[], str] = self._how_far
         self._statistics = statistics
         # Held while results go to the same terminal, in another thread.
         self._lock = threading.Lock()
 
-    @contextlib.contextmanager
-    def drawn(self) -> Iterator[None]:
-        """Keep drawing the line while this lasts."""
-        if not self.shown:
-            yield
-            return
-        drawing = asyncio.create_task(self._keep_drawing())
-        try:
-            yield
-        finally:
-            drawing.cancel()
-            self.line.close()
+    def keep_drawing(self, diagnostics: io.Diagnostics) -> None:
+        """Draw the line now, and again from time to time until it is closed."""
+        if self.shown:
+            diagnostics.tick = self._draw
+            signal.setitimer(signal.ITIMER_REAL, _INTERVAL, _INTERVAL)
+            self._draw()
 
-    async def _keep_drawing(self) -> None:
-        while True:
-            if self._lock.acquire(blocking=False):
-                try:
-                    self.line.draw(self.text)
-                finally:
-                    self._lock.release()
-            await asyncio.sleep(_INTERVAL)
+    def _draw(self) -> None:
+        if self._lock.acquire(blocking=False):
+            try:
+                self.line.draw(self.text)
+            finally:
+                self._lock.release()
 
     def making_way(self, write: Callable[[Sequence[Result]], None]) -> Callable[[Sequence[Result]], None]:
         """A function that has the line make way for `write`."""
@@ -65,8 +57,7 @@ class Screen:
 
         return written
 
-    def text(self) -> str:
-        """How far the run is."""
+    def _how_far(self) -> str:
         statistics = self._statistics
         share = statistics.done / statistics.total
         rate = (statistics.done - statistics.before) / statistics.elapsed if statistics.elapsed else 0
