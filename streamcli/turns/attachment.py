@@ -11,27 +11,30 @@ import base64
 import contextlib
 import re
 from codecs import BOM_UTF8
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from streamcli.errors import UsageError
 from streamcli.protocol.userinput import decoded
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# How files begin, as patterns.
 _IMAGES = {
-    b"\x89PNG\r\n\x1a\n": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"GIF87a": "image/gif",
-    b"GIF89a": "image/gif",
+    rb"\x89PNG\r\n\x1a\n": "image/png",
+    rb"\xff\xd8\xff": "image/jpeg",
+    rb"GIF8[79]a": "image/gif",
+    rb"RIFF.{4}WEBP": "image/webp",
 }
 # Kinds that cannot be sent are named, so that the user knows what to do with the file.
 _OTHERS = {
-    b"PK\x03\x04": "a zip archive, as .docx and .xlsx are: save it as PDF or text",
-    b"\xd0\xcf\x11\xe0": "an old Office file: save it as PDF or text",
-    b"BM": "a BMP image: convert it to PNG",
-    b"II*\0": "a TIFF image: convert it to PNG",
-    b"MM\0*": "a TIFF image: convert it to PNG",
-    b"\xff\xfe": "UTF-16: convert it to UTF-8",
-    b"\xfe\xff": "UTF-16: convert it to UTF-8",
+    rb".{4}ftyp": "a HEIC, AVIF or video file",
+    rb"PK\x03\x04": "a zip archive, as .docx and .xlsx are: save it as PDF or text",
+    rb"\xd0\xcf\x11\xe0": "an old Office file: save it as PDF or text",
+    rb"BM": "a BMP image: convert it to PNG",
+    rb"II\*\0|MM\0\*": "a TIFF image: convert it to PNG",
+    rb"\xff\xfe|\xfe\xff": "UTF-16: convert it to UTF-8",
 }
 _SUFFIXES = {".png": "image", ".jpg": "image", ".jpeg": "image", ".gif": "image", ".webp": "image", ".pdf": "document"}
 _FILE_ID = re.compile(r"(?:([a-z]+):)?(file_[A-Za-z0-9]+)")
@@ -47,7 +50,7 @@ def of_bytes(data: bytes, source: str, title: str | None = None) -> dict[str, An
     """
     if not data.removeprefix(BOM_UTF8).strip():
         raise UsageError(f"{source} is empty")
-    image = _image_type(data)
+    image = _kind(data, _IMAGES)
     if image:
         return {"type": "image", "source": _base64(image, data)}
     if data.startswith(b"%PDF-"):
@@ -107,10 +110,8 @@ def readable(block: dict[str, Any], word: str, *, by_llamacpp: bool) -> dict[str
     return block
 
 
-def _image_type(data: bytes) -> str | None:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for magic, kind in _IMAGES.items() if data.startswith(magic)), None)
+def _kind(data: bytes, beginnings: Mapping[bytes, str]) -> str | None:
+    return next((kind for begins, kind in beginnings.items() if re.match(begins, data, re.DOTALL)), None)
 
 
 def _base64(media_type: str, data: bytes) -> dict[str, Any]:
@@ -122,11 +123,4 @@ def _text(data: bytes, source: str) -> str:
         text = decoded(data, source)
         if "\0" not in text:
             return text
-    raise UsageError(f"{source} is {_other_kind(data)}; {_FITTING}")
-
-
-def _other_kind(data: bytes) -> str:
-    if data[4:8] == b"ftyp":
-        return "a HEIC, AVIF or video file"
-    usual = "neither an image, a PDF nor UTF-8 text"
-    return next((kind for magic, kind in _OTHERS.items() if data.startswith(magic)), usual)
+    raise UsageError(f"{source} is {_kind(data, _OTHERS) or 'neither an image, a PDF nor UTF-8 text'}; {_FITTING}")
