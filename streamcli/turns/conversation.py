@@ -158,8 +158,8 @@ def _open_calls(messages: Iterable[Mapping[str, Any]]) -> list[Any]:
 
 def _up_to_whole_turns(messages: Sequence[Mapping[str, Any]]) -> int:
     """How many messages there are up to the last final answer, system messages after it included."""
-    ends = [n for n, message in enumerate(messages, 1) if message["role"] == "assistant" and not _calls(message)]
-    count = ends[-1] if ends else 0
+    ends = (n for n, message in enumerate(messages, 1) if message["role"] == "assistant" and not _calls(message))
+    count = max(ends, default=0)
     while count < len(messages) and messages[count]["role"] == "system":
         count += 1
     return count
