@@ -18,7 +18,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from streamcli.client import calls
-from streamcli.errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, StreamcliError
+from streamcli.errors import APIConnectionError, APIError, APIStatusError, APITimeoutError
 from streamcli.output.meter import Meter
 from streamcli.protocol.retry import MAX_RETRIES, delay
 
@@ -124,32 +124,25 @@ class Pool:
             raise fault
 
     async def _ask_all(self, lines: Iterator[Line], done: Callable[[int], bool]) -> None:
-        fault: StreamcliError | None = None
-        try:
-            await self._begin_all(lines, done)
-        except StreamcliError as error:  # the input is not what it was; what was asked of it is paid for
-            fault = error
-        while self._running:
-            await asyncio.wait(self._running)
-        if fault:
-            raise fault
-
-    async def _begin_all(self, lines: Iterator[Line], done: Callable[[int], bool]) -> None:
         place = skipped = 0
-        for line in lines:
-            if done(line.number):
-                skipped += 1
-                if skipped % _STRIDE == 0:
-                    await asyncio.sleep(0)
-                continue
-            await self._slots.acquire()
-            if self._is_spent():
-                return
-            task = asyncio.create_task(self._ask(place, line))
-            self._running.add(task)
-            task.add_done_callback(self._ended)
-            place += 1
-            await self._outbox.room.acquire()
+        try:
+            for line in lines:
+                if done(line.number):
+                    skipped += 1
+                    if skipped % _STRIDE == 0:
+                        await asyncio.sleep(0)
+                    continue
+                await self._slots.acquire()
+                if self._is_spent():
+                    return
+                task = asyncio.create_task(self._ask(place, line))
+                self._running.add(task)
+                task.add_done_callback(self._ended)
+                place += 1
+                await self._outbox.room.acquire()
+        finally:  # even if the input is not what it was: what was asked of it is paid for
+            while self._running:
+                await asyncio.wait(self._running)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
