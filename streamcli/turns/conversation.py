@@ -78,10 +78,8 @@ class Conversation(Keeper):
         return True
 
     def _read(self) -> list[dict[str, Any]]:
-        numbers, messages = [], []
-        for number, line in self._journal.numbered():
-            messages.append(_message(line, f"{self.path}: line {number}"))
-            numbers.append(number)
+        lines = [(number, _message(line, f"{self.path}: line {number}")) for number, line in self._journal.numbered()]
+        messages = [message for _, message in lines]
         if not self._journal.torn:
             return messages
         if self._journal.tail().startswith(b"\0"):  # an append of ours broke off, which began with whole messages
@@ -89,7 +87,7 @@ class Conversation(Keeper):
             return messages
         whole = _up_to_whole_turns(messages)
         if whole < len(messages):
-            self._journal.keep(numbers[whole] - 1)
+            self._journal.keep(lines[whole][0] - 1)
         self._cut = f"{self.path}.torn"
         self.notes.append(f"the last turn in {self.path} is incomplete and left out; it will be kept in {self._cut}")
         return messages[:whole]
