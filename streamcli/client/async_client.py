@@ -264,7 +264,6 @@ class _AsyncReads(AsyncIterator[bytes]):
         weakref.finalize(self, drop, pieces.response).atexit = False
 
     async def __anext__(self) -> bytes:
-        self._check_open()
         try:
             while not (self._over or self._exchange.complete):
                 if self._looked_at:
@@ -272,11 +271,10 @@ class _AsyncReads(AsyncIterator[bytes]):
                     return data
                 self._exchange.check_time()
                 came = await self._pieces.read()
-                self._check_open()
                 data = self._exchange.body.decoded(came)
                 if data:
                     return data
-                if came is None:
+                if came is None and not self.closed:
                     self._exchange.end()
         except APIError as error:
             await self.aclose()
@@ -284,14 +282,12 @@ class _AsyncReads(AsyncIterator[bytes]):
                 raise self._exchange.closed_early() from None
             raise self._exchange.explained(error) from error.__cause__
         except BaseException:  # cancelled, or a signal: a read that was broken off would look like the end
-            self.closed = True
+            self.closed = self._over = True
             raise
         await self.aclose()
-        raise StopAsyncIteration
-
-    def _check_open(self) -> None:
         if self.closed and not self._exchange.complete:
             raise self._exchange.closed_early()
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         self._over = True

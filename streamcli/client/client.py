@@ -265,7 +265,6 @@ class _Reads(Iterator[bytes]):
         weakref.finalize(self, drop, pieces.response).atexit = False
 
     def __next__(self) -> bytes:
-        self._check_open()
         try:
             while not (self._over or self._exchange.complete):
                 if self._looked_at:
@@ -273,11 +272,10 @@ class _Reads(Iterator[bytes]):
                     return data
                 self._exchange.check_time()
                 came = self._pieces.read()
-                self._check_open()
                 data = self._exchange.body.decoded(came)
                 if data:
                     return data
-                if came is None:
+                if came is None and not self.closed:
                     self._exchange.end()
         except APIError as error:
             self.close()
@@ -285,14 +283,12 @@ class _Reads(Iterator[bytes]):
                 raise self._exchange.closed_early() from None
             raise self._exchange.explained(error) from error.__cause__
         except BaseException:  # cancelled, or a signal: a read that was broken off would look like the end
-            self.closed = True
+            self.closed = self._over = True
             raise
         self.close()
-        raise StopIteration
-
-    def _check_open(self) -> None:
         if self.closed and not self._exchange.complete:
             raise self._exchange.closed_early()
+        raise StopIteration
 
     def close(self) -> None:
         self._over = True
