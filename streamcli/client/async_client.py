@@ -11,7 +11,7 @@ from asyncio import sleep
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from streamcli.errors import APIError
+from streamcli.errors import APIError, IncompleteStreamError
 from streamcli.network.async_body import AsyncPieces, error_body, whole_body
 from streamcli.network.async_transport import own_client
 from streamcli.network.library_errors import HTTPX_ERRORS, from_httpx
@@ -36,7 +36,6 @@ from .calls import (
     results_url,
 )
 from .settings import ClientState, Settings
-from .stream_state import StreamState, events_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -381,7 +380,7 @@ class AsyncMessageStreamManager:
             await self._stream.close()
 
 
-class AsyncMessageStream(StreamState, _AsyncDrawn, AsyncIterator[Event]):
+class AsyncMessageStream(_AsyncDrawn, AsyncIterator[Event]):
     """The stream of one answer: iterate it for events, or `text_stream` for text; both draw on the same events.
 
     Each raw event is followed, after a delta, by the derived one (`text`, `input_json`, `thinking`, `signature`,
@@ -389,20 +388,42 @@ class AsyncMessageStream(StreamState, _AsyncDrawn, AsyncIterator[Event]):
     """
 
     def __init__(self, client: AsyncClient, exchange: Exchange, pieces: AsyncPieces) -> None:
-        super().__init__(exchange, pieces.response)
         self._client = client
+        self.exchange = exchange
+        self.response = pieces.response
         self._draw_from(_AsyncReads(exchange, pieces))
 
     async def __anext__(self) -> Event:
         try:
             event: Event | None = next(self._ready, None)
             while event is None:
-                self._ready = events_of(self.exchange, await anext(self._reads))
+                self._ready = self.exchange.records(await anext(self._reads))
                 event = next(self._ready, None)
         except APIError:
             await self._reads.aclose()
             raise
         return event
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's id for this call, from the `request-id` header."""
+        return self.exchange.request_id
+
+    @property
+    def deviations(self) -> dict[str, int]:
+        """How often the stream deviated from the documented one so far, by kind; empty where it did not."""
+        return self.exchange.deviations
+
+    @property
+    def current_message_snapshot(self) -> Message:
+        """The message as of the event handed out last; it does not change afterwards.
+
+        Raises IncompleteStreamError before message_start.
+        """
+        snapshot = self.exchange.snapshot()
+        if snapshot is None:
+            raise self.exchange.explained(IncompleteStreamError("no message has started yet"))
+        return snapshot
 
     @property
     def text_stream(self) -> AsyncIterator[str]:

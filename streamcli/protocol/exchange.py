@@ -24,8 +24,8 @@ from streamcli.errors import (
 
 from . import coding
 from .body import Body, events_of
-from .message import Accumulator
-from .records import Message
+from .message import Accumulator, parsed
+from .records import Event, Message, events
 from .retry import MAX_RETRIES, delay
 from .secrets import hidden, hide_in_error, secrets_of
 from .sse import MAX_EVENT_BYTES, Decoder, ServerSentEvent
@@ -191,6 +191,14 @@ class Exchange:
             if isinstance(error, APIStatusError):
                 error.data = raw.data
             raise self.explained(error) from None
+
+    def records(self, data: bytes) -> Iterator[Event]:
+        """As `receive`, for the library's users: each event that means something, followed by those derived from it."""
+        for raw, event, is_nothing in self.receive(data):
+            if event is not None:
+                yield from events(event, self.accumulator)
+            elif raw and not is_nothing:
+                yield Event(parsed(raw.event, raw.data))
 
     def _receive_whole(self, data: bytes, message: dict[str, Any]) -> Iterator[Received]:
         """The events of a message that came whole, as those of a stream."""
