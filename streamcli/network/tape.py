@@ -32,8 +32,6 @@ _TYPES: dict[str, Any] = {
     "t": (int, float),
     "status": int,
     "headers": dict,
-    "data": str,
-    "data64": bytes,
     "request": dict,
     "exit_code": int,
 }
@@ -192,9 +190,7 @@ class Player(httpx.BaseTransport):
         for line in lines:
             self._wait(line)
             if "data" in line:
-                yield line["data"].encode()
-            elif "data64" in line:
-                yield line["data64"]
+                yield line["data"]
             elif line.get("end") == "whole":
                 return
             else:
@@ -261,8 +257,10 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         try:
             line = loads(text)
             if "data64" in line:
-                line["data64"] = base64.b64decode(line["data64"], validate=True)
-        except (ValueError, TypeError):
+                line["data"] = base64.b64decode(line["data64"], validate=True)
+            elif "data" in line:
+                line["data"] = line["data"].encode()
+        except (ValueError, TypeError, AttributeError):
             line = None
         if not isinstance(line, dict) or not all(isinstance(line[key], _TYPES[key]) for key in _TYPES if key in line):
             raise errors.UsageError(f"line {number} of the tape is not one that --record writes")

@@ -10,37 +10,29 @@ import ssl
 
 from streamcli.errors import UsageError, reason
 
-# What is named here is trusted alone.
-_NAMED = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     """The trust that https stands on: `ca_file`, or SSL_CERT_FILE, SSL_CERT_DIR, or certifi and the system's store.
 
     Raises UsageError, naming the variable or option, for a file that cannot be read.
     """
-    if os.environ.get("SSL_CERT_DIR") and not os.path.isdir(os.environ["SSL_CERT_DIR"]):
+    variable, folder = map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+    file = ca_file or variable
+    if folder and not os.path.isdir(folder):
         raise UsageError("SSL_CERT_DIR is not a directory")
     try:
-        context = _context(ca_file)
+        if file or folder:  # which is trusted alone
+            context = ssl.create_default_context(cafile=file, capath=None if file else folder)
+        else:
+            import certifi  # noqa: PLC0415 - httpx's own, without waiting for httpx
+
+            context = ssl.create_default_context(cafile=certifi.where())
+            context.load_default_certs()
     except OSError as fault:
-        trusted = "--ca-file" if ca_file else "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "the CA bundle"
+        trusted = "--ca-file" if ca_file else "SSL_CERT_FILE" if variable else "the CA bundle"
         source = "SSLKEYLOGFILE" if fault.filename else trusted  # OpenSSL names no file of its own
         raise UsageError(f"{source} cannot be used: {_reason(fault)}") from None
     context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def _context(ca_file: str | None) -> ssl.SSLContext:
-    file, folder = map(os.environ.get, _NAMED)
-    if ca_file or file:
-        return ssl.create_default_context(cafile=ca_file or file)
-    if folder:
-        return ssl.create_default_context(capath=folder)
-    import certifi  # noqa: PLC0415 - httpx's own, without waiting for httpx
-
-    context = ssl.create_default_context(cafile=certifi.where())
-    context.load_default_certs()
     return context
 
 
