@@ -51,11 +51,11 @@ class Block:
     says when it was started, `place` where it stands in the message.
     """
 
-    def __init__(self, fields: dict[str, Any], number: int) -> None:
+    def __init__(self, fields: dict[str, Any], number: int, *, is_open: bool = False) -> None:
         self.fields = dict(fields)
         self.kind: str = fields["type"]
         self.number = self.place = number
-        self.is_open = False
+        self.is_open = is_open
         self.accepts = False  # a tool input that deviates and can be read
         self.grows = ""
         self.pieces: list[str] = []
@@ -127,7 +127,6 @@ class Accumulator:
         # How many more bytes of text may be kept, or None for any number.
         self._room = None if keep_text else _MOST_TEXT
         self._message: dict[str, Any] = {}
-        self._usage: dict[str, Any] | None = None
         # In the order in which they were started.
         self.blocks: list[Block] = []
 
@@ -190,7 +189,7 @@ class Accumulator:
     @property
     def usage(self) -> dict[str, Any]:
         """The usage counters so far, as the API names them."""
-        return dict(self._usage or {})
+        return dict(self._message.get("usage") or {})
 
     @property
     def text(self) -> str:
@@ -203,13 +202,7 @@ class Accumulator:
         A tool input is the one of content_block_start until its block is whole; where the fragments are not a whole
         object it stays so, and they stand beside it as `partial_json`.
         """
-        if not self.started:
-            return None
-        message = dict(self._message)
-        message["content"] = [block.snapshot() for block in self._ordered()]
-        if self._usage is not None:
-            message["usage"] = dict(self._usage)
-        return message
+        return {**self._message, "content": [block.snapshot() for block in self._ordered()]} if self.started else None
 
     def _ordered(self) -> list[Block]:
         return sorted(self.blocks, key=lambda block: block.place)
@@ -219,14 +212,13 @@ class Accumulator:
             raise malformed("a second message_start")
         message = dict(_field(event, "message", dict))
         content = message.get("content") or []
-        usage = _usage(message)
+        _usage(message)
         if not isinstance(content, list) or not all(map(_is_block, content)):
             raise malformed("message_start has content that is not a list of blocks")
         blocks = [Block(fields, number) for number, fields in enumerate(content)]
-        self._message, self._usage = message, None
+        self._message = message
         for block in blocks:
             self._add_block(block)
-        self._merge_usage(usage)
         self.started = True
 
     def _start_block(self, event: dict[str, Any]) -> None:
@@ -237,9 +229,7 @@ class Accumulator:
         fields = _field(event, "content_block", dict)
         if not _is_block(fields):
             raise malformed("a content block has no type")
-        block = Block(fields, index)
-        block.is_open = True
-        self._add_block(block)
+        self._add_block(Block(fields, index, is_open=True))
 
     def _add_block(self, block: Block) -> None:
         self.blocks.append(block)
@@ -307,10 +297,12 @@ class Accumulator:
         if delta is not None:
             if not isinstance(delta, dict):
                 raise malformed("a message_delta whose delta is not an object")
-            self._message.update({k: v for k, v in delta.items() if v is not None and k not in _NEVER_AMENDED})
-        self._merge_usage(usage)
-        for key, value in event.items():  # beta: beside the delta, not in it
-            if value is not None and key not in _OF_THE_EVENT and not (key in _IDENTITY and key in self._message):
+            self._message |= {key: value for key, value in _without_nulls(delta).items() if key not in _NEVER_AMENDED}
+        if usage is not None:
+            known = self._message.get("usage")
+            self._message["usage"] = usage if known is None else known | _without_nulls(usage)
+        for key, value in _without_nulls(event).items():  # beta: beside the delta, not in it
+            if key not in _OF_THE_EVENT and not (key in _IDENTITY and key in self._message):
                 self._message[key] = value
 
     def _end_message(self, event: dict[str, Any]) -> None:  # noqa: ARG002 - every handler takes its event
@@ -321,14 +313,6 @@ class Accumulator:
 
     def _fail(self, event: dict[str, Any]) -> NoReturn:
         raise status_error(None, event)
-
-    def _merge_usage(self, usage: dict[str, Any] | None) -> None:
-        if usage is None:
-            return
-        if self._usage is None:
-            self._usage = dict(usage)
-        else:
-            self._usage.update({k: v for k, v in usage.items() if v is not None})
 
     def _open_block(self, event: dict[str, Any]) -> Block:
         index = event.get("index")
@@ -441,6 +425,11 @@ def _usage(holder: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(usage, dict | None):
         raise malformed("usage is not an object")
     return usage
+
+
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    """What is not null: that would say nothing of what is known."""
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _check_unknown(event: dict[str, Any]) -> None:
