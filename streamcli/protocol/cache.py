@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .history import is_blank
+
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
@@ -107,8 +109,7 @@ def _last(blocks: Iterable[tuple[Place, Mapping[str, Any]]]) -> Place | None:
 
 
 def _takes_mark(block: Mapping[str, Any]) -> bool:
-    is_blank = block.get("type") == "text" and not str(block.get("text") or "").strip()
-    return not (is_blank or block.get("type") in _UNMARKED or block.get("defer_loading"))
+    return not (is_blank(block) or block.get("type") in _UNMARKED or block.get("defer_loading"))
 
 
 def _with_mark(value: Any, place: Place, mark: Mapping[str, Any]) -> Any:

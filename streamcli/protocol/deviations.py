@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import malformed, status_error
 
-from .jsontext import dumps, loads_exact
+from .jsontext import dumps, loads_exact, object_in, value_in
 from .message import DELTAS, DONE, KNOWN_BLOCKS, KNOWN_TYPES, NAMES, Accumulator, Block, object_or_text
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Reader:
 
         None stands for [DONE] among several.
         """
-        value = _parsed(data)
+        value = value_in(data, None, loads_exact)
         if isinstance(value, dict):
             return [value]
         if name not in NAMES:
@@ -119,7 +119,9 @@ class Reader:
             self._note("no data", f"{_called(name)} {what}")
             return []
         lines = [line for line in data.split(b"\n") if line.strip()]
-        values: list[Any] = [None if line.strip() == DONE.encode() else _parsed(line) or line for line in lines]
+        values: list[Any] = [
+            None if line.strip() == DONE.encode() else object_in(line, loads_exact) or line for line in lines
+        ]
         if len(lines) > 1 and all(isinstance(value, dict | None) for value in values):
             self._note("joined events", f"{_called(name)} holds {len(lines)} objects")
             return values
@@ -301,14 +303,6 @@ _READERS: dict[str, Callable[[Reader, Event], Iterator[Event]]] = {
     "content_block_stop": Reader._block_stop,
     "message_stop": Reader._message_stop,
 }
-
-
-def _parsed(data: bytes) -> Any:
-    """The JSON value of some data, or None where it is not JSON."""
-    try:
-        return loads_exact(data)
-    except ValueError:
-        return None
 
 
 def _open(blocks: list[Block]) -> Iterator[Block]:

@@ -38,9 +38,10 @@ def sendable(
 def continued(content: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """As `sendable`, of an answer that goes on: a server's calls and the last thoughts stay."""
     return [
-        {key: value for key, value in block.items() if key not in _OURS} for block in content if not _is_blank(block)
+        {key: value for key, value in block.items() if key not in _OURS} for block in content if not is_blank(block)
     ]
 
 
-def _is_blank(block: Mapping[str, Any]) -> bool:
+def is_blank(block: Mapping[str, Any]) -> bool:
+    """Whether a block is text and holds nothing but blanks, which the API does not take."""
     return block.get("type") == "text" and not str(block.get("text") or "").strip()

@@ -46,12 +46,17 @@ def loads_strict(text: bytes) -> Any:
     return exact(orjson.loads(text), text)
 
 
+def value_in(text: bytes, other: Any, read: Callable[[bytes], Any] = loads) -> Any:
+    """The value that the JSON text is, or `other` for any other text; `read` may be `loads_exact`."""
+    try:
+        return read(text)
+    except ValueError:
+        return other
+
+
 def object_in(text: bytes, read: Callable[[bytes], Any] = loads) -> dict[str, Any] | None:
     """The object that the JSON text is, or None for any other text; `read` may be `loads_exact`."""
-    try:
-        value = read(text)
-    except ValueError:
-        return None
+    value = value_in(text, None, read)
     return value if isinstance(value, dict) else None
 
 

@@ -25,7 +25,7 @@ from streamcli.errors import (
 
 from . import coding
 from .body import MAX_BODY, kind_of
-from .jsontext import dumps, loads, object_in
+from .jsontext import dumps, object_in, value_in
 from .message import OF_CHAT_COMPLETIONS
 from .retry import MAX_WAIT, retry_after
 from .secrets import hidden, hidden_text
@@ -48,8 +48,8 @@ def json_object(status: int, headers: Mapping[str, str], body: bytes) -> dict[st
     plain = _plain(body, headers)
     if len(plain) > MAX_BODY:
         raise UnexpectedResponseError(f"the response is longer than {MAX_BODY >> 20} MiB")
-    value = _json_or_text(plain)
-    return value if status == 200 and isinstance(value, dict) and value.get("type") != "error" else None
+    value = object_in(plain)
+    return value if status == 200 and value is not None and value.get("type") != "error" else None
 
 
 def error_of(
@@ -60,7 +60,7 @@ def error_of(
     `body` may be only its beginning. The id of the request is the caller's to add, but for one in the body.
     """
     body = hidden(_plain(body, headers), secrets)
-    value = (status >= 400 and _error_event(body)) or _json_or_text(body)
+    value = (status >= 400 and _error_event(body)) or value_in(body, body.decode("utf-8", "replace"))
     is_error = isinstance(value, dict) and value.get("type") == "error"
     if status == 407:
         return APIConnectionError("a proxy on the way wants a user and a password: status 407", retryable=False)
@@ -162,10 +162,3 @@ def _gateway(url: str, headers: Mapping[str, str]) -> str:
     """Who responds where something behind it does not: its address, and what it says it is."""
     kind = headers.get("server") or headers.get("via")
     return f"the gateway at {urlsplit(url).netloc}{f' ({excerpt(kind)})' if kind else ''}"
-
-
-def _json_or_text(body: bytes) -> Any:
-    try:
-        return loads(body)
-    except ValueError:
-        return body.decode("utf-8", "replace")

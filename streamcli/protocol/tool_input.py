@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .jsontext import loads_exact
+from .jsontext import loads_exact, value_in
 
 BLANKS = " \t\r\n"
 _BLANKED = dict.fromkeys(range(0x20), " ")
@@ -44,10 +44,7 @@ _NOTHING = object()
 
 
 def _value(text: str) -> Any:
-    try:
-        return loads_exact(text.encode())
-    except ValueError:
-        return _NOTHING
+    return value_in(text.encode(), _NOTHING, loads_exact)
 
 
 def _with_control_characters(text: str) -> Any:
