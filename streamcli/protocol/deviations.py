@@ -86,14 +86,7 @@ class Reader:
 
     def read(self, name: str, data: bytes) -> Iterator[Event]:
         """The events that one event stands for, each taken by the accumulator. Raises ProtocolError, APIStatusError."""
-        if self._accumulator.complete:
-            return
-        if data.strip() == DONE.encode():
-            yield from self._done()
-            return
-        if name == "error":
-            raise status_error(None, object_or_text(data))
-        for event in self._objects(name, data):
+        for event in () if self._accumulator.complete else self._objects(name, data):
             yield from self._done() if event is None else self._read_one(name, event)
 
     def _done(self) -> Iterator[Event]:
@@ -106,8 +99,12 @@ class Reader:
     def _objects(self, name: str, data: bytes) -> list[Event | None]:
         """The objects in the data of one event: none where it brings nothing, several where events were joined.
 
-        None stands for [DONE] among several.
+        None stands for [DONE].
         """
+        if data.strip() == DONE.encode():
+            return [None]
+        if name == "error":
+            raise status_error(None, object_or_text(data))
         value = value_in(data, None, loads_exact)
         if isinstance(value, dict):
             return [value]
