@@ -416,10 +416,7 @@ class AsyncMessageStream(_AsyncDrawn, AsyncIterator[Event]):
 
     @property
     def current_message_snapshot(self) -> Message:
-        """The message as of the event handed out last; it does not change afterwards.
-
-        Raises IncompleteStreamError before message_start.
-        """
+        """The message as of the event handed out last, a copy. Raises IncompleteStreamError before message_start."""
         snapshot = self.exchange.snapshot()
         if snapshot is None:
             raise self.exchange.explained(IncompleteStreamError("no message has started yet"))

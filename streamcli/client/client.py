@@ -417,10 +417,7 @@ class MessageStream(_Drawn, Iterator[Event]):
 
     @property
     def current_message_snapshot(self) -> Message:
-        """The message as of the event handed out last; it does not change afterwards.
-
-        Raises IncompleteStreamError before message_start.
-        """
+        """The message as of the event handed out last, a copy. Raises IncompleteStreamError before message_start."""
         snapshot = self.exchange.snapshot()
         if snapshot is None:
             raise self.exchange.explained(IncompleteStreamError("no message has started yet"))

@@ -48,10 +48,7 @@ def lookup(host: str, port: int) -> Lookup:
 
 
 def connection(address: Address, timeout: float | None) -> Begun | None:
-    """The connection to `address` that is under way, or None where there is none or it cannot be used.
-
-    Raises TimeoutError where it is not there within `timeout` seconds.
-    """
+    """The connection to `address` that is under way, or None where none can be used. Raises TimeoutError."""
     begun = _connections.pop(address, None)
     return begun if begun and begun.is_there(timeout) else None
 

@@ -12,10 +12,7 @@ from streamcli.errors import UsageError, reason
 
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """The trust that https stands on: `ca_file`, or SSL_CERT_FILE, SSL_CERT_DIR, or certifi and the system's store.
-
-    Raises UsageError, naming the variable or option, for a file that cannot be read.
-    """
+    """The trust that https stands on: `ca_file`, or SSL_CERT_FILE, SSL_CERT_DIR, or certifi and the system's store."""
     variable, folder = map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR"))
     file = ca_file or variable
     if folder and not os.path.isdir(folder):

@@ -51,10 +51,7 @@ class Body:
         self._kept = bytearray()
 
     def look(self, data: bytes | None) -> bool | None:
-        """Whether a body that goes on with `data`, None at its end, can be read; None while that cannot be told.
-
-        Raises ProtocolError for a coding that is broken.
-        """
+        """Whether a body that goes on with `data`, None at its end, is read; None if unknown. Raises ProtocolError."""
         self._kept += self._coding.close() if data is None else self._coding.decode(data)
         kind = self.kind
         if kind in {"", "object"} and data is not None and len(self._kept) <= self._max:

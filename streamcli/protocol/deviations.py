@@ -97,10 +97,7 @@ class Reader:
             yield from self._taken({"type": "message_stop"})
 
     def _objects(self, name: str, data: bytes) -> list[Event | None]:
-        """The objects in the data of one event: none where it brings nothing, several where events were joined.
-
-        None stands for [DONE].
-        """
+        """The objects in the data of one event, none or several where events were joined; None stands for [DONE]."""
         if data.strip() == DONE.encode():
             return [None]
         if name == "error":

@@ -202,11 +202,9 @@ class Exchange:
 
     def _receive_whole(self, data: bytes, message: dict[str, Any]) -> Iterator[Received]:
         """The events of a message that came whole, as those of a stream."""
-        source: ServerSentEvent | None = ServerSentEvent("message", data)
-        for event in events_of(message):
-            self.accumulator.take(event)
-            yield Received(source, event)
-            source = None
+        taken = filter(self.accumulator.take, events_of(message))
+        yield Received(ServerSentEvent("message", data), next(taken))
+        yield from (Received(None, event) for event in taken)
 
     def _read_on(self, raw: ServerSentEvent) -> Iterator[Received]:
         """What an event means in a stream that deviates, from the first that does."""
@@ -216,11 +214,10 @@ class Exchange:
             self._reader = Reader(self.accumulator)
         counts = self._reader.counts
         known = counts.total()
-        events = self._reader.read(raw.event, raw.data)
-        first = next(events, None)
+        meant = self._reader.read(raw.event, raw.data)
+        first = next(meant, None)
         yield Received(raw, first, is_nothing=first is None and counts.total() > known)
-        for event in events:
-            yield Received(None, event)
+        yield from (Received(None, event) for event in meant)
 
     @property
     def deviations(self) -> dict[str, int]:
@@ -242,10 +239,7 @@ class Exchange:
         return self.accumulator.complete
 
     def end(self) -> None:
-        """The body ended. Raises IncompleteStreamError unless the message is complete.
-
-        UnexpectedResponseError where the body did not even begin as an event stream does.
-        """
+        """The body ended. Raises IncompleteStreamError, or UnexpectedResponseError, unless the message is complete."""
         if self.complete:
             return
         try:

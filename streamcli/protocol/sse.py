@@ -118,10 +118,7 @@ class Decoder:
         return b"" if is_cut else start.removeprefix(BOM_UTF8)
 
     def close(self) -> None:
-        """Say that the stream ended: what is unfinished is dropped.
-
-        Raises ProtocolError if an event exceeded the cap.
-        """
+        """The stream ended: what is unfinished is dropped. Raises ProtocolError if an event exceeded the cap."""
         if self._overflowed:
             raise self._too_large()
         self._pieces.clear()
