@@ -27,6 +27,7 @@ SQUID = """<!DOCTYPE html PUBLIC "-//W3C//DTD HTML 4.01//EN" "http://www.w3.org/
         ("<p>a &lt; b &amp; c</p>", "a < b & c"),
         ("<script>if (a < b) x()</script>read<script src=x></script> this", "read this"),
         ("<!-- a > b < c -->read<!-- more", "read"),
+        ("<p>read</p></script> on", "read on"),
         ("<p>cut in a <a href=", "cut in a"),
         ("<script>never closed", ""),
         ("no page, a < b", "no page, a < b"),

@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 # A body is undone in pieces of this size, because each may become a thousand times as long.
 _PIECE = 16 * 1024
 _MARKUP = re.compile(r"\s*<[A-Za-z!?]")
-# Of a page, what these hold is not for reading.
-_UNREAD = frozenset({"script", "style", "template"})
+# Of a page, which may be cut anywhere, what is not for reading.
+_UNREAD = re.compile(
+    r"<!(?=--).*?(?:-->|\Z)|<(script|style|template)\b.*?(?:</\1\b[^>]*>?|\Z)", re.DOTALL | re.IGNORECASE
+)
+_TITLE = re.compile(r"<title\b[^<>]*>([^<]*)", re.IGNORECASE)
+_TAG = re.compile(r"<[^>]*>?")
 # What a gateway says of whoever is behind it, often without a word.
 _OF_GATEWAYS = frozenset({502, 504})
 
@@ -103,25 +107,8 @@ def words(text: str) -> str:
     """What a reader sees of `text`, where that is a page for browsers: no markup, and a title only once."""
     if not _MARKUP.match(text):
         return text
-    first, *others = text.split("<")
-    shown = [first]
-    title, inside = "", ""
-    for piece in others:
-        tag, _, after = piece.partition(">")
-        name = re.split(r"[\s/]", tag.removeprefix("/").lower(), maxsplit=1)[0]
-        if tag.startswith("!--") and not inside:
-            inside = "!--"
-        if inside == "!--":
-            _, end, after = piece.partition("-->")
-            inside = "" if end else inside
-        elif inside:
-            inside = "" if tag.startswith("/") and name == inside else inside
-        elif name in _UNREAD:
-            inside = name
-        if not inside:
-            shown.append(after)
-            title = after if name == "title" and not tag.startswith("/") else title
-    title, said = _line(title), _line(" ".join(shown))
+    page = _UNREAD.sub(" ", text)
+    title, said = _line(" ".join(_TITLE.findall(page)[-1:])), _line(_TAG.sub(" ", page))
     repeated = said.removeprefix(title).strip()
     return repeated if title and repeated.startswith(title) else said
 
