@@ -137,11 +137,13 @@ async def _is_accepted(exchange: Exchange, pieces: AsyncPieces) -> bool:
     return accepted
 
 
-class AsyncMessages:
-    """The Messages API: fields go into the request's body as they are, known or not."""
-
+class _AsyncCalls:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
+
+
+class AsyncMessages(_AsyncCalls):
+    """The Messages API: fields go into the request's body as they are, known or not."""
 
     @property
     def batches(self) -> AsyncBatches:
@@ -193,11 +195,8 @@ class AsyncMessages:
         return await self._client._call("POST", f"{MESSAGES}/count_tokens", body, betas=betas, timeout=timeout)
 
 
-class AsyncBatches:
+class AsyncBatches(_AsyncCalls):
     """The Message Batches API."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
 
     async def create(
         self,
@@ -339,11 +338,8 @@ class AsyncBatchResults(_AsyncDrawn, AsyncIterator[Record]):
         return Record(self._download.result(line))
 
 
-class AsyncModels:
+class AsyncModels(_AsyncCalls):
     """The Models API."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
 
     def list(self, *, betas: Sequence[str] = ()) -> AsyncIterator[Record]:
         """Every model, page after page. Raises APIError."""

@@ -138,11 +138,13 @@ def _is_accepted(exchange: Exchange, pieces: Pieces) -> bool:
     return accepted
 
 
-class Messages:
-    """The Messages API: fields go into the request's body as they are, known or not."""
-
+class _Calls:
     def __init__(self, client: Client) -> None:
         self._client = client
+
+
+class Messages(_Calls):
+    """The Messages API: fields go into the request's body as they are, known or not."""
 
     @property
     def batches(self) -> Batches:
@@ -194,11 +196,8 @@ class Messages:
         return self._client._call("POST", f"{MESSAGES}/count_tokens", body, betas=betas, timeout=timeout)
 
 
-class Batches:
+class Batches(_Calls):
     """The Message Batches API."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
 
     def create(
         self,
@@ -340,11 +339,8 @@ class BatchResults(_Drawn, Iterator[Record]):
         return Record(self._download.result(line))
 
 
-class Models:
+class Models(_Calls):
     """The Models API."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
 
     def list(self, *, betas: Sequence[str] = ()) -> Iterator[Record]:
         """Every model, page after page. Raises APIError."""
