@@ -13,36 +13,7 @@ if TYPE_CHECKING:
     from .client.async_client import AsyncClient, AsyncMessageStream
     from .client.client import Client, MessageStream
     from .client.settings import Settings
-    from .errors import (
-        APIConnectionError,
-        APIError,
-        APIStatusError,
-        APITimeoutError,
-        AuthenticationError,
-        BadRequestError,
-        ConflictError,
-        ContentTooLargeError,
-        GatewayTimeoutError,
-        IncompleteStreamError,
-        InternalServerError,
-        NotFoundError,
-        OutputError,
-        OverloadedError,
-        PaymentRequiredError,
-        PermissionDeniedError,
-        ProtocolError,
-        RateLimitError,
-        RequestTimeoutError,
-        SchemaError,
-        ServiceUnavailableError,
-        ShapeError,
-        StreamcliError,
-        StreamError,
-        ToolError,
-        UnexpectedResponseError,
-        UnprocessableEntityError,
-        UsageError,
-    )
+    from .errors import *
     from .protocol.history import sendable
     from .protocol.records import ContentBlock, Delta, Event, Message, Usage
     from .protocol.sse import Decoder, ServerSentEvent
