@@ -14,7 +14,7 @@ import base64
 import re
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import httpx
 
@@ -54,17 +54,17 @@ class Recorder(httpx.BaseTransport):
         headers = without_secrets(request.headers.items())
         line = {"method": request.method, "url": str(request.url), "headers": headers, "body": body}
         self._write(dumps({"request": line}) + b"\n")
-        lines = _Lines(self._write)
+        attempt = _Recorded(self._write)
         try:
             response = self._inner.handle_request(request)
         except errors.APIError as error:
-            lines.end(_described(error))
+            attempt.end(_described(error))
             raise
         except BaseException:  # a signal
-            lines.end("closed")
+            attempt.end("closed")
             raise
-        lines.add(status=response.status_code, headers=without_secrets(response.headers.items()))
-        response.stream = _Recorded(response.stream, lines)  # type: ignore[arg-type]  # a synchronous transport's
+        attempt.add(status=response.status_code, headers=without_secrets(response.headers.items()))
+        attempt.inner, response.stream = cast("httpx.SyncByteStream", response.stream), attempt
         return response
 
     def close(self) -> None:
@@ -72,8 +72,10 @@ class Recorder(httpx.BaseTransport):
         self._inner.close()
 
 
-class _Lines:
-    """The lines of one attempt, timed."""
+class _Recorded(httpx.SyncByteStream):
+    """One attempt: its lines, timed, and the body of its response, `inner`, which is written down as it is read."""
+
+    inner: httpx.SyncByteStream
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self._write = write
@@ -83,36 +85,30 @@ class _Lines:
     def add(self, **fields: Any) -> None:
         self._write(dumps({"t": round(time.monotonic() - self._start, 4), **fields}) + b"\n")
 
-    def data(self, data: bytes) -> None:
-        try:
-            self.add(data=data.decode())
-        except UnicodeDecodeError:
-            self.add(data64=base64.b64encode(data).decode())
-
     def end(self, how: Any) -> None:
         if not self._ended:
             self._ended = True
             self.add(end=how)
 
-
-class _Recorded(httpx.SyncByteStream):
-    def __init__(self, inner: httpx.SyncByteStream, lines: _Lines) -> None:
-        self._inner = inner
-        self._lines = lines
-
     def __iter__(self) -> Iterator[bytes]:
         try:
-            for data in self._inner:
-                self._lines.data(data)
+            for data in self.inner:
+                self._add_data(data)
                 yield data
         except errors.APIError as error:
-            self._lines.end(_described(error))
+            self.end(_described(error))
             raise
-        self._lines.end("whole")
+        self.end("whole")
+
+    def _add_data(self, data: bytes) -> None:
+        try:
+            self.add(data=data.decode())
+        except UnicodeDecodeError:
+            self.add(data64=base64.b64encode(data).decode())
 
     def close(self) -> None:
-        self._lines.end("closed")
-        self._inner.close()
+        self.end("closed")
+        self.inner.close()
 
 
 def _described(error: errors.APIError) -> dict[str, Any]:
@@ -156,11 +152,12 @@ class Player(httpx.BaseTransport):
         """The next response of the tape, or the error that took its place."""
         self._start = time.monotonic()
         self._current = self._left.popleft() if self._left else _Attempt({}, [])
-        head, *reads = self._current.lines or [{}]
+        lines = [*self._current.lines, {}]  # a tape that was torn off has no end
+        head = lines.pop(0)
         self._wait(head)
         if "status" not in head:
             raise _error(head.get("end"), errors.APIConnectionError, "the tape ends before this response")
-        return Response(head["status"], headers=_headers(head), stream=_Played(self._reads(reads)))
+        return Response(head["status"], headers=_headers(head), stream=_Played(self._reads(lines)))
 
     @property
     def repeats(self) -> bool:
@@ -180,11 +177,10 @@ class Player(httpx.BaseTransport):
         """Of the request that the tape goes on with, the blocks of its last message; None where the tape ends."""
         if not self._left:
             return None
-        try:
-            content = body_of(self._left[0].request)["messages"][-1]["content"]
-        except (LookupError, TypeError):
-            return []
-        return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+        match body_of(self._left[0].request):
+            case {"messages": [*_, {"content": [*blocks]}]}:
+                return [block for block in blocks if isinstance(block, dict)]
+        return []
 
     def _reads(self, lines: Iterable[dict[str, Any]]) -> Iterator[bytes]:
         for line in lines:
@@ -195,7 +191,6 @@ class Player(httpx.BaseTransport):
                 return
             else:
                 raise _error(line.get("end"), errors.IncompleteStreamError, "the tape ends in the middle of the stream")
-        raise errors.IncompleteStreamError("the tape ends in the middle of the stream")
 
     def _wait(self, line: dict[str, Any]) -> None:
         if self._speed:
