@@ -139,6 +139,9 @@ class Pool:
                 self._running.add(task)
                 task.add_done_callback(self._ended)
                 place += 1
+                # In each turn the loop runs every task one step further. If many lines began in one turn, none would be
+                # sent before the last one is made, and their answers would come in bursts for the whole run.
+                await asyncio.sleep(0)
                 await self._outbox.room.acquire()
         finally:  # even if the input is not what it was: what was asked of it is paid for
             while self._running:
@@ -323,18 +326,13 @@ class _Gate:
         self._given_back = asyncio.Event()
 
     async def enter(self) -> Permit:
-        """Wait for the permit of one request, which is given back to one of the methods below.
-
-        In each turn the event loop runs every task one step further. If many requests were let in in one turn, none
-        would be sent before the last one is made, and their answers would come in bursts for the whole run.
-        """
+        """Wait for the permit of one request, which is given back to one of the methods below."""
         async with self._door:
             while (permit := self._limiter.start(now := self._loop.time())) is None:
                 self._given_back.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._limiter.held(now) or None):
                         await self._given_back.wait()
-            await asyncio.sleep(0)  # the next one comes in another turn
             return permit
 
     @property
