@@ -280,15 +280,15 @@ class Pool:
 
     def _after_throttling(self, error: APIError, permit: Permit) -> float | None:
         """As `_delay`, of a throttled attempt: 0, because the gate opens when the server has room."""
-        asked = None
+        asked = 0.0
         if isinstance(error, APIStatusError):
             self.statistics.rate_limited += error.status_code == 429
             self.statistics.overloaded += error.status_code != 429
-            asked = error.retry_after or None  # 0 leaves it to us
-        too_long = asked is not None and asked > self._limiter.patience
+            asked = error.retry_after or 0.0
+        too_long = asked > self._limiter.patience
         if too_long:
-            self.statistics.longest_wait = max(self.statistics.longest_wait, asked or 0)
-        if self._gate.throttled(permit, None if too_long else asked):
+            self.statistics.longest_wait = max(self.statistics.longest_wait, asked)
+        if self._gate.throttled(permit, None if too_long else asked or None):  # 0 leaves it to us
             self._name_silence(error)
             return None
         return None if too_long or _is_final(error) else 0
