@@ -479,16 +479,11 @@ class TestResults:
         assert "toolset_name" not in block
 
     @settings(max_examples=20)
-    @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.text() | st.integers() | st.none()))
+    @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
     def test_whatever_the_input_it_arrives(self, arguments):
-        arguments = json.loads(json.dumps(arguments).encode("utf-8", "replace"))
         program = Program("/bin/cat", {"name": "tool"})
-        (block,) = self.results([{**call(), "input": _without_surrogates(arguments)}], program)
-        assert json.loads(block["content"]) == _without_surrogates(arguments)
-
-
-def _without_surrogates(value):
-    return json.loads(re.sub(r"\\ud[89a-f]..", "?", json.dumps(value)))
+        (block,) = self.results([{**call(), "input": arguments}], program)
+        assert json.loads(block["content"]) == arguments
 
 
 class TestWhatAProgramIsGiven:
