@@ -82,7 +82,7 @@ class Answer:
     ) -> int:
         """Stream the answer to `question`, once `reach` has made the client's address one that responds; the status.
 
-        Raises OutputError where an output cannot be opened, io.Signalled and io.ReaderClosedPipe.
+        Raises OutputError where an output cannot be opened, and io.Signalled.
         """
         self._outputs.open(standard_output)
         try:
@@ -97,9 +97,6 @@ class Answer:
             return status
         except io.Signalled as end:
             self._fail(SignalError(signal.Signals(end.number).name))
-            raise
-        except io.ReaderClosedPipe:
-            self._fail(SignalError("SIGPIPE"))
             raise
         finally:
             if self._stream:

@@ -14,6 +14,7 @@ import math
 import os
 import re
 import select
+import signal
 import stat
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,11 @@ class Signalled(BaseException):
         self.number = number
 
 
-class ReaderClosedPipe(BaseException):
+class ReaderClosedPipe(Signalled):
     """The reader closed the pipe that we write to: the process ends by SIGPIPE, as every filter does."""
+
+    def __init__(self) -> None:
+        super().__init__(signal.SIGPIPE)
 
 
 def _write_counted(fd: int, data: memoryview, counts: list[int]) -> None:

@@ -85,8 +85,6 @@ def _run(asked: arguments.Args, streams: io.StandardStreams, diagnostics: io.Dia
         return error.exit_code
     except io.Signalled as ending:
         die(ending.number)
-    except io.ReaderClosedPipe:
-        die(signal.SIGPIPE)
     except Exception as fault:
         diagnostics.fault(StreamcliError(f"internal error: {type(fault).__name__}: {fault}; please report it"))
         return StreamcliError.exit_code

@@ -51,11 +51,6 @@ class Question(NamedTuple):
         return self.marks.on(self.loop.body) if self.marks else self.loop.body
 
     @property
-    def needs_text(self) -> bool:
-        """Whether something is made of the answer's text besides its output."""
-        return self.conversation is not None or self.run_tools is not None
-
-    @property
     def player(self) -> Player | None:
         """What answers instead of a server."""
         return None if isinstance(self.loop, ToolLoop) else self.loop.player

@@ -54,7 +54,7 @@ class Run(NamedTuple):
 
 
 def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
-    """Do what was asked for; returns the exit status. Raises StreamcliError, io.Signalled or io.ReaderClosedPipe."""
+    """Do what was asked for; returns the exit status. Raises StreamcliError or io.Signalled."""
     shows = args.dry_run or args.as_curl or args.show_config
     standard_output = streams.standard_output(used=not args.output or shows)
     with contextlib.ExitStack() as stack:
@@ -142,10 +142,11 @@ def _end_start() -> None:
 def _answer(this: Run, endpoint: Endpoint, question: Question) -> int:
     args = this.args
     answer = Answer(args, this.diagnostics)
+    needed_by = (question.conversation, question.run_tools, args.schema, args.extract)
     client = _client(
         this,
         endpoint,
-        keep_text=question.needs_text or bool(args.schema or args.extract) or args.output_format in _KEEP_TEXT,
+        keep_text=any(needed_by) or args.output_format in _KEEP_TEXT,
         player=question.player,
         record=answer.record if args.record else None,
     )
