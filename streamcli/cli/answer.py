@@ -98,9 +98,6 @@ class Answer:
         except io.Signalled as end:
             self._fail(SignalError(signal.Signals(end.number).name))
             raise
-        finally:
-            if self._stream:
-                self._stream.close()
 
     def _fault(self, error: StreamcliError, status: int | None = None) -> None:
         if self._stream and error.request_id is None:

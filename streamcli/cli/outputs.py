@@ -78,39 +78,34 @@ class Outputs:
 
     def open(self, standard_output: io.Descriptor) -> None:
         """Open all that were asked for. Raises OutputError, and leaves none open, if one cannot be opened."""
-        try:
-            self._open(standard_output)
-        except BaseException:  # the opening of a pipe waits, and a signal may end that
-            self.close(succeeded=False)
-            raise
-        self._takers = [output.format.add for output in self._all()]
-        if self._progress:
-            self._takers.append(self._progress.add)
-
-    def _open(self, standard_output: io.Descriptor) -> None:
         args = self._args
 
         def note(descriptor: io.Descriptor) -> None:
             self._answers.append(_output(args, _format(args, self._meter), descriptor, args.pace or 0))
 
-        if args.output:
-            io.opened(args.output, atomic=True, note=note)
-        else:
-            note(standard_output)
-        if args.events_to:
-            self._answers.append(_output(args, formats.Events(), io.opened(args.events_to, atomic=False)))
+        with contextlib.ExitStack() as on_failure:  # the opening of a pipe waits, and a signal may end that
+            on_failure.callback(self.close, succeeded=False)
+            if args.output:
+                io.opened(args.output, atomic=True, note=note)
+            else:
+                note(standard_output)
+            if args.events_to:
+                self._answers.append(_output(args, formats.Events(), io.opened(args.events_to, atomic=False)))
+            if args.show_thinking:
+                standard_error = io.StandardError(os.dup(io.STDERR), "standard error")
+                self._thoughts.append(_output(args, formats.Thinking(), standard_error))
+            if args.usage_to:
+                self._usage = io.opened(args.usage_to, atomic=False)
+            if args.record:
+                self._tape = io.opened(args.record, atomic=False)
+            on_failure.pop_all()
+        self._takers = [output.format.add for output in self._all()]
         if args.progress and os.isatty(io.STDERR) and not (args.quiet or args.show_thinking):
             from .progress import Progress  # noqa: PLC0415 - rarely asked for
 
             self._progress = Progress(self._meter)
             self._diagnostics.live, self._diagnostics.tick = self._progress.line, self._progress.draw
-        if args.show_thinking:
-            standard_error = io.StandardError(os.dup(io.STDERR), "standard error")
-            self._thoughts.append(_output(args, formats.Thinking(), standard_error))
-        if args.usage_to:
-            self._usage = io.opened(args.usage_to, atomic=False)
-        if args.record:
-            self._tape = io.opened(args.record, atomic=False)
+            self._takers.append(self._progress.add)
 
     def _all(self) -> list[Output]:
         return [*self._thoughts, *self._answers]
