@@ -21,16 +21,12 @@ NAME = st.text(st.characters(exclude_characters=".=", exclude_categories=["Cs"])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-class StandardStreams:
-    """A process without standard input."""
-
-    open = (False, True, True)
-    terminal = (False, False, False)
+WITHOUT_STDIN = (False, True, True)
 
 
 def body(*argv):
     args = parse(list(argv))
-    prompt = resolve.composer(args)(resolve.text_of_stdin(args, StandardStreams(), io.Diagnostics()))
+    prompt = resolve.composer(args)(resolve.text_of_stdin(args, WITHOUT_STDIN, io.Diagnostics()))
     fields = resolve.fields(args)
     return resolve.body(args, fields, [*fields.get("messages", ()), *([prompt] if prompt else ())])
 

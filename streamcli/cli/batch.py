@@ -68,7 +68,7 @@ class FailedLinesError(StreamcliError):
 
 def run(
     args: Args,
-    streams: io.StandardStreams,
+    are_open: Sequence[bool],
     diagnostics: io.Diagnostics,
     standard_output: io.Descriptor,
     *,
@@ -83,7 +83,7 @@ def run(
     Raises StreamcliError, io.Signalled or io.ReaderClosedPipe.
     """
     with contextlib.ExitStack() as stack:
-        file, name = _input(str(args.batch), streams)
+        file, name = _input(str(args.batch), are_open)
         source = Source(stack.enter_context(file), name, defaults, compose, args.lines, mark)
         if not source.check():
             raise UsageError(f"{name} has no prompts")
@@ -98,7 +98,7 @@ def run(
         # To count costs nothing, and what the Message Batches API takes is another price.
         prices = None if args.count_tokens or args.offload else Prices(args.prices)
         statistics = Statistics(source.count, output.recorded, prices)
-        screen = Screen(statistics, shown=streams.terminal[io.STDERR] and not diagnostics.quiet)
+        screen = Screen(statistics, shown=os.isatty(io.STDERR) and not diagnostics.quiet)
         diagnostics.live = screen.line
         batch = _Batch(args, source, output, statistics, screen, diagnostics)
         try:
@@ -138,10 +138,10 @@ def _close(statistics: Statistics, screen: Screen, report: io.Descriptor | None)
         report.done()
 
 
-def _input(path: str, streams: io.StandardStreams) -> tuple[BinaryIO, str]:
+def _input(path: str, are_open: Sequence[bool]) -> tuple[BinaryIO, str]:
     """The file of --batch, which can be read twice, and what messages call it."""
     name = "standard input" if path == "-" else path
-    if path == "-" and not streams.open[io.STDIN]:
+    if path == "-" and not are_open[io.STDIN]:
         raise UsageError("cannot read standard input: it is closed")
     try:
         file = _kept(io.STDIN, name) if path == "-" else _opened(path)

@@ -218,25 +218,17 @@ def _another(number: int) -> int:
     return os.dup(number)
 
 
-class StandardStreams:
-    """Which standard streams are open, and which of them are terminals.
+def standard_streams() -> list[bool]:
+    """Which standard streams are open.
 
     The closed ones become /dev/null, for reading only: no socket or file of ours gets their numbers, and writing to
     them fails.
     """
-
-    def __init__(self) -> None:
-        self.open = [_is_open(fd) for fd in (STDIN, STDOUT, STDERR)]
-        while (fd := os.open(os.devnull, os.O_RDONLY)) <= STDERR:
-            pass
-        os.close(fd)
-        self.terminal = [os.isatty(fd) for fd in (STDIN, STDOUT, STDERR)]
-
-    def standard_output(self, *, used: bool = True) -> Descriptor:
-        """Standard output. Raises OutputError if it is `used` and closed, before a request is spent."""
-        if used and not self.open[STDOUT]:
-            raise OutputError("cannot write to standard output: it is closed")
-        return Descriptor(STDOUT, "standard output")
+    found = [_is_open(fd) for fd in (STDIN, STDOUT, STDERR)]
+    while (fd := os.open(os.devnull, os.O_RDONLY)) <= STDERR:
+        pass
+    os.close(fd)
+    return found
 
 
 def _is_open(fd: int) -> bool:

@@ -20,7 +20,7 @@ from . import args as arguments
 from . import io
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
 # The first signal ends the run, a second one ends it at once. How many seconds a run then has for what there is left to
@@ -38,11 +38,11 @@ def main() -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored from outside, it loses how our programs ended
     # Until there is something to finish, a signal may simply end the process, without Python's traceback.
     _on_ending(signal.SIG_DFL)
-    streams = io.StandardStreams()
-    leave(_command(sys.argv[1:], streams))
+    are_open = io.standard_streams()
+    leave(_command(sys.argv[1:], are_open))
 
 
-def _command(argv: list[str], streams: io.StandardStreams) -> int:
+def _command(argv: list[str], are_open: Sequence[bool]) -> int:
     try:
         asked = arguments.parse(argv)
     except UsageError as error:
@@ -53,11 +53,11 @@ def _command(argv: list[str], streams: io.StandardStreams) -> int:
     except SystemExit:  # click's answer to a reader that closed the pipe
         die(signal.SIGPIPE)
     if isinstance(asked, int):
-        return asked if streams.open[io.STDOUT] else _unwritten()
-    return _run(asked, streams, io.Diagnostics(quiet=asked.quiet, as_json=asked.error_format == "json"))
+        return asked if are_open[io.STDOUT] else _unwritten()
+    return _run(asked, are_open, io.Diagnostics(quiet=asked.quiet, as_json=asked.error_format == "json"))
 
 
-def _run(asked: arguments.Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
+def _run(asked: arguments.Args, are_open: Sequence[bool], diagnostics: io.Diagnostics) -> int:
     from . import resolve  # noqa: PLC0415 - a tenth of what the next line takes
 
     resolve.begin(asked)
@@ -76,7 +76,7 @@ def _run(asked: arguments.Args, streams: io.StandardStreams, diagnostics: io.Dia
     signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
     try:
         try:
-            return run(asked, streams, diagnostics)
+            return run(asked, are_open, diagnostics)
         finally:
             _on_ending(signal.SIG_DFL)  # nothing is left to finish
             signal.setitimer(signal.ITIMER_REAL, 0)

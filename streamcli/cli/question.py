@@ -77,12 +77,12 @@ def _place(request: Mapping[str, Any]) -> Endpoint:
     return Endpoint("http://localhost", None)
 
 
-def put_together(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics, stack: ExitStack) -> Question:
+def put_together(args: Args, are_open: Sequence[bool], diagnostics: io.Diagnostics, stack: ExitStack) -> Question:
     """The question that the options ask; `stack` closes its conversation. Raises UsageError or OutputError."""
     confirms = args.confirm and bool(args.tool)
     may_run = _asker(diagnostics, stack) if confirms else lambda *_: True
     compose = resolve.composer(args)
-    text = resolve.text_of_stdin(args, streams, diagnostics)
+    text = resolve.text_of_stdin(args, are_open, diagnostics)
     prompt = compose(text)
     programs, run_tools = _programs(args, diagnostics, may_run)
     fields = resolve.fields(args, [program.definition for program in programs])

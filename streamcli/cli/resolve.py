@@ -163,14 +163,14 @@ def _asks_for_stdin(args: Args) -> bool:
     return "-" in args.prompt or "-" in args.file
 
 
-def text_of_stdin(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> str:
+def text_of_stdin(args: Args, are_open: Sequence[bool], diagnostics: io.Diagnostics) -> str:
     """What of standard input belongs to the prompt.
 
     Raises UsageError where it was asked for and there is nothing, because the model would make it up.
     """
     asked_for = _asks_for_stdin(args)
     is_wanted = asked_for or not (args.ignore_stdin or _check_stdin(args))
-    if not is_wanted or (not asked_for and (streams.terminal[io.STDIN] or not streams.open[io.STDIN])):
+    if not is_wanted or (not asked_for and (os.isatty(io.STDIN) or not are_open[io.STDIN])):
         return ""
     has_prompt = _has_prompt(args)
     if asked_for or not has_prompt:
@@ -183,7 +183,7 @@ def text_of_stdin(args: Args, streams: io.StandardStreams, diagnostics: io.Diagn
     text = decoded(raw, "standard input")
     if has_prompt and not text.strip():
         if asked_for:
-            raise UsageError(f"standard input is {'empty' if streams.open[io.STDIN] else 'closed'}, but - asks for it")
+            raise UsageError(f"standard input is {'empty' if are_open[io.STDIN] else 'closed'}, but - asks for it")
         if not io.is_device(io.STDIN):
             diagnostics.note("standard input is empty: only the prompt is sent; use -I if that is what you want")
     return text

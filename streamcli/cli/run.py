@@ -26,7 +26,7 @@ from .question import Question, put_together, replayed
 from .verdict import KNOWN_TO_FAIL_ON
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from streamcli.batch.source import Mark
     from streamcli.client.async_client import AsyncClient
@@ -41,24 +41,26 @@ _KEEP_TEXT = frozenset({"message", "snapshots"})
 class Run(NamedTuple):
     """What everything here needs.
 
-    `stack` closes what is open for as long as the command runs; `reach` makes a client's address one that responds,
-    which is the last thing before it asks.
+    `are_open`: which standard streams are. `stack` closes what is open for as long as the command runs; `reach` makes a
+    client's address one that responds, which is the last thing before it asks.
     """
 
     args: Args
-    streams: io.StandardStreams
+    are_open: Sequence[bool]
     diagnostics: io.Diagnostics
     standard_output: io.Descriptor
     stack: contextlib.ExitStack
     reach: Callable[[Client | AsyncClient], None] = lambda _client: None
 
 
-def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) -> int:
+def run(args: Args, are_open: Sequence[bool], diagnostics: io.Diagnostics) -> int:
     """Do what was asked for; returns the exit status. Raises StreamcliError or io.Signalled."""
     shows = args.dry_run or args.as_curl or args.show_config
-    standard_output = streams.standard_output(used=not args.output or shows)
+    if not are_open[io.STDOUT] and (shows or not args.output):
+        raise OutputError("cannot write to standard output: it is closed")
+    standard_output = io.Descriptor(io.STDOUT, "standard output")
     with contextlib.ExitStack() as stack:
-        this = Run(args, streams, diagnostics, standard_output, stack)
+        this = Run(args, are_open, diagnostics, standard_output, stack)
         files.check(args)
         for word in sorted(args.fail_on - KNOWN_TO_FAIL_ON):
             near = config.nearest(word, KNOWN_TO_FAIL_ON)
@@ -77,7 +79,7 @@ def run(args: Args, streams: io.StandardStreams, diagnostics: io.Diagnostics) ->
         if args.replay:
             endpoint, question = replayed(args.replay, speed=args.replay_speed)
         else:  # a missing key is said before input is waited for
-            endpoint, question = _endpoint(this), put_together(args, streams, diagnostics, stack)
+            endpoint, question = _endpoint(this), put_together(args, are_open, diagnostics, stack)
         return _count(this, endpoint, question) if args.count_tokens else _ask(this, endpoint, question)
 
 
@@ -219,7 +221,7 @@ def _batch(this: Run) -> int:
     _advise(this, endpoint, defaults.get("model"))
     return batch.run(
         args,
-        this.streams,
+        this.are_open,
         this.diagnostics,
         this.standard_output,
         endpoint=endpoint,
