@@ -169,10 +169,11 @@ def text_of_stdin(args: Args, are_open: Sequence[bool], diagnostics: io.Diagnost
     Raises UsageError where it was asked for and there is nothing, because the model would make it up.
     """
     asked_for = _asks_for_stdin(args)
-    is_wanted = asked_for or not (args.ignore_stdin or _check_stdin(args))
-    if not is_wanted or (not asked_for and (os.isatty(io.STDIN) or not are_open[io.STDIN])):
+    is_there = are_open[io.STDIN] and not os.isatty(io.STDIN)
+    if not asked_for and (args.ignore_stdin or not is_there or _check_stdin(args)):
         return ""
-    has_prompt = _has_prompt(args)
+    words = [word for word in (*args.prompt, *args.file) if word != "-"]
+    has_prompt = any(map(str.strip, words)) or bool(args.body or args.attach)
     if asked_for or not has_prompt:
         raw = io.read_stdin()
     else:
@@ -189,12 +190,6 @@ def text_of_stdin(args: Args, are_open: Sequence[bool], diagnostics: io.Diagnost
     return text
 
 
-def _has_prompt(args: Args) -> bool:
-    """Whether something is asked without standard input."""
-    words = [word for word in (*args.prompt, *args.file) if word != "-"]
-    return any(map(str.strip, words)) or bool(args.body or args.attach)
-
-
 def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """The request without the prompt: --body, and over it the options. `tools` are the tools that can be run here."""
     for name in _TEXTS:
@@ -208,9 +203,10 @@ def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
             found[field] = list(value) if isinstance(value, tuple) else value
     found["model"] = found.get("model") or args.model or request.DEFAULT_MODEL
     found.setdefault("max_tokens", usual_max_tokens(args))
-    system = _text(args.system_file, "the system prompt") if args.system_file else args.system
-    if any(_goes_over(args, name, found, "system") for name in ("system", "system_file")):
-        found["system"] = system
+    if _goes_over(args, "system", found, "system"):
+        found["system"] = args.system
+    if args.system_file and _goes_over(args, "system_file", found, "system"):
+        found["system"] = _text(args.system_file, "the system prompt")
     _add_thinking(args, found)
     _add_output(args, found)
     _add_tools(args, found, tools)
@@ -228,11 +224,7 @@ def _is_anthropic_s(args: Args) -> bool:
 
 def _goes_over(args: Args, name: str, found: Mapping[str, Any], field: str) -> bool:
     """Only what was typed replaces a field of --body; what is set for every run does not."""
-    return args.settings[name].is_given and (field not in found or _is_typed(args, name))
-
-
-def _is_typed(args: Args, name: str) -> bool:
-    return args.place(name) == Place.COMMAND_LINE
+    return args.settings[name].is_given and (field not in found or args.place(name) == Place.COMMAND_LINE)
 
 
 def _base(args: Args) -> dict[str, Any]:
