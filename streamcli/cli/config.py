@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamcli.errors import UsageError, reason
-from streamcli.protocol.userinput import decoded
+from streamcli.protocol.userinput import decoded, nearest
 
 from .settings import Place, Setting
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _ADDRESSES, _KEYS = ("base_url", "local"), ("api_key_file", "api_key_cmd", "header")
 _NOT_HERE = frozenset({"config", "profile"})
@@ -127,15 +127,6 @@ def _values(
             yield option.name, bare[option.name] if value else None
         else:
             yield option.name, _value(option, value, f"{where}: {key}")
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """What to add to the message about a name that is not known: the one that it may stand for, or nothing."""
-    import difflib  # noqa: PLC0415 - only for a mistake
-
-    names = {each.replace("_", "-"): each for each in known}
-    close = [] if name in known else difflib.get_close_matches(name.replace("_", "-"), names, n=1)
-    return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 def _value(option: click.Option, value: Any, what: str) -> Any:

@@ -18,6 +18,7 @@ from streamcli.output.terminal import one_line
 from streamcli.protocol import cache
 from streamcli.protocol.jsontext import dumps
 from streamcli.protocol.secrets import secrets_of
+from streamcli.protocol.userinput import nearest
 
 from . import config, files, io, resolve
 from .advice import advice
@@ -63,7 +64,7 @@ def run(args: Args, are_open: Sequence[bool], diagnostics: io.Diagnostics) -> in
         this = Run(args, are_open, diagnostics, standard_output, stack)
         files.check(args)
         for word in sorted(args.fail_on - KNOWN_TO_FAIL_ON):
-            near = config.nearest(word, KNOWN_TO_FAIL_ON)
+            near = nearest(word, KNOWN_TO_FAIL_ON)
             what = f"--fail-on {one_line(word)}: not a known stop reason"
             diagnostics.note(f"{what}{near or '; it counts all the same'}")
         if args.show_config:

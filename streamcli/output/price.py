@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from streamcli.protocol.userinput import nearest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -67,19 +69,12 @@ def checked(table: Any) -> dict[str, float]:
     prices = dict(_leaves(table))
     for name, price in prices.items():
         if name not in COUNTERS:
-            raise ValueError(f"has {name}, which is not a counter{_nearest(name)}")
+            is_of_table = name.rpartition(".")[2] in COUNTERS  # [price.m-1.5] is a table of a table
+            hint = "; the name of a model with a dot in it goes in quotes" if is_of_table else nearest(name, COUNTERS)
+            raise ValueError(f"has {name}, which is not a counter{hint}")
         if type(price) not in {int, float} or not 0 <= price < math.inf:
             raise ValueError(f"needs a number of at least 0 for {name}")
     return prices
-
-
-def _nearest(name: str) -> str:
-    import difflib  # noqa: PLC0415 - only for a mistake
-
-    if name.rpartition(".")[2] in COUNTERS:  # [price.m-1.5] is a table of a table
-        return "; the name of a model with a dot in it goes in quotes"
-    close = difflib.get_close_matches(name, COUNTERS, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _counts(usage: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

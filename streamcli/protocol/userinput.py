@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from streamcli.errors import UsageError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 _QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1""", re.DOTALL)
 # A line of a shell, of an .env file or of PowerShell that sets a key.
@@ -41,6 +41,15 @@ def json_value(data: bytes, source: str, *, hint: str = "") -> Any:
         if b"\n" not in data.strip():  # `data` may be one line of a file, and not its first
             why = why.replace(": line 1 column", " at column")
         raise UsageError(f"{source} is not JSON: {why}{hint}") from None
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """What to add to the message about a name that is not known: the one that it may stand for, or nothing."""
+    import difflib  # noqa: PLC0415 - only for a mistake
+
+    names = {each.replace("_", "-"): each for each in known}
+    close = [] if name in known else difflib.get_close_matches(name.replace("_", "-"), names, n=1)
+    return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 def variable(environment: Mapping[str, str], name: str) -> str:
