@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcli.output.meter import added
-from streamcli.output.price import COUNTERS, Prices, checked, shown
+from streamcli.output.price import COUNTERS, checked, cost, shown
 
 TOKENS = [name for name in COUNTERS if "." not in name]
 COUNT = st.integers(0, 10**9)
@@ -27,15 +27,15 @@ def usages(draw):
 
 @given(usages(), usages(), st.fixed_dictionaries(dict.fromkeys(COUNTERS, PRICE)))
 def test_the_cost_of_a_sum_is_the_sum_of_the_costs(one, other, table):
-    prices = Prices({"m": table})
-    together = prices.cost(added(one, other), "m")
-    assert math.isclose(together, prices.cost(one, "m") + prices.cost(other, "m"), abs_tol=1e-9)
+    prices = {"m": table}
+    together = cost(prices, added(one, other), "m")
+    assert math.isclose(together, cost(prices, one, "m") + cost(prices, other, "m"), abs_tol=1e-9)
 
 
 @given(usages(), PRICE)
 def test_what_is_counted_twice_is_paid_once(usage, price):
-    plain = Prices({"m": dict.fromkeys(TOKENS, price)}).cost(usage, "m")
-    parts = Prices({"m": dict.fromkeys(COUNTERS, price)}).cost(usage, "m")
+    plain = cost({"m": dict.fromkeys(TOKENS, price)}, usage, "m")
+    parts = cost({"m": dict.fromkeys(COUNTERS, price)}, usage, "m")
     assert math.isclose(plain, parts, abs_tol=1e-9)
     assert math.isclose(plain, sum(usage[name] for name in TOKENS) * price / 1e6, abs_tol=1e-9)
 
@@ -43,28 +43,28 @@ def test_what_is_counted_twice_is_paid_once(usage, price):
 @given(usages(), st.dictionaries(st.sampled_from(TOKENS), PRICE))
 def test_a_cost_is_known_only_where_every_token_has_a_price(usage, table):
     has_all = bool(table) and all(name in table for name in TOKENS if usage[name])
-    assert (Prices({"m": table}).cost(usage, "m") is not None) == has_all
+    assert (cost({"m": table}, usage, "m") is not None) == has_all
 
 
 def test_the_parts_of_a_counter_do_for_the_whole_of_it():
-    prices = Prices({"m": {"cache_creation.ephemeral_1h_input_tokens": 6.0}})
+    prices = {"m": {"cache_creation.ephemeral_1h_input_tokens": 6.0}}
     usage = {"cache_creation_input_tokens": 10, "cache_creation": {"ephemeral_1h_input_tokens": 10}}
-    assert shown(prices.cost(usage, "m")) == 0.00006
-    assert prices.cost(usage | {"cache_creation_input_tokens": 11}, "m") is None
-    assert shown(prices.cost(usage | {"cache_creation_input_tokens": None}, "m")) == 0.00006
+    assert shown(cost(prices, usage, "m")) == 0.00006
+    assert cost(prices, usage | {"cache_creation_input_tokens": 11}, "m") is None
+    assert shown(cost(prices, usage | {"cache_creation_input_tokens": None}, "m")) == 0.00006
 
 
 def test_the_model_that_answered_comes_first_and_a_name_is_meant_exactly():
-    prices = Prices({"a-1": {"input_tokens": 1e6}, "a": {"input_tokens": 2e6}})
-    assert prices.cost({"input_tokens": 1}, "a-1", "a") == 1
-    assert prices.cost({"input_tokens": 1}, "a-2", "a") == 2
-    assert prices.cost({"input_tokens": 1}, None, ["a"]) is None
-    assert prices.cost({"input_tokens": 1}, "A", "a-") is None
+    prices = {"a-1": {"input_tokens": 1e6}, "a": {"input_tokens": 2e6}}
+    assert cost(prices, {"input_tokens": 1}, "a-1", "a") == 1
+    assert cost(prices, {"input_tokens": 1}, "a-2", "a") == 2
+    assert cost(prices, {"input_tokens": 1}, None, ["a"]) is None
+    assert cost(prices, {"input_tokens": 1}, "A", "a-") is None
 
 
 @pytest.mark.parametrize("usage", [{}, {"input_tokens": None}, {"input_tokens": "many"}, {"input_tokens": True}])
 def test_usage_without_a_number_costs_nobody_knows_what(usage):
-    assert Prices({"m": {"input_tokens": 1}}).cost(usage, "m") is None
+    assert cost({"m": {"input_tokens": 1}}, usage, "m") is None
 
 
 @pytest.mark.parametrize("price", [True, "3", -0.1, math.nan, math.inf, None, [3]])

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from streamcli.errors import SchemaError
 from streamcli.output import price
-from streamcli.output.price import Prices
 
 from .results import error_type
 
@@ -54,7 +53,7 @@ class Sample:
 class Statistics:
     """The statistics of a run over `total` lines, of which `before` were done already; `prices` give what it costs."""
 
-    def __init__(self, total: int, before: int = 0, prices: Prices | None = None) -> None:
+    def __init__(self, total: int, before: int = 0, prices: price.Prices | None = None) -> None:
         self.total = total
         self.before = before
         self.succeeded = 0
@@ -71,8 +70,8 @@ class Statistics:
         self.longest_wait = 0.0
         self.usage: Counter[str] = Counter()
         # What all messages cost; None if that is not known.
-        self.cost = 0.0 if prices and prices.of_models else None
-        self._prices = prices or Prices()
+        self.cost = 0.0 if prices else None
+        self._prices = prices or {}
         # Whether lines were left because of what the others used.
         self.capped = False
         self.time_to_first_token = Sample()
@@ -94,7 +93,7 @@ class Statistics:
             self.faults["not the JSON of --schema" if of_schema else f"stop reason {stop_reason}"] += 1
         usage = message.get("usage")
         usage = usage if isinstance(usage, dict) else {}
-        self.cost = price.total(self.cost, self._prices.cost(usage, message.get("model"), asked))
+        self.cost = price.total(self.cost, price.cost(self._prices, usage, message.get("model"), asked))
         self.usage.update({name: count for name, count in usage.items() if type(count) is int})
 
     def answered(self, first_token: float | None, last_token: float) -> None:

@@ -24,7 +24,6 @@ from streamcli.errors import (
     ToolError,
 )
 from streamcli.output.meter import Meter, summary, summary_lines
-from streamcli.output.price import Prices
 from streamcli.output.sources import citations, source_lines
 from streamcli.protocol.jsontext import dumps
 
@@ -57,7 +56,7 @@ class Answer:
     def __init__(self, args: Args, diagnostics: io.Diagnostics) -> None:
         self._args = args
         self._diagnostics = diagnostics
-        self._meter = Meter(prices=Prices(args.prices))
+        self._meter = Meter(prices=args.prices)
         self._outputs = Outputs(args, diagnostics, self._meter)
         self._stream: MessageStream | None = None
         # What earlier turns said since tools were run last: a turn that paused goes on with it.

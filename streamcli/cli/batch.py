@@ -28,7 +28,6 @@ from streamcli.batch.statistics import Statistics
 from streamcli.client.client import Client
 from streamcli.errors import OutputError, StreamcliError, UsageError, reason
 from streamcli.network import local
-from streamcli.output.price import Prices
 from streamcli.output.terminal import Visible
 from streamcli.protocol.jsontext import dumps
 from streamcli.turns.signals import ENDING
@@ -96,7 +95,7 @@ def run(
         report = io.opened(args.usage_to, atomic=False) if args.usage_to else None
         reach(client)
         # To count costs nothing, and what the Message Batches API takes is another price.
-        prices = None if args.count_tokens or args.offload else Prices(args.prices)
+        prices = {} if args.count_tokens or args.offload else args.prices
         statistics = Statistics(source.count, output.recorded, prices)
         screen = Screen(statistics, shown=os.isatty(io.STDERR) and not diagnostics.quiet)
         diagnostics.live = screen.line

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamcli.protocol.jsontext import dumps
 
-from .price import Prices, shown, total
+from .price import Prices, cost, shown, total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,7 @@ class Meter:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, prices: Prices | None = None) -> None:
         self.asked: Any = None
-        self._prices = prices or Prices()
+        self._prices = prices or {}
         self._spent: float | None = 0.0
         self._clock = clock
         self._start = clock()
@@ -57,7 +57,7 @@ class Meter:
 
     def price(self, usage: Mapping[str, Any], model: Any) -> float | None:
         """What one answer of `model` costs, or None if that is not known."""
-        return self._prices.cost(usage, model, self.asked)
+        return cost(self._prices, usage, model, self.asked)
 
     def cost(self, last: Mapping[str, Any], model: Any) -> float | None:
         """What all turns cost, of which the last one used `last` and was answered by `model`; None if not known."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from streamcli.protocol.userinput import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# The prices of counters by the name of the model, as `checked` gives them.
+Prices = Mapping[str, Mapping[str, float]]
 
 # The counters that can have a price, each with the one that counts the same tokens among others.
 COUNTERS = {
@@ -35,21 +38,16 @@ _UNIT = 1_000_000
 _DIGITS = 9
 
 
-class Prices(NamedTuple):
-    """The prices of counters by the name of the model, as `checked` gives them."""
-
-    of_models: Mapping[str, Mapping[str, float]] = {}
-
-    def cost(self, usage: Mapping[str, Any], *models: Any) -> float | None:
-        """What `usage` costs by the prices of the first of `models` that has any, or None if that is not known."""
-        prices = next((self.of_models[name] for name in models if isinstance(name, str) and name in self.of_models), {})
-        counts = dict(_counts(usage))
-        for name, whole in COUNTERS.items():
-            if whole and name in prices:
-                counts[whole] = max(0, counts.get(whole, 0) - counts.get(name, 0))
-        if not prices or not counts or any(counts.get(name) and name not in prices for name in _TOKENS):
-            return None
-        return sum(counts.get(name, 0) * price for name, price in prices.items()) / _UNIT
+def cost(of_models: Prices, usage: Mapping[str, Any], *models: Any) -> float | None:
+    """What `usage` costs by the prices of the first of `models` that has any, or None if that is not known."""
+    prices = next((of_models[name] for name in models if isinstance(name, str) and name in of_models), {})
+    counts = dict(_counts(usage))
+    for name, whole in COUNTERS.items():
+        if whole and name in prices:
+            counts[whole] = max(0, counts.get(whole, 0) - counts.get(name, 0))
+    if not prices or not counts or any(counts.get(name) and name not in prices for name in _TOKENS):
+        return None
+    return sum(counts.get(name, 0) * price for name, price in prices.items()) / _UNIT
 
 
 def total(one: float | None, other: float | None) -> float | None:
