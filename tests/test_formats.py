@@ -21,15 +21,37 @@ from server import (
     text_stream,
 )
 
+from streamcli.cli.io import Diagnostics
+from streamcli.cli.outputs import Output
 from streamcli.errors import APIError, APITimeoutError, IncompleteStreamError, OutputError, status_error
 from streamcli.output import formats
 from streamcli.output import meter as meters
+from streamcli.output.terminal import Shown
 from streamcli.protocol.exchange import Exchange
 from streamcli.protocol.request import Request
 
 
-def on_terminal(inner):
-    return formats.Shown(inner, visible=True, ends_line=True)
+class Kept:
+    """What an output writes, until it is taken."""
+
+    def __init__(self):
+        self.parts = []
+
+    def write(self, data):
+        self.parts.append(data)
+
+
+def shown(output_format, *, visible, ends_line):
+    return Output(output_format, Kept(), Shown(visible=visible, ends_line=ends_line))
+
+
+def on_terminal(output_format):
+    return shown(output_format, visible=True, ends_line=True)
+
+
+def output(made):
+    """`made`, or the output of the format that it is."""
+    return made if isinstance(made, Output) else Output(made, Kept())
 
 
 HEADERS = {"content-type": "text/event-stream", "request-id": "req_1"}
@@ -43,8 +65,8 @@ OUTPUT_FORMATS = {
     "smooth text": lambda: formats.SmoothText(4),
     "thoughts": formats.Thinking,
     "text on a terminal": lambda: on_terminal(formats.Text()),
-    "text made visible": lambda: formats.Shown(formats.Text(), visible=True, ends_line=False),
-    "text obeyed on a terminal": lambda: formats.Shown(formats.Text(), visible=False, ends_line=True),
+    "text made visible": lambda: shown(formats.Text(), visible=True, ends_line=False),
+    "text obeyed on a terminal": lambda: shown(formats.Text(), visible=False, ends_line=True),
     "events on a terminal": lambda: on_terminal(formats.Events()),
 }
 
@@ -55,10 +77,11 @@ def exchange():
     return fresh
 
 
-def writes(output_format, *reads, error=None):
+def writes(made, *reads, error=None):
     """What the format writes for each network read, and at the end."""
-    current = exchange()
-    output_format.begin(current)
+    current, out_of = exchange(), output(made)
+    output_format = out_of.format
+    out_of.begin(current)
     out = []
     for data in reads:
         output_format.read(data)
@@ -67,14 +90,18 @@ def writes(output_format, *reads, error=None):
                 output_format.add(received)
         except APIError as fault:
             error = fault
-        out.append(taken(output_format))
-    output_format.fail(error) if error else output_format.finish()
-    out.append(taken(output_format))
-    return out
+        out.append(taken(out_of))
+    if error:
+        out_of.fail(error, Diagnostics())
+    else:
+        output_format.finish()
+    return [*out, taken(out_of, last=not error)]
 
 
-def taken(output_format):
-    return b"".join(iter(output_format.take, b""))
+def taken(made, *, last=False):
+    made.flush(last=last)
+    parts, made.descriptor.parts = made.descriptor.parts, []
+    return b"".join(parts)
 
 
 def written(output_format, *reads, error=None):
@@ -91,14 +118,14 @@ def test_reads_cut_anywhere_make_the_same_output(name, data):
 
 @pytest.mark.parametrize("name", OUTPUT_FORMATS)
 def test_nothing_is_left_behind_from_an_attempt_that_failed(name):
-    output_format = OUTPUT_FORMATS[name]()
-    output_format.begin(exchange())
+    made = output(OUTPUT_FORMATS[name]())
+    made.begin(exchange())
     current = exchange()
-    output_format.begin(current)
+    made.begin(current)
     for received in current.receive(opening("lost\r")):
-        output_format.add(received)
-    output_format.begin(exchange())
-    assert output_format.take() == b""
+        made.format.add(received)
+    made.begin(exchange())
+    assert taken(made) == b""
 
 
 class TestText:
@@ -124,15 +151,15 @@ class TestOnTerminal:
         assert shown[1].startswith("é".encode())
 
     def test_a_line_that_a_pause_broke_off_is_ended_though_nothing_follows(self):
-        output_format = on_terminal(formats.Text())
-        output_format.begin(exchange())
-        for received in output_format.exchange.receive(text_stream("a")):
-            output_format.add(received)
-        out = taken(output_format)
-        output_format.turn(tools=False)
-        output_format.begin(exchange())
-        output_format.finish()
-        assert out + taken(output_format) == b"a\n"
+        made = on_terminal(formats.Text())
+        made.begin(exchange())
+        for received in made.format.exchange.receive(text_stream("a")):
+            made.format.add(received)
+        out = taken(made)
+        made.format.turn(tools=False)
+        made.begin(exchange())
+        made.format.finish()
+        assert out + taken(made, last=True) == b"a\n"
 
     def test_events_stay_events(self):
         stream = text_stream("a\x1b")
@@ -253,19 +280,20 @@ RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "7"}
 class TestTurns:
     """What follows where a message is complete and tools were run."""
 
-    def two(self, output_format, results, *texts):
-        out = []
+    def two(self, made, results, *texts):
+        out, out_of = [], output(made)
+        output_format = out_of.format
         for place, text in enumerate(texts):
-            output_format.begin(exchange())
+            out_of.begin(exchange())
             for received in output_format.exchange.receive(text_stream(text)):
                 output_format.add(received)
-            out.append(taken(output_format))
+            out.append(taken(out_of))
             if place < len(texts) - 1:
                 output_format.turn(tools=bool(results))
                 output_format.results(results)
-                out.append(taken(output_format))
+                out.append(taken(out_of))
         output_format.finish()
-        return b"".join([*out, taken(output_format)])
+        return b"".join([*out, taken(out_of, last=True)])
 
     def test_text_after_tools_begins_on_a_line_of_its_own(self):
         assert self.two(formats.Text(), [RESULT], "a", "b") == b"a\nb"
@@ -278,12 +306,12 @@ class TestTurns:
         assert self.two(formats.SmoothText(9), [], "a", "b") == b"ab"
 
     def test_a_terminal_ends_the_line_before_the_tools_are_run(self):
-        output_format = on_terminal(formats.Text())
-        output_format.begin(exchange())
-        for received in output_format.exchange.receive(text_stream("a")):
-            output_format.add(received)
-        output_format.turn(tools=True)
-        assert taken(output_format) == b"a\n"
+        made = on_terminal(formats.Text())
+        made.begin(exchange())
+        for received in made.format.exchange.receive(text_stream("a")):
+            made.format.add(received)
+        made.format.turn(tools=True)
+        assert taken(made) == b"a\n"
 
     def test_a_terminal_shows_one_line_end_between_turns(self):
         assert self.two(on_terminal(formats.Text()), [RESULT], "a", "b") == b"a\nb\n"

@@ -58,13 +58,6 @@ def test_what_is_left_of_the_text_is_in_place(text):
     assert position == len(plain)
 
 
-@given(st.lists(TEXT, min_size=1))
-def test_it_knows_whether_a_line_has_ended(texts):
-    visible = Visible()
-    out = "".join([*map(visible.feed, texts), visible.close()])
-    assert visible.at_line_start == (not out or out.endswith("\n"))
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

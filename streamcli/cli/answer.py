@@ -166,7 +166,7 @@ class Answer:
     def _pump(self, stream: MessageStream, player: Player | None) -> None:
         before = self._outputs.written
         while True:
-            self._outputs.tell(lambda each: each.begin(stream.exchange))
+            self._outputs.begin(stream.exchange)
             try:
                 for data in stream.reads():
                     events = stream.exchange.receive(data)
@@ -196,7 +196,7 @@ class Answer:
     def _complete(self, question: Question) -> int:
         assert self._stream  # noqa: S101 - a turn was taken
         self._meter.stop()
-        self._outputs.tell(lambda each: each.finish())
+        self._outputs.tell(lambda each: each.finish(), last=True)
         accumulator = self._stream.exchange.accumulator
         message: Mapping[str, Any] = accumulator.snapshot() or {}
         self._show_calls(message)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from streamcli.errors import OutputError, StreamcliError
 from streamcli.output import formats
+from streamcli.output.terminal import Shown
 
 from . import io
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from streamcli.output.meter import Meter
-    from streamcli.protocol.exchange import Received
+    from streamcli.protocol.exchange import Exchange, Received
 
     from .args import Args
     from .progress import Progress
@@ -39,26 +40,41 @@ class EmptyOutputError(StreamcliError):
 class Output(NamedTuple):
     """A format and where it goes; between two pieces of it, `pace` seconds are waited.
 
-    `on_terminal`: a person sees it as it is written.
+    Without `shown` its bytes go out as they are.
     """
 
     format: formats.Format
     descriptor: io.Descriptor
-    on_terminal: bool
+    shown: Shown | None = None
     pace: float = 0
 
-    def flush(self) -> None:
+    @property
+    def is_seen(self) -> bool:
+        """Whether a terminal shows something of it."""
+        return bool(self.shown and self.shown.ends_line and self.descriptor.written)
+
+    def begin(self, exchange: Exchange) -> None:
+        """An answer begins, perhaps after one that failed before anything was written."""
+        self.format.begin(exchange)
+        if self.shown:
+            self.shown.begin()
+
+    def flush(self, *, last: bool = False) -> None:
         """Write what the format has to say now: one write for one network read, or one piece after the other."""
         while data := self.format.take():
-            self.descriptor.write(data)
+            self.descriptor.write(self.shown.feed(data) if self.shown else data)
             if self.pace:
                 time.sleep(self.pace)
+        if last and self.shown:
+            self.descriptor.write(self.shown.end())
 
     def fail(self, error: StreamcliError, diagnostics: io.Diagnostics) -> None:
         """Write what the format says of `error`."""
         self.format.fail(error)
-        while data := self.format.take():
-            self.descriptor.write(diagnostics.without_secrets(data))
+        data = b"".join(iter(self.format.take, b""))
+        shown = self.shown.feed(data) + self.shown.end() if self.shown else data
+        if shown:  # else what a signal broke off is left as it is
+            self.descriptor.write(diagnostics.without_secrets(shown))
 
 
 class Outputs:
@@ -138,19 +154,24 @@ class Outputs:
             if self._progress:
                 self._progress.draw()
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
         with self._diagnostics.live:
             for output in self._all():
-                output.flush()
-        if self._progress and any(output.on_terminal and output.descriptor.written for output in self._answers):
+                output.flush(last=last)
+        if self._progress and any(output.is_seen for output in self._answers):
             self._progress.line.close()
             self._progress = None
 
-    def tell(self, event: Callable[[formats.Format], None]) -> None:
-        """Tell every format of `event`, which is one of its methods, and write what it says to that."""
+    def begin(self, exchange: Exchange) -> None:
+        """An answer begins."""
+        for output in self._all():
+            output.begin(exchange)
+
+    def tell(self, event: Callable[[formats.Format], None], *, last: bool = False) -> None:
+        """Tell every format of `event`, one of its methods, and write what it says to that; what is `last` ends it."""
         for output in self._all():
             event(output.format)
-        self._flush()
+        self._flush(last=last)
 
     def repeat(self, error: StreamcliError) -> None:
         """The attempt failed, and another one follows: what was thought so far ends its line."""
@@ -186,9 +207,8 @@ def _output(args: Args, output_format: formats.Format, descriptor: io.Descriptor
     on_terminal = os.isatty(descriptor.fd)
     # In a pipe, JSON is for programs, and what would make it visible to a person would be no JSON.
     visible = {"auto": on_terminal, "always": on_terminal or output_format.is_text, "never": False}[args.sanitize]
-    if on_terminal or visible:
-        output_format = formats.Shown(output_format, visible=visible, ends_line=on_terminal)
-    return Output(output_format, descriptor, on_terminal, pace)
+    shown = Shown(visible=visible, ends_line=on_terminal) if on_terminal or visible else None
+    return Output(output_format, descriptor, shown, pace)
 
 
 def _format(args: Args, meter: Meter) -> formats.Format:

@@ -8,7 +8,6 @@ Source: streamcli(5), section "OUTPUT FORMATS".
 
 from __future__ import annotations
 
-import codecs
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from streamcli.protocol.message import parsed, text_of
 
 from .meter import Meter, summary, summary_lines
 from .prose import last_fenced_block, pieces
-from .terminal import Visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -279,73 +277,6 @@ class FinalMessage(Format):
     def finish(self) -> None:
         """The message."""
         self.pending.append(dumps(self.exchange.accumulator.snapshot()) + b"\n")
-
-
-class Shown(Format):
-    """Any format as a person may see it: control characters made `visible`, the last line ended if it `ends_line`."""
-
-    def __init__(self, inner: Format, *, visible: bool, ends_line: bool) -> None:
-        super().__init__()
-        self._inner = inner
-        self._makes_visible = visible
-        self._ends_line = ends_line
-        self._visible = Visible()
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at_line_start = True
-        self._ending = False
-
-    def begin(self, exchange: Exchange) -> None:
-        """Forget what was waiting."""
-        super().begin(exchange)
-        self._inner.begin(exchange)
-        self._visible = Visible()
-        self._decoder.reset()
-
-    def read(self, data: bytes) -> None:
-        """The bytes of one network read, before their events."""
-        self._inner.read(data)
-
-    def add(self, received: Received) -> None:
-        """One event, just accumulated."""
-        self._inner.add(received)
-
-    def take(self) -> bytes:
-        """What there is to show now; a character that was cut waits for its other bytes."""
-        while data := self._inner.take():
-            if shown := self._shown(data):
-                return shown
-        return self._last() if self._ending else b""
-
-    def turn(self, *, tools: bool) -> None:
-        """Another message follows."""
-        self._inner.turn(tools=tools)
-
-    def results(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """The tool results."""
-        self._inner.results(results)
-
-    def finish(self) -> None:
-        """End the line."""
-        self._inner.finish()
-        self._ending = True
-
-    def fail(self, error: StreamcliError) -> None:
-        """End the line."""
-        self._inner.fail(error)
-        self._ending = True
-
-    def _shown(self, data: bytes, *, final: bool = False) -> bytes:
-        if self._makes_visible:
-            text = self._visible.feed(self._decoder.decode(data, final))
-            data = (text + self._visible.close() if final else text).encode()
-        if data:
-            self._at_line_start = data.endswith(b"\n")
-        return data
-
-    def _last(self) -> bytes:
-        self._ending = False
-        shown = self._shown(b"", final=True)
-        return shown + b"\n" if self._ends_line and not self._at_line_start else shown
 
 
 class Summary(Format):

@@ -8,6 +8,7 @@ elsewhere bytes pass unchanged.
 
 from __future__ import annotations
 
+import codecs
 import re
 
 _CONTROLS = {code: f"^{chr(code ^ 0x40)}" for code in (*range(0x20), 0x7F) if chr(code) not in "\t\n"}
@@ -23,7 +24,6 @@ class Visible:
 
     def __init__(self) -> None:
         self._carriage_return = False
-        self.at_line_start = True
 
     def feed(self, text: str) -> str:
         """`text` made visible, except for a final CR, which waits."""
@@ -32,17 +32,41 @@ class Visible:
         self._carriage_return = text.endswith("\r")
         if self._carriage_return:
             text = text[:-1]
-        return self._shown(text.replace("\r\n", "\n"))
+        return text.replace("\r\n", "\n").translate(_CONTROLS)
 
     def close(self) -> str:
         """The CR that still waits, if any."""
         waiting, self._carriage_return = self._carriage_return, False
-        return self._shown("\r" if waiting else "")
+        return "^M" if waiting else ""
 
-    def _shown(self, text: str) -> str:
-        if text:
-            self.at_line_start = text.endswith("\n")
-        return text.translate(_CONTROLS)
+
+class Shown:
+    """The filter for one output: control characters made `visible`, the last line ended if it `ends_line`."""
+
+    def __init__(self, *, visible: bool, ends_line: bool) -> None:
+        self._makes_visible = visible
+        self.ends_line = ends_line
+        self._at_line_start = True
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was waiting."""
+        self._visible = Visible()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes, *, final: bool = False) -> bytes:
+        """What there is to show of `data`; a character that was cut waits for its other bytes, unless it is `final`."""
+        if self._makes_visible:
+            text = self._visible.feed(self._decoder.decode(data, final))
+            data = (text + self._visible.close() if final else text).encode()
+        if data:
+            self._at_line_start = data.endswith(b"\n")
+        return data
+
+    def end(self) -> bytes:
+        """What still waits, and the end of the line."""
+        shown = self.feed(b"", final=True)
+        return shown + b"\n" if self.ends_line and not self._at_line_start else shown
 
 
 def one_line(text: str) -> str:
