@@ -1,7 +1,8 @@
 """What was set in each place in, the settings in force out.
 
-Contract: of two settings of an option, or of two options that exclude each other, the one of the later place counts.
-What --body says of it, and whether a key may go to a server, `resolve` decides. No I/O.
+Contract: of two settings of an option, or of two options that exclude each other, the one of the later place counts;
+what is put out so puts nothing out itself. What --body says of it, and whether a key may go to a server, `resolve`
+decides. No I/O.
 Source: streamcli(5), section "Configuration".
 """
 
@@ -11,7 +12,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 _NOTHING: dict[type, Any] = {bool: False, tuple: ()}
 
@@ -44,16 +45,15 @@ class Setting(NamedTuple):
 def in_force(settings: Sequence[Setting], exclusive: Sequence[tuple[str, str]]) -> dict[str, Setting]:
     """The setting of each option that counts; two of the same place may still exclude each other."""
     found: dict[str, Setting] = {}
-    for place in Place:
-        here = {setting.name: setting for setting in settings if setting.place == place}
-        if place == Place.SHARED_VARIABLE:  # what is meant for --local stays on this machine
-            here = {name: here[name] for name in here.keys() - _excluded(found, exclusive)}
-        for name in found.keys() & _excluded(here, exclusive):
-            found[name] = Setting(name, _NOTHING.get(type(found[name].value)), Place.DEFAULT, "default")
-        found |= here
+    put_out: set[str] = set()
+    for place in reversed(Place):
+        here = [setting for setting in settings if setting.place == place and setting.name not in put_out]
+        for setting in here:
+            found.setdefault(setting.name, setting)
+        if place != Place.SHARED_VARIABLE:  # what is meant for --local stays on this machine
+            given = {setting.name for setting in here if setting.is_given and found[setting.name].is_given}
+            put_out |= {other for pair in exclusive for name, other in (pair, pair[::-1]) if name in given}
+    for name, value, *_ in settings:
+        if name not in found or (name in put_out and found[name].place == Place.SHARED_VARIABLE):
+            found[name] = Setting(name, _NOTHING.get(type(value)), Place.DEFAULT, "default")
     return found
-
-
-def _excluded(settings: Mapping[str, Setting], exclusive: Sequence[tuple[str, str]]) -> set[str]:
-    given = {name for name, setting in settings.items() if setting.is_given}
-    return {other for pair in exclusive for name, other in (pair, pair[::-1]) if name in given}
