@@ -8,6 +8,7 @@ GROUPS, and a test holds the man page to that table.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -145,14 +146,6 @@ def thinking(value: Any) -> str:
     return str(value)
 
 
-class Texts(click.types.StringParamType):
-    """Text that may be given several times. A variable holds one a line, because a text may have blanks in it."""
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        """The lines of a variable."""
-        return [line.removesuffix("\r") for line in rv.split("\n") if line.strip("\r")]
-
-
 # Options whose value may be left out, and what that means.
 BARE = {"local": "", "cache": "5m"}
 
@@ -160,8 +153,19 @@ BARE = {"local": "", "cache": "5m"}
 class Option(click.Option):
     """An option whose variable may end in what an editor or a file leaves there: white space around it is left out.
 
-    The one whose value may be left out is also switched on and off, as click takes it for flags.
+    Where it may be given several times, each line is a value, because a text may have blanks in it. The one whose value
+    may be left out is also switched on and off, as click takes it for flags.
     """
+
+    def __init__(self, *names: str, **settings: Any) -> None:
+        super().__init__(names, **settings)
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """The variable's value or values, None where it is unset."""
+        value = self.resolve_envvar_value(ctx)
+        if self.multiple and value is not None:
+            return [line.removesuffix("\r") for line in value.split("\n") if line.strip("\r")]
+        return super().value_from_envvar(ctx)
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """The variable's value, None where it is unset or blank."""
@@ -182,89 +186,82 @@ _SANITIZE = click.Choice(["auto", "always", "never"])
 _SOME, _MANY = _number(int, least=1, most=2**31 - 1), _number(int, least=1, most=2**63 - 1)
 
 
-def _option(*names: str, metavar: str | None = None, help: str, **settings: Any) -> click.Option:  # noqa: A002
-    if settings.get("multiple"):
-        settings["type"] = Texts()
-    return Option(names, metavar=metavar, help=help, **settings)
+_flag = functools.partial(Option, is_flag=True, default=False)
 
 
-def _seconds(name: str, *, help: str, default: float | None = None) -> click.Option:  # noqa: A002
+def _seconds(name: str, *, help: str, default: float | None = None) -> Option:  # noqa: A002 - click's word
     said = f"{help} [default: {default}]" if default is not None else help
-    return Option([name], type=_SECONDS, default=default, metavar="SECONDS", help=said)
-
-
-def _flag(*names: str, help: str, default: bool = False) -> click.Option:  # noqa: A002 - click's word
-    return Option(names, is_flag=True, default=default, help=help)
+    return Option(name, type=_SECONDS, default=default, metavar="SECONDS", help=said)
 
 
 _FORMS_OF_JSON = ["STREAMCLI_MESSAGE", "STREAMCLI_JSON"]
 
 GROUPS: dict[str, list[click.Option]] = {
     "Input": [
-        _option("-f", "--file", multiple=True, metavar="PATH", help="Add the text of a file to the prompt."),
-        _option("-a", "--attach", multiple=True, metavar="PATH|URL", help="Attach an image, a PDF or a text file."),
-        _option("-c", "--conversation", metavar="FILE", help="Continue the conversation in FILE."),
+        Option("-f", "--file", multiple=True, metavar="PATH", help="Add the text of a file to the prompt."),
+        Option("-a", "--attach", multiple=True, metavar="PATH|URL", help="Attach an image, a PDF or a text file."),
+        Option("-c", "--conversation", metavar="FILE", help="Continue the conversation in FILE."),
         _flag("-I", "--ignore-stdin", help="Do not read standard input."),
         _seconds("--stdin-timeout", help="Time limit for silent input; 0: none.", default=60),
-        _option("--body", metavar="FILE", help="Start from the request in a JSON file."),
+        Option("--body", metavar="FILE", help="Start from the request in a JSON file."),
     ],
     "Model": [
-        _option("-m", "--model", metavar="NAME", help="Model to ask. [default: claude-sonnet-5-5]"),
-        _option("--fallback-model", multiple=True, metavar="NAME", help="Ask this model if that one is overloaded."),
-        _option("-s", "--system", metavar="TEXT", help="System prompt."),
-        _option("--system-file", metavar="PATH", help="Read the system prompt from a file."),
-        _option("--max-tokens", type=_COUNT, metavar="N", help="Longest answer. [default: 32000, elsewhere 8192]"),
-        _option("--temperature", type=_number(float), metavar="X", help="Sampling temperature, such as 0.2."),
-        _option("--top-p", type=_number(float), metavar="X", help="Sample from the likeliest tokens up to X in sum."),
-        _option("--top-k", type=_COUNT, metavar="N", help="Sample from the N likeliest tokens."),
-        _option("--stop", multiple=True, metavar="TEXT", help="Stop when the model writes TEXT."),
-        _option(
+        Option("-m", "--model", metavar="NAME", help="Model to ask. [default: claude-sonnet-5-5]"),
+        Option("--fallback-model", multiple=True, metavar="NAME", help="Ask this model if that one is overloaded."),
+        Option("-s", "--system", metavar="TEXT", help="System prompt."),
+        Option("--system-file", metavar="PATH", help="Read the system prompt from a file."),
+        Option("--max-tokens", type=_COUNT, metavar="N", help="Longest answer. [default: 32000, elsewhere 8192]"),
+        Option("--temperature", type=_number(float), metavar="X", help="Sampling temperature, such as 0.2."),
+        Option("--top-p", type=_number(float), metavar="X", help="Sample from the likeliest tokens up to X in sum."),
+        Option("--top-k", type=_COUNT, metavar="N", help="Sample from the N likeliest tokens."),
+        Option("--stop", multiple=True, metavar="TEXT", help="Stop when the model writes TEXT."),
+        Option(
             "--thinking", type=thinking, metavar="adaptive|off|N", help="Think as needed, never, or up to N tokens."
         ),
-        _option("--effort", metavar="LEVEL", help="Effort: low, medium, high, xhigh or max."),
-        _option("--schema", metavar="FILE|JSON", help="Answer in JSON that fits this JSON Schema."),
-        _option("--cache", type=click.Choice(["5m", "1h"]), metavar="[=1h]", help="Cache what requests share."),
-        _option("--beta", multiple=True, metavar="NAME", help="Enable a beta feature of the API."),
-        _option("--set", multiple=True, metavar="KEY=VALUE", help="Set any field, such as metadata.user_id=7."),
+        Option("--effort", metavar="LEVEL", help="Effort: low, medium, high, xhigh or max."),
+        Option("--schema", metavar="FILE|JSON", help="Answer in JSON that fits this JSON Schema."),
+        Option("--cache", type=click.Choice(["5m", "1h"]), metavar="[=1h]", help="Cache what requests share."),
+        Option("--beta", multiple=True, metavar="NAME", help="Enable a beta feature of the API."),
+        Option("--set", multiple=True, metavar="KEY=VALUE", help="Set any field, such as metadata.user_id=7."),
     ],
     "Tools": [
-        _option("--tools", metavar="FILE", help="Declare the tools in a JSON file; run none."),
-        _option("-T", "--tool", multiple=True, metavar="PROGRAM", help="Let the model run this program as a tool."),
+        Option("--tools", metavar="FILE", help="Declare the tools in a JSON file; run none."),
+        Option("-T", "--tool", multiple=True, metavar="PROGRAM", help="Let the model run this program as a tool."),
         _flag("--confirm", help="Ask on the terminal before a tool runs."),
-        _option("--tool-choice", metavar="NAME", help="Call this tool, or: auto, any, none."),
-        _option("--max-turns", type=_SOME, default=10, metavar="N", help="Most requests with tools. [default: 10]"),
+        Option("--tool-choice", metavar="NAME", help="Call this tool, or: auto, any, none."),
+        Option("--max-turns", type=_SOME, default=10, metavar="N", help="Most requests with tools. [default: 10]"),
         _seconds("--tool-timeout", help="Time limit for a call; 0: none.", default=60),
     ],
     "Output format (choose one; text otherwise)": [
         _flag("--events", help="Print each event as a line of JSON."),
-        _option("--message", "--json", is_flag=True, envvar=_FORMS_OF_JSON, help="Print the final message as JSON."),
+        Option("--message", "--json", is_flag=True, envvar=_FORMS_OF_JSON, help="Print the final message as JSON."),
         _flag("--summary", help="Print model, stop reason, tokens and times."),
         _flag("--snapshots", help="Print the message so far after each event."),
         _flag("--sse", help="Print the event stream as it came."),
     ],
     "Output": [
-        _option("-o", "--output", metavar="FILE", help="Write to FILE, once the answer is complete."),
+        Option("-o", "--output", metavar="FILE", help="Write to FILE, once the answer is complete."),
         _flag("-x", "--extract", help="Print only the last fenced code block."),
         _flag("--show-thinking", help="Print the thinking to standard error."),
         _flag("--show-sources", help="List cited sources on standard error."),
         _flag("--progress", help="Show tokens, speed and time on the terminal."),
-        _option("--sanitize", type=_SANITIZE, default="auto", help="Show control characters. [default: auto]"),
-        _option("--buffer", type=_SOME, metavar="N", help="Print sentences, or pieces of N characters."),
+        Option("--sanitize", type=_SANITIZE, default="auto", help="Show control characters. [default: auto]"),
+        Option("--buffer", type=_SOME, metavar="N", help="Print sentences, or pieces of N characters."),
         _seconds("--pace", help="Pause between two pieces of text."),
         _flag("-u", "--usage", help="Print token counts to standard error."),
-        _option("--usage-to", metavar="FILE", help="Write the summary as JSON; /dev/fd/N works."),
-        _option("--events-to", metavar="FILE", help="Write the events as well; /dev/fd/N works."),
+        Option("--usage-to", metavar="FILE", help="Write the summary as JSON; /dev/fd/N works."),
+        Option("--events-to", metavar="FILE", help="Write the events as well; /dev/fd/N works."),
     ],
     "Recording": [
-        _option("--record", metavar="FILE", help="Record the HTTP traffic, without secrets."),
-        _option("--replay", metavar="FILE", help="Answer from a recording: no network, no key."),
-        _option("--replay-speed", type=_SPEED, default=0, metavar="X", help="1: as recorded, 0: at once. [default: 0]"),
+        Option("--record", metavar="FILE", help="Record the HTTP traffic, without secrets."),
+        Option("--replay", metavar="FILE", help="Answer from a recording: no network, no key."),
+        Option("--replay-speed", type=_SPEED, default=0, metavar="X", help="1: as recorded, 0: at once. [default: 0]"),
     ],
     "Many prompts": [
-        _option("--batch", metavar="FILE", help="Ask every line of FILE; - is standard input."),
+        Option("--batch", metavar="FILE", help="Ask every line of FILE; - is standard input."),
         _flag("--lines", help="Each line is a prompt, not JSON."),
-        _option("-j", "--jobs", type=_SOME, default=8, metavar="N", help="Requests at a time. [default: 8]"),
-        _option("--max-total-tokens", type=_MANY, metavar="N", help="Start no more lines after N tokens."),
+        Option("-j", "--jobs", type=_SOME, default=8, metavar="N", help="Requests at a time. [default: 8]"),
+        Option("--max-total-tokens", type=_MANY, metavar="N", help="Start no more lines after N tokens."),
         _flag("--unordered", help="Print results as they come."),
         _flag("--resume", help="Ask only what -o does not hold yet."),
         _flag("--retry-errors/--no-retry-errors", default=True, help="Ask failed lines again. [default: yes]"),
@@ -272,34 +269,32 @@ GROUPS: dict[str, list[click.Option]] = {
         _flag("--cancel", help="Cancel the batches of --offload."),
     ],
     "Connection": [
-        _option("--base-url", metavar="URL", help="Server. [default: https://api.anthropic.com]"),
-        _option("--local", metavar="[MODEL.gguf]", help="Run a model on this machine: no key needed."),
-        _option("--api-key-file", metavar="PATH", help="Read the API key from a file."),
-        _option("--api-key-cmd", metavar="COMMAND", help="Read the API key from a command's output."),
-        _option("--auth", type=click.Choice(["x-api-key", "bearer"]), help="Header that carries the API key."),
-        _option("--api-version", metavar="DATE", help="Value of the anthropic-version header."),
-        _option("-H", "--header", multiple=True, metavar="'NAME: VALUE'", help="Send this header too."),
+        Option("--base-url", metavar="URL", help="Server. [default: https://api.anthropic.com]"),
+        Option("--local", metavar="[MODEL.gguf]", help="Run a model on this machine: no key needed."),
+        Option("--api-key-file", metavar="PATH", help="Read the API key from a file."),
+        Option("--api-key-cmd", metavar="COMMAND", help="Read the API key from a command's output."),
+        Option("--auth", type=click.Choice(["x-api-key", "bearer"]), help="Header that carries the API key."),
+        Option("--api-version", metavar="DATE", help="Value of the anthropic-version header."),
+        Option("-H", "--header", multiple=True, metavar="'NAME: VALUE'", help="Send this header too."),
         _seconds("--connect-timeout", help="Time limit for connecting; 0: none.", default=5),
         _seconds("--idle-timeout", help="Time limit for silence; 0: none.", default=90),
         _seconds("--timeout", help="Time limit for everything. [default: none]"),
-        _option("--retries", type=_COUNT, default=2, metavar="N", help="Retries after transient errors. [default: 2]"),
-        _option("--proxy", metavar="URL", help="Proxy, instead of the environment's."),
-        _option("--ca-file", metavar="PATH", help="Trust these certificates, not the system's."),
+        Option("--retries", type=_COUNT, default=2, metavar="N", help="Retries after transient errors. [default: 2]"),
+        Option("--proxy", metavar="URL", help="Proxy, instead of the environment's."),
+        Option("--ca-file", metavar="PATH", help="Trust these certificates, not the system's."),
         _flag("--strict", help="Fail where the stream breaks the rules."),
-        _option(
-            "--max-event-bytes", type=_COUNT, default=1 << 26, metavar="N", help="Largest event. [default: 64 MiB]"
-        ),
+        Option("--max-event-bytes", type=_COUNT, default=1 << 26, metavar="N", help="Largest event. [default: 64 MiB]"),
         _flag("--allow-http", help="Allow a key to be sent over plain HTTP."),
     ],
     "Other": [
-        _option("--fail-on", metavar="LIST", default="refusal", help="Stop reasons that fail. [default: refusal]"),
-        _option("--error-format", type=click.Choice(["text", "json"]), default="text", help="How to print errors."),
+        Option("--fail-on", metavar="LIST", default="refusal", help="Stop reasons that fail. [default: refusal]"),
+        Option("--error-format", type=click.Choice(["text", "json"]), default="text", help="How to print errors."),
         _flag("--dry-run", help="Print the request as JSON; send nothing."),
         _flag("--as-curl", help="Print the request for curl; send nothing."),
         _flag("--count-tokens", help="Print how many tokens the request has."),
         _flag("--models", help="List the server's models."),
-        _option("--config", metavar="FILE", help="Use this configuration file."),
-        _option("--profile", metavar="NAME", help="Use [profile.NAME] of the configuration."),
+        Option("--config", metavar="FILE", help="Use this configuration file."),
+        Option("--profile", metavar="NAME", help="Use [profile.NAME] of the configuration."),
         _flag("--show-config", help="Print all settings and where each was set."),
         _flag("-v", "--verbose", help="Print request id, times and rate limits."),
         _flag("-q", "--quiet", help="Print errors only, no notes."),
