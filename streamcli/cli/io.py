@@ -319,15 +319,15 @@ class Diagnostics:
         `status` is the exit status, if it is not the error's own.
         """
         advice = self.advise(error)
+        hint = f"; {advice}" if advice else ""
         if not self._as_json:
-            self.error(f"{error}; {advice}" if advice else str(error))
+            self.error(f"{error}{hint}")
             return
         import json  # noqa: PLC0415 - errors are rare, start-ups are not
 
         # In ASCII, so that it stays JSON: control characters would be made visible.
         evidence = error.evidence(status)
-        message = f"{evidence['message']}; {advice}" if advice else evidence["message"]
-        evidence["message"] = _NO_TEXT.sub("\ufffd", message)
+        evidence["message"] = _NO_TEXT.sub("\ufffd", evidence["message"] + hint)
         self._say(json.dumps(evidence, separators=(",", ":")).encode())
 
     def line(self, text: str) -> None:

@@ -107,7 +107,6 @@ def _settings(args: Args, environment: Mapping[str, str]) -> Iterator[tuple[str,
         "max_tokens": resolve.usual_max_tokens(args),
     }
     for option in OPTIONS:
-        key = next(opt[2:] for opt in option.opts if opt.startswith("--"))
         name, value, place, origin = args.settings[option.name or ""]
         if name == "fail_on":
             value = ",".join(sorted(args.fail_on)) or "none"
@@ -117,7 +116,7 @@ def _settings(args: Args, environment: Mapping[str, str]) -> Iterator[tuple[str,
             continue
         if place >= Place.VARIABLE and name in _MODES:
             continue
-        yield key, _toml(_hidden(name, value)), origin
+        yield name.replace("_", "-"), _toml(_hidden(name, value)), origin
     for model, prices in args.prices.items():
         for counter, price in prices.items():
             yield f"price.{_toml(model)}.{counter}", _toml(price), str(args.config or config.usual_path(environment))

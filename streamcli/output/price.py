@@ -41,7 +41,7 @@ _DIGITS = 9
 def cost(of_models: Prices, usage: Mapping[str, Any], *models: Any) -> float | None:
     """What `usage` costs by the prices of the first of `models` that has any, or None if that is not known."""
     prices = next((of_models[name] for name in models if isinstance(name, str) and name in of_models), {})
-    counts = dict(_counts(usage))
+    counts: dict[str, float] = {name: count for name, count in _leaves(usage) if type(count) in {int, float}}
     for name, whole in COUNTERS.items():
         if whole and name in prices:
             counts[whole] = max(0, counts.get(whole, 0) - counts.get(name, 0))
@@ -73,10 +73,6 @@ def checked(table: Any) -> dict[str, float]:
         if type(price) not in {int, float} or not 0 <= price < math.inf:
             raise ValueError(f"needs a number of at least 0 for {name}")
     return prices
-
-
-def _counts(usage: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    return ((name, count) for name, count in _leaves(usage) if type(count) in {int, float})
 
 
 def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
