@@ -72,12 +72,7 @@ class Answer:
         return self._outputs.record
 
     def deliver(
-        self,
-        client: Client,
-        question: Question,
-        standard_output: io.Descriptor,
-        *,
-        reach: Callable[[Client], None],
+        self, client: Client, question: Question, standard_output: io.Descriptor, *, reach: Callable[[Client], None]
     ) -> int:
         """Stream the answer to `question`, once `reach` has made the client's address one that responds; the status.
 

@@ -51,6 +51,10 @@ class ReaderClosedPipe(Signalled):
         super().__init__(signal.SIGPIPE)
 
 
+def _unwritable(name: str, fault: OSError) -> OutputError:
+    return OutputError(f"cannot write to {name}: {reason(fault)}")
+
+
 def _write_counted(fd: int, data: memoryview, counts: list[int]) -> None:
     """Write what fits of `data` and add its count to `counts`, so that no signal's handler runs between the two.
 
@@ -96,21 +100,17 @@ class Descriptor:
             except BrokenPipeError:
                 raise ReaderClosedPipe from None
             except OSError as fault:
-                raise self.fault(fault) from None
+                raise _unwritable(self.name, fault) from None
 
     def _left(self) -> memoryview:
         return self._data[sum(self._counts) :]
-
-    def fault(self, fault: OSError) -> OutputError:
-        """The error of a write that failed."""
-        return OutputError(f"cannot write to {self.name}: {reason(fault)}")
 
     def done(self) -> None:
         """Close, because some file systems report only then that a write failed."""
         try:
             self._close()
         except OSError as fault:
-            raise self.fault(fault) from None
+            raise _unwritable(self.name, fault) from None
 
     def failed(self) -> None:
         """Close, if it is still open; what was written stays."""
@@ -147,7 +147,7 @@ class ReplacedFile(Descriptor):
             self._path = os.path.realpath(path)
             self._make()
         except OSError as fault:
-            raise self.fault(fault) from None
+            raise _unwritable(self.name, fault) from None
 
     def _make(self) -> None:
         mode = None
@@ -174,7 +174,7 @@ class ReplacedFile(Descriptor):
             self._close()
             os.replace(self._own, self._path)
         except OSError as fault:
-            raise self.fault(fault) from None
+            raise _unwritable(self.name, fault) from None
 
     def failed(self) -> None:
         """Close FILE.partial, and remove it if it is empty."""
@@ -209,7 +209,7 @@ def _opened_in_place(path: str, number: int | None) -> int:
     try:
         return os.open(path, flags, 0o666) if number is None else _another(number)
     except OSError as fault:
-        raise OutputError(f"cannot write to {path}: {reason(fault)}") from None
+        raise _unwritable(path, fault) from None
 
 
 def _another(number: int) -> int:
