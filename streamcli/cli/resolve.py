@@ -389,9 +389,8 @@ def endpoint(args: Args) -> request.Endpoint:
     _check_encodable(url, named)
     key, source = _explicit_key(args)
     credential = request.credential(os.environ, key=key, source=source, scheme=args.auth or "")
-    has_credential = credential is not None or request.holds_credential(headers)
-    base_url = request.checked_base_url(url, source=named, has_credential=has_credential, allow_http=args.allow_http)
-    return request.Endpoint(base_url, credential, args.api_version, tuple(headers), _KEY_HINT)
+    asked = request.Endpoint(url, credential, args.api_version, tuple(headers), _KEY_HINT)
+    return asked.checked(named, allow_http=args.allow_http)
 
 
 def _address(args: Args) -> tuple[str, str]:

@@ -14,14 +14,7 @@ from streamcli.errors import APIError, UsageError
 from streamcli.network.proxy import Proxy, proxy_for
 from streamcli.network.timeouts import TIMEOUT, WHOLE_TIMEOUT
 from streamcli.protocol.exchange import Exchange
-from streamcli.protocol.request import (
-    DEFAULT_BASE_URL,
-    Endpoint,
-    checked_base_url,
-    credential,
-    custom_headers,
-    holds_credential,
-)
+from streamcli.protocol.request import DEFAULT_BASE_URL, Endpoint, credential, custom_headers
 from streamcli.protocol.retry import MAX_RETRIES
 from streamcli.protocol.userinput import variable
 
@@ -142,10 +135,6 @@ def endpoint_of(settings: Settings) -> Endpoint:
     secret = credential(os.environ, key=key or token, source=source, scheme=scheme)
     headers = (*custom_headers(os.environ), *(settings.get("default_headers") or {}).items())
     given, ambient = settings.get("base_url"), variable(os.environ, "ANTHROPIC_BASE_URL")
-    base_url = checked_base_url(
-        given or ambient or DEFAULT_BASE_URL,
-        source="base_url" if given else "ANTHROPIC_BASE_URL",
-        has_credential=secret is not None or holds_credential(headers),
-        allow_http=settings.get("allow_http", False),
-    )
-    return Endpoint(base_url, secret, settings.get("api_version"), headers)
+    endpoint = Endpoint(given or ambient or DEFAULT_BASE_URL, secret, settings.get("api_version"), headers)
+    allow_http = settings.get("allow_http", False)
+    return endpoint.checked("base_url" if given else "ANTHROPIC_BASE_URL", allow_http=allow_http)

@@ -84,7 +84,13 @@ class Endpoint(NamedTuple):
     @property
     def has_credential(self) -> bool:
         """Whether a key goes out with every request, as the credential or in one of the headers."""
-        return self.credential is not None or holds_credential(self.headers)
+        named = any(name.lower() in {"x-api-key", "authorization"} for name, _ in self.headers)
+        return named or self.credential is not None
+
+    def checked(self, source: str, *, allow_http: bool) -> Endpoint:
+        """The same with its base URL as `checked_base_url` has it. Raises UsageError, which names its `source`."""
+        url = checked_base_url(self.base_url, source=source, has_credential=self.has_credential, allow_http=allow_http)
+        return self._replace(base_url=url)
 
     def request(
         self,
@@ -124,11 +130,6 @@ class Endpoint(NamedTuple):
         for name, value in fields.items():
             _check_header(name, value)
         return Request(method, url, fields, b"" if body is None else _json(body))
-
-
-def holds_credential(headers: Iterable[tuple[str, str]]) -> bool:
-    """Whether one of the headers is a key's."""
-    return any(name.lower() in {"x-api-key", "authorization"} for name, _ in headers)
 
 
 def version_for(body: Mapping[str, Any] | None) -> str:
