@@ -74,7 +74,7 @@ def result(
 
 def errored(error: StreamcliError) -> dict[str, Any]:
     """The outcome of a request that failed with `error`."""
-    kind = getattr(error, "type", None) or type_of_status(getattr(error, "status_code", 0)) or f"streamcli.{error.code}"
+    kind = error.type or type_of_status(getattr(error, "status_code", 0)) or f"streamcli.{error.code}"
     said: dict[str, Any] = {"type": kind, "message": error.message}
     details = getattr(error, "details", None)
     if details:

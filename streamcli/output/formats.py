@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from streamcli.errors import APIError, APIStatusError, StreamcliError, UnexpectedResponseError
+from streamcli.errors import APIStatusError, StreamcliError, UnexpectedResponseError
 from streamcli.protocol.jsontext import dumps, object_in
 from streamcli.protocol.message import parsed, text_of
 
@@ -244,7 +244,7 @@ def error_event(error: StreamcliError) -> dict[str, Any]:
     """The error as an `error` event: the server's own, or one whose type begins with `streamcli.`."""
     if isinstance(error, APIStatusError) and isinstance(error.body, dict) and isinstance(error.body.get("error"), dict):
         return {**error.body, "type": "error"}
-    kind = (error.type if isinstance(error, APIError) else None) or f"streamcli.{error.code}"
+    kind = error.type or f"streamcli.{error.code}"
     event: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": error.message}}
     if error.request_id:
         event["request_id"] = error.request_id
