@@ -159,7 +159,7 @@ class Exchange:
         error.request_id = self.request_id or error.request_id
         return error
 
-    def receive(self, data: bytes) -> Iterator[Received]:
+    def receive(self, data: bytes) -> Iterator[Received]:  # noqa: C901 - nothing is called for an event that need not be
         """The events that `data` completes, each accumulated as it is handed out; none after message_stop.
 
         Raises ProtocolError, or the error that an `error` event is, after the events before it.
@@ -171,7 +171,8 @@ class Exchange:
                 yield from self._receive_whole(data, self.body.message)
                 return
             came = self._decoder.feed(data)
-            self.body.has_events |= bool(came)
+            if came:
+                self.body.has_events = True
             for raw in came:
                 if self._reader:
                     yield from self._read_on(raw)

@@ -316,9 +316,12 @@ class Accumulator:
 
     def _open_block(self, event: dict[str, Any]) -> Block:
         index = event.get("index")
-        if type(index) is not int or not 0 <= index < len(self.blocks):
-            raise malformed(f"content block {_index(event)} was never started")
-        block = self.blocks[index]
+        if type(index) is not int or index < 0:
+            index = _index(event)  # which raises
+        try:
+            block = self.blocks[index]
+        except IndexError:
+            raise malformed(f"content block {index} was never started") from None
         if not block.is_open:
             raise malformed(f"content block {index} is closed")
         return block
