@@ -32,6 +32,8 @@ _TYPES: dict[str, Any] = {
     "t": (int, float),
     "status": int,
     "headers": dict,
+    "data": bytes,
+    "data64": str,
     "request": dict,
     "exit_code": int,
 }
