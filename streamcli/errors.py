@@ -342,6 +342,11 @@ class SchemaError(ShapeError):
     code = "schema_error"
 
 
+def status_before_output(error: StreamcliError) -> int:
+    """The exit status of an error before any output; an error event of a type nobody knows has the HTTP status 200."""
+    return InternalServerError.exit_code if getattr(error, "status_code", None) == 200 else error.exit_code
+
+
 def type_of_status(status_code: int) -> str | None:
     """The API's `error.type` for an error response without one, or None for a status that has none."""
     known = {408: "timeout_error"} | {status: kind for kind, status in _STATUS_OF_TYPE.items()}

@@ -21,6 +21,7 @@ from streamcli.errors import (
     StreamcliError,
     UsageError,
     reason,
+    status_before_output,
     status_error,
     type_of_status,
 )
@@ -68,7 +69,7 @@ def result(
             loads(text)
     except ValueError as fault:
         return result(line, ProtocolError(f"the answer cannot be kept as JSON: {reason(fault)}"))
-    exit_status = _status_of(outcome) if isinstance(outcome, APIError) else status(outcome, judge)
+    exit_status = status_before_output(outcome) if isinstance(outcome, APIError) else status(outcome, judge)
     return Result(line.number, text + b"\n", exit_status), said
 
 
@@ -96,12 +97,7 @@ def status(outcome: Mapping[str, Any], judge: Judge = accept) -> int:
     name = error_type(outcome)
     if name in _STATUSES:
         return _STATUSES[name]
-    return _status_of(status_error(None, {"error": {"type": name}}))
-
-
-def _status_of(error: APIError) -> int:
-    # An error event of an unknown type has the status 200.
-    return InternalServerError.exit_code if getattr(error, "status_code", None) == 200 else error.exit_code
+    return status_before_output(status_error(None, {"error": {"type": name}}))
 
 
 def error_type(outcome: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from streamcli.errors import (
     StreamcliError,
     StreamError,
     ToolError,
+    status_before_output,
 )
 from streamcli.output.meter import Meter, summary, summary_lines
 from streamcli.output.sources import citations, source_lines
@@ -130,7 +131,7 @@ class Answer:
             try:
                 stream = self._asked(client, question)
             except APIStatusError as error:
-                is_busy = _own_status(error) == InternalServerError.exit_code and not error.is_hopeless
+                is_busy = status_before_output(error) == InternalServerError.exit_code and not error.is_hopeless
                 if not (is_busy and self._falls_back(question, before, str(error))):
                     raise
                 continue
@@ -242,7 +243,7 @@ class Answer:
             return player.exit_code
         if _has_text(error.partial) if player else self._outputs.written:
             return StreamError.exit_code
-        return _own_status(error)
+        return status_before_output(error)
 
     def _report(self) -> None:
         if self._stream is None or self._reported:
@@ -265,11 +266,6 @@ class Answer:
                     self._diagnostics.note(f"{name}: {value}")
             for line in exchange.deviation_lines():
                 self._diagnostics.note(line)
-
-
-def _own_status(error: APIStatusError) -> int:
-    """The exit status of an error before any output; an error event of a type nobody knows has the status 200."""
-    return error.exit_code if error.status_code != 200 else InternalServerError.exit_code
 
 
 def _has_text(message: Any) -> bool:
