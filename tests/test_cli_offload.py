@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import threading
+import time
 
 import faults_command
 import pytest
@@ -19,6 +20,10 @@ from batches import CUT, CUT_AFTER, Batch, BatchesServer, errored, said
 from faults_command import COMMAND, shell
 from server import PATIENCE, Server, error_response
 
+from streamcli.batch.offload import Counts
+from streamcli.batch.statistics import Statistics
+from streamcli.cli import io, offload
+from streamcli.cli.screen import Screen
 from streamcli.network import local
 
 IDS = ["a", "b", "c"]
@@ -167,6 +172,15 @@ def test_on_a_terminal_the_counts_are_one_line_that_is_gone_in_the_end(asking, a
     assert drawn[0] == b"streamcli: submitted 3 requests as batch msgbatch_01"
     assert b"processing" not in b"".join(drawn)
     assert drawn[-1] == b""
+
+
+def test_after_an_hour_the_time_has_hours():
+    statistics = Statistics(3)
+    statistics._begin = time.monotonic() - 3700
+    statistics.stop()
+    screen = Screen(statistics, shown=False)
+    offload._teller(io.Diagnostics(quiet=True), screen, statistics)(Counts(1, 0, {"processing": 3}))
+    assert screen.text() == "0 of 1 batches ended: 3 processing  1:01:40"
 
 
 # What ends it early

@@ -14,6 +14,7 @@ from streamcli.batch.state import State
 from streamcli.errors import StreamcliError
 
 from . import io
+from .screen import clock
 from .verdict import judge
 
 if TYPE_CHECKING:
@@ -90,14 +91,10 @@ def _teller(diagnostics: io.Diagnostics, screen: Screen, statistics: Statistics)
     """What is told the counts: it draws them, or says them where they changed."""
     said = ""
 
-    def text() -> str:
-        minutes, seconds = divmod(int(statistics.elapsed), 60)
-        return f"{said}  {minutes}:{seconds:02}"
-
     def tell(counts: Counts) -> None:
         nonlocal said
         before, said = said, _shown(counts)
-        screen.text = text
+        screen.text = lambda: f"{said}  {clock(statistics.elapsed)}"
         screen.keep_drawing(diagnostics)
         if said != before and not screen.shown:
             diagnostics.note(said)

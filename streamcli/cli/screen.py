@@ -69,7 +69,7 @@ class Screen:
             f"{rate:.1f}/s",
             f"{_short(statistics.usage['input_tokens'])} in",
             f"{_short(statistics.usage['output_tokens'])} out",
-            f"ETA {_clock(left)}" if left is not None else "",
+            f"ETA {clock(left)}" if left is not None else "",
         ]
         return "  ".join(part for part in parts if part)
 
@@ -85,7 +85,7 @@ class Screen:
         before = f", {statistics.before} done before" if statistics.before else ""
         yield f"lines   {statistics.succeeded} succeeded, {statistics.failed} failed{kinds and f' ({kinds})'}{before}"
         limits = f"{statistics.rate_limited} rate limited, {statistics.overloaded} overloaded"
-        yield f"time    {_clock(statistics.elapsed)}, {statistics.retries} retries, {limits}"
+        yield f"time    {clock(statistics.elapsed)}, {statistics.retries} retries, {limits}"
         rate = fields["output_tokens_per_second"] or 0
         read, written = statistics.usage["input_tokens"], statistics.usage["output_tokens"]
         yield f"tokens  {read} in, {written} out, {rate:.1f} a second"
@@ -108,7 +108,8 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time as M:SS or H:MM:SS."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
