@@ -26,11 +26,11 @@ written here, and only the standard library is imported.
     │   │       ├── GatewayTimeoutError         504 timeout_error
     │   │       └── OverloadedError             529 overloaded_error
     │   ├── UnexpectedResponseError           3   a response that is not an event stream
-    │   └── StreamError                     8   the stream began and cannot be trusted to its end
+    │   └── StreamError                     8   the stream began, but not all of it can be trusted
     │       ├── IncompleteStreamError           it ended before message_stop
     │       └── ProtocolError                   it broke the rules of the wire
     ├── OutputError                         10  the answer could not be written
-    └── ShapeError                          11  the answer is complete and not what was asked for
+    └── ShapeError                          11  the answer is complete, but not what was asked for
         ├── ToolError                           the model still calls tools after --max-turns
         └── SchemaError                         it is not JSON, or has no fenced block
 """
@@ -53,7 +53,7 @@ _STATUS_OF_TYPE: dict[str, int] = {}
 
 
 def reason(fault: BaseException) -> str:
-    """Why a call of the system or of a parser failed, in its own words, as part of a line of ours."""
+    """Why a system call or a parser failed, in its own words, for a line of ours."""
     text = getattr(fault, "strerror", None) or str(fault)
     return text[:1].lower() + text[1:]
 
@@ -120,7 +120,7 @@ class APIError(StreamcliError):
             self.retryable = retryable
 
     def _known(self) -> list[str]:
-        """What stands behind the message in parentheses."""
+        """What follows the message in parentheses."""
         return [f"request_id {self.request_id}"] if self.request_id else []
 
     def __str__(self) -> str:
@@ -324,7 +324,7 @@ class OutputError(StreamcliError):
 
 
 class ShapeError(StreamcliError):
-    """The message is complete and not what was asked for."""
+    """The message is complete, but not what was asked for."""
 
     exit_code = 11
     code = "shape_error"

@@ -21,8 +21,8 @@ UNFIT = {
     b"II*\0": "TIFF",
     b"\0\0\0\x18ftypheic\xff": "HEIC",
     b"\xff\xfeh\0": "UTF-16",
-    b"\x80": "neither an image, a PDF nor UTF-8 text",
-    b"a\0b": "neither an image, a PDF nor UTF-8 text",
+    b"\x80": "not an image, a PDF or UTF-8 text",
+    b"a\0b": "not an image, a PDF or UTF-8 text",
 }
 
 

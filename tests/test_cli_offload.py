@@ -234,7 +234,7 @@ def test_a_submission_that_broke_off_may_go_on_too(asking, api):
     assert notes[0] == f"streamcli: perhaps 1 batch of a submission that broke off: {HOW}"
     api.end(api.batches[0])
     ended = streamcli(*asking)
-    assert ended.err.startswith("streamcli: found part 1, whose submission broke off: it is batch msgbatch_01\n")
+    assert ended.err.startswith("streamcli: found the batch of part 1, whose submission broke off: msgbatch_01\n")
     assert (ended.status, api.accepted) == (0, IDS)
 
 
@@ -282,7 +282,11 @@ def test_cancel_cancels_what_the_state_knows(asking, api, output, state):
         running.signal(signal.SIGINT)
         running.end()
     ended = streamcli(*asking, "--cancel")
-    assert ended == (0, b"", "streamcli: batch msgbatch_01 is being cancelled: fetch what was done with --resume\n")
+    assert ended == (
+        0,
+        b"",
+        "streamcli: batch msgbatch_01 is being cancelled: fetch the results it has with --resume\n",
+    )
     assert api.batches[0].status == "canceling"
     assert streamcli(*asking, "--resume").status == 5
     assert recorded(output) == []

@@ -741,7 +741,7 @@ class TestRetries:
     def test_stop_where_the_total_limit_would_pass(self, driver, server):
         server.responses = [error_response(429, retry_after="30")]
         manager = driver.client(server, total_timeout=5).messages.stream(**ASK)
-        assert "would pass while waiting" in str(caught(manager.__enter__, APITimeoutError))
+        assert "would pass before another attempt" in str(caught(manager.__enter__, APITimeoutError))
         assert len(server.requests) == 1
 
     def test_of_a_connection_that_nobody_takes(self, driver):

@@ -216,7 +216,7 @@ class TestResults:
         results = batches.results(ended(batches, api, "a", "b"))
         next(iter(results))
         results.close()
-        with pytest.raises(IncompleteStreamError, match="the results were closed before their end"):
+        with pytest.raises(IncompleteStreamError, match="the results were closed before they ended"):
             next(results)
 
     def test_that_were_closed_while_one_waits_for_them_are_not_taken_for_whole(self, server):
@@ -230,7 +230,7 @@ class TestResults:
                 waiting = asyncio.ensure_future(anext(results))
                 await asyncio.sleep(0)
                 await results.close()
-                with pytest.raises(IncompleteStreamError, match="the results were closed before their end"):
+                with pytest.raises(IncompleteStreamError, match="the results were closed before they ended"):
                     await waiting
 
         asyncio.run(main())

@@ -108,7 +108,7 @@ class TestRefusal:
             (204, {}, b"", IncompleteStreamError, 8, "empty"),
             (200, STREAM, b"", IncompleteStreamError, 8, "empty"),
             (200, {"content-type": "text/html"}, b"<p>Hi</p>", UnexpectedResponseError, 3, "text/html: Hi"),
-            (200, {}, b"hi", UnexpectedResponseError, 3, "of no content type: hi"),
+            (200, {}, b"hi", UnexpectedResponseError, 3, "data without a content type: hi"),
             (
                 200,
                 {**STREAM, "content-encoding": "br"},

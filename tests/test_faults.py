@@ -567,9 +567,7 @@ def test_a_wait_beyond_the_total_limit_fails_at_once(server):
     server.responses = [error_response(429, "rate_limit_error", "slow", retry_after="50")]
     ended = streamcli("--base-url", server.url, "--timeout", "20", "hello")
     assert ended.status == 7
-    assert ended.error.startswith(
-        "the total timeout of 20 s would pass while waiting for another attempt after: status"
-    )
+    assert ended.error.startswith("the total timeout of 20 s would pass before another attempt after: status")
 
 
 @each(2**31, 10**30, -1)
@@ -805,7 +803,7 @@ def test_an_answer_without_content_is_no_success(answer, status, /):
     a_key_error=(json_response({"type": "error", "error": {"type": "authentication_error", "message": "x"}}), 4, "x"),
     json=(json_response({"answer": "hi"}), 3, "not an event stream but application/json"),
     html=(head(type="text/html", length=13) + b"<h1>Login\n</h", 3, "but text/html: Login"),
-    no_type=(head(type=None, length=2) + b"hi", 3, "of no content type"),
+    no_type=(head(type=None, length=2) + b"hi", 3, "data without a content type"),
 )
 def test_an_answer_that_is_no_event_stream_is_named_and_shown(answer, status, words, /):
     ended = ask(answer)
@@ -969,7 +967,7 @@ def test_a_base_url_of_the_environment_that_is_none_is_named_by_its_variable():
 def test_a_key_goes_out_in_clear_to_loopback_only(argv, env, /):
     ended = streamcli("--base-url", "http://elsewhere.invalid", *argv, "hello", env=env)
     assert ended.status == 2
-    assert ended.error.startswith("--base-url is plain http to elsewhere.invalid: the key would be readable")
+    assert ended.error.startswith("--base-url uses plain http to elsewhere.invalid, so the key could be read")
 
 
 def test_a_key_goes_out_in_clear_where_that_is_allowed():
@@ -982,7 +980,7 @@ def test_a_key_goes_out_in_clear_through_no_proxy_of_another_machine():
         elsewhere = ["--proxy", "http://proxy.invalid:3128"]
         ended = ask(server, *elsewhere, env=WITH_KEY)
         assert ended.status == 2
-        assert ended.error.startswith("--proxy takes plain http to proxy.invalid: the key would be readable there")
+        assert ended.error.startswith("--proxy uses plain http to proxy.invalid, where the key could be read")
         assert ask(server, *elsewhere).status == 6
         with Proxy() as proxy:
             assert ask(server, "--proxy", proxy.url, env=WITH_KEY) == (0, b"Hello world", "")

@@ -89,7 +89,7 @@ def test_a_file_system_without_locks_is_said_and_keeps_no_empty_file(path, monke
         with pytest.raises(OutputError) as raised:
             journal(path)
         why = os.strerror(number)[0].lower() + os.strerror(number)[1:]
-        said = f"cannot lock {path}: {why}: its file system has no locks; use a file on another one"
+        said = f"cannot lock {path}: {why}: its file system has no locks; use a file elsewhere"
         assert raised.value.message == said
         assert not path.exists()
         path.write_bytes(OLD)

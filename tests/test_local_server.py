@@ -144,8 +144,8 @@ def test_what_only_shows_a_request_loads_no_model(model, option):
             "failed to read header",
         ),
         ("os.write(1, b'one\\nGGML_ASSERT(n) failed\\n'); os._exit(3)", "GGML_ASSERT(n) failed"),
-        ("os._exit(3)", "llama.cpp ended without a word"),
-        ("os.kill(os.getpid(), 11)", "llama.cpp ended without a word"),
+        ("os._exit(3)", "llama.cpp ended without saying why"),
+        ("os.kill(os.getpid(), 11)", "llama.cpp ended without saying why"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_a_usage_error_and_an_old_answer_stays(tmp_path, then, said):

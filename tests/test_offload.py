@@ -325,7 +325,7 @@ class TestAfterASubmissionThatBrokeOff:
         assert case.resume() == 0
         assert [each for batch in api.batches for each in batch.ids if batch != other] == list("abcdefgh")
         assert case.results == succeeded(*"abcdefgh")
-        assert "found part 2, whose submission broke off: it is batch msgbatch_02" in case.notes
+        assert "found the batch of part 2, whose submission broke off: msgbatch_02" in case.notes
 
     @pytest.mark.parametrize("others", ["", "x", "xyz", "def"])
     def test_where_there_is_none_it_is_submitted(self, case, api, others):
@@ -397,7 +397,7 @@ class TestAfterASubmissionThatBrokeOff:
     def test_where_the_batch_before_is_gone_nobody_can_tell(self, case, api):
         self.broken_off(case, api)
         api.faults["list"] = [json_response({"data": [], "has_more": False})]
-        with pytest.raises(UsageError, match=r"part 2 .* because batch msgbatch_01 is not listed any more"):
+        with pytest.raises(UsageError, match=r"part 2 .* because batch msgbatch_01 is no longer listed"):
             case.resume()
         assert case.resume() == 0
 
@@ -656,9 +656,9 @@ class TestCancel:
         case.cancel()
         assert [batch.status for batch in api.batches] == ["canceling", "ended", "canceling"]
         assert case.notes == [
-            "batch msgbatch_01 is being cancelled: fetch what was done with --resume",
+            "batch msgbatch_01 is being cancelled: fetch the results it has with --resume",
             "batch msgbatch_02 has already ended: fetch its results with --resume",
-            "batch msgbatch_03 is being cancelled: fetch what was done with --resume",
+            "batch msgbatch_03 is being cancelled: fetch the results it has with --resume",
         ]
         assert case.resume() == 5
         kinds = [kind for _, kind in case.results]

@@ -81,7 +81,7 @@ def test_what_is_not_a_price_is_rejected(price):
         ({"cache_read_tokens": 3},
          "has cache_read_tokens, which is not a counter; did you mean cache_read_input_tokens?"),
         ({"5": {"input_tokens": 3}},
-         "has 5.input_tokens, which is not a counter; the name of a model with a dot in it goes in quotes"),
+         "has 5.input_tokens, which is not a counter; a model's name with a dot in it needs quotes"),
         ({"nonsense": 3}, "has nonsense, which is not a counter"),
         ({"input_tokens": {"x": 3}}, "has input_tokens.x, which is not a counter; did you mean input_tokens?"),
     ],

@@ -182,7 +182,7 @@ class TestProxyFor:
 
     def test_a_key_is_not_handed_in_clear_to_another_machine(self, monkeypatch):
         monkeypatch.setenv("http_proxy", "http://proxy.example:8080")
-        with pytest.raises(UsageError, match=r"^http_proxy takes plain http to proxy\.example: the key"):
+        with pytest.raises(UsageError, match=r"^http_proxy uses plain http to proxy\.example, where the key"):
             proxy_for(self.CLEAR)
         assert proxy_for(self.CLEAR, allow_http=True)
         assert proxy_for(Endpoint("http://host", None))

@@ -207,8 +207,8 @@ def test_that_id_is_another_where_anything_is(changed):
         ('{"params": {}}', "line 1 has no prompt: its params have no messages"),
         ('{"params": {"messages": []}}', "line 1 has no prompt: its params have no messages"),
         ('{"params": {"messages": "a"}}', "line 1 has messages that are not a list"),
-        ('{"custom_id": 1, "prompt": "a"}', "line 1 needs a custom_id that is a string and not empty"),
-        ('{"custom_id": "", "prompt": "a"}', "line 1 needs a custom_id that is a string and not empty"),
+        ('{"custom_id": 1, "prompt": "a"}', "line 1 needs a custom_id that is a non-empty string"),
+        ('{"custom_id": "", "prompt": "a"}', "line 1 needs a custom_id that is a non-empty string"),
         (
             '{"prompt": "a", "model": "x"}',
             "line 1 has an unknown key 'model': fields of the request go into params",

@@ -129,7 +129,7 @@ class TestWhatTheNextRunMakesOfIt:
         assert [batch.ids for batch in api.batches] == [list("abc"), list("de"), ["f"]]
 
     def test_another_server_is_noticed(self, case):
-        with pytest.raises(UsageError, match="line 1 is of a batch at http"):
+        with pytest.raises(UsageError, match="line 1 is about a batch at http"):
             case.resume(url="http://localhost:1")
 
     def test_a_file_that_is_not_ours_is_left_alone(self, case):

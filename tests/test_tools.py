@@ -272,7 +272,7 @@ class TestDescribed:
         assert (
             self.error_response(str(plain)) == f"the tool {plain} cannot describe itself: cannot be started: {reason}"
         )
-        assert "the interpreter named in its first line is not there" in self.error_response(
+        assert "the interpreter in its first line does not exist" in self.error_response(
             make("", interpreter="/no/such/interpreter")
         )
 
@@ -297,7 +297,7 @@ class TestDescribed:
     @pytest.mark.parametrize("name", [None, 3, "", "a b", "a.b", "é", "x" * 129, "a\n"])
     def test_a_name_that_the_api_would_reject_is_rejected(self, make, name):
         path = make(describing({"name": name, "input_schema": SCHEMA}))
-        expected = f"the tool {path} needs a name of 1 to 128 letters, digits, _ and -, and not {name!r}"
+        expected = f"the tool {path} needs a name of 1 to 128 letters, digits, _ and -, not {name!r}"
         assert self.error_response(path) == expected
 
     @pytest.mark.parametrize("schema", [{}, {"input_schema": None}, {"input_schema": "x"}, {"input_schema": []}])
@@ -397,7 +397,7 @@ class TestResult:
         gone = Program(str(tmp_path / "gone"), {"name": "tool"})
         (block,) = results([call()], [gone], environment=ENVIRONMENT, timeout=PATIENCE)
         assert block["is_error"]
-        assert block["content"].startswith("cannot be started: it is gone, or")
+        assert block["content"].startswith("cannot be started: it no longer exists, or")
 
     def test_an_input_that_cannot_be_json_is_rejected(self, run):
         with pytest.raises(ToolError, match=r"^the input of tool tool cannot be written as JSON"):

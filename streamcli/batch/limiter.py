@@ -1,10 +1,10 @@
-"""Responses in, out how many requests may run at once, when the next one may start, and when to give up.
+"""Responses in; out comes how many requests may run at once, when the next one may start, and when to give up.
 
 Contract: there is one limiter for all requests to one server. A throttled request (429 rate limited, 503 unavailable,
 529 overloaded, or no byte within a timeout) holds back every new one and halves the number that may run, once for all
 requests that started before it came. Each success raises that number a little, so that a whole round of successes
 raises it by one, up to where it began; as long as it is lower, starts are spread over the time that an answer takes,
-because a limit may be one of requests a second. Nobody is given up for being throttled while the server answers
+because a limit may be on requests per second. No request is given up for being throttled while the server answers
 anybody. Time and chance are parameters. No I/O.
 Source: streamcli(7), section "Throttling".
 """
@@ -74,7 +74,7 @@ class Limiter:
         return 0.0 if self._answering else max(0.0, now - self._answered)
 
     def start(self, now: float) -> Permit | None:
-        """The permit of one request, to be given back to one of the last three methods below, or None: not now."""
+        """The permit for one request, to be given back to one of the last three methods below; None: not now."""
         if self.held(now) or self._running >= self.allowed:
             return None
         self._running += 1
@@ -121,7 +121,7 @@ class Limiter:
         return self.silence(now) > self.patience
 
     def note_limits(self, headers: Mapping[str, str], now: float, wall: float) -> None:
-        """Let nothing start before a limit is renewed of which, by a response's headers, nothing remains.
+        """Hold everything back until a limit that is used up, by the headers of a response, is renewed.
 
         `wall` is Unix time, as in the headers. Header names are lower case; nonsense is ignored.
         """

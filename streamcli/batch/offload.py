@@ -1,7 +1,7 @@
-"""The requests of a source in, their results in a file out, by way of the Message Batches API.
+"""The requests of a source in, a file of their results out, through the Message Batches API.
 
 Contract: a source is divided into parts, each of which becomes a batch at the server. A run that ended anywhere, kill
--9 included, is gone on with so that every batch is found and no line is submitted twice; a batch counts as a part's
+-9 included, can be continued so that every batch is found and no line is submitted twice; a batch counts as a part's
 only if its results show the part's mark. Results are read as a stream; a line's result is on the disk before its batch
 is forgotten, and what is odd about it is the error of that line. One part at a time is in memory. Nothing is cancelled
 except by `cancel`.
@@ -166,7 +166,7 @@ class Offload:
                 self.note(f"batch {part.id} has already ended: fetch its results with --resume")
             else:
                 self._api.cancel(part.id, betas=self.betas)
-                self.note(f"batch {part.id} is being cancelled: fetch what was done with --resume")
+                self.note(f"batch {part.id} is being cancelled: fetch the results it has with --resume")
         if not self.state.waiting:
             self.note(f"there is no batch to cancel for {self.results.path}")
         for part in self.state.waiting:
@@ -271,7 +271,7 @@ class Offload:
             is_own = self._is_own(part, batch_id)
             if is_own:
                 self.state.submitted(part, batch_id, adopted=True)
-                self.note(f"found part {part.number}, whose submission broke off: it is batch {batch_id}")
+                self.note(f"found the batch of part {part.number}, whose submission broke off: {batch_id}")
                 return True
             if is_own is None:
                 may_be.append(batch_id)
@@ -307,8 +307,8 @@ class Offload:
             yield batch
         if part.newest is not None:
             raise UsageError(
-                f"whether part {part.number} was submitted cannot be told, because batch {part.newest} is not listed "
-                f"any more: add {self.state.line_to_add(part, 'ID')}, with the ID of its batch or null for none"
+                f"it is unknown whether part {part.number} was submitted, because batch {part.newest} is no longer "
+                f"listed: add {self.state.line_to_add(part, 'ID')}, with the ID of its batch, or null if it has none"
             )
 
     def _listed(self, *, limit: int) -> Iterator[Mapping[str, Any]]:
@@ -369,7 +369,7 @@ class Offload:
             raise self._explained(part)
 
     def _looked_at(self, part: Part) -> bool:
-        """Whether a look at the part's batch came to something; if not, `part.fault` is why. Raises what is final."""
+        """Whether looking at the part's batch worked; if not, `part.fault` says why. Raises what is final."""
         recorded = self.results.recorded
         try:
             self._look_at(part)
@@ -401,7 +401,7 @@ class Offload:
         return batch
 
     def _explained(self, part: Part) -> APIError:
-        """The fault of a batch that was looked at in vain, with what a person can do. Its requests are paid for."""
+        """The fault of a batch that could not be looked at, with what a person can do. Its requests are paid for."""
         error = part.fault
         assert error is not None  # noqa: S101 - it was looked at
         if part.id and isinstance(error, NotFoundError | UnexpectedResponseError | ProtocolError):
@@ -435,7 +435,7 @@ class Offload:
         if missing and count < part.count:  # more may come
             raise ProtocolError(f"batch {part.id} has no result for {missing} of its requests")
         if foreign:
-            self.note(f"batch {part.id} has {foreign} results that are not of part {part.number}: left out")
+            self.note(f"batch {part.id} has {foreign} results that part {part.number} did not ask for: left out")
         if missing:
             self._give_up(part)
         self.state.fetched(part)
@@ -456,7 +456,7 @@ class Offload:
         block.clear()
 
     def _records(self, batch_id: str) -> Iterator[Mapping[str, Any]]:
-        """The results of a batch that has ended; a line that is not one is nobody's, unless it is the last one, cut."""
+        """The results of a batch that has ended; a line that is not one is skipped, unless it is the last and cut."""
         with self._api.results(batch_id, betas=self.betas) as results:
             fault: ProtocolError | None = None
             while True:

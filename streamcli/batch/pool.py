@@ -61,7 +61,7 @@ class Pool:
 
     `jobs` lines are asked at once, each with up to `retries` further attempts, not counting those that are throttled.
     `ordered` writes the results in the lines' order. With `counting` the tokens of each request are counted instead.
-    Once `max_total_tokens` were used nothing more is sent. `judge` judges every complete message. `on_retry` is given
+    Once `max_total_tokens` are used, nothing more is sent. `judge` judges every complete message. `on_retry` is given
     the line, the error and the seconds to wait before the next attempt; `on_silence` the same line and error, once,
     when no line was answered for some seconds, and for how many that may go on.
     """
@@ -184,7 +184,7 @@ class Pool:
         self._common_in_row = 0
 
     def _is_spent(self) -> bool:
-        """Whether a line is to be left, because of the tokens that the others used."""
+        """Whether a line must not be asked, because the others have used up the tokens."""
         most, statistics = self.max_total_tokens, self.statistics
         statistics.capped = statistics.capped or (most is not None and statistics.tokens >= most)
         return statistics.capped
@@ -198,7 +198,7 @@ class Pool:
         self._outbox.put(place, ended)
 
     async def _outcome(self, line: Line) -> Mapping[str, Any] | APIError | None:
-        """How the line ended; None if it is left."""
+        """How the line ended; None if it was not asked."""
         counting = self.counting
         throttled: APIError | None = None
         attempt = 0  # not counting those that were throttled
@@ -317,7 +317,7 @@ def _is_not_allowed(error: APIError) -> bool:
 
 
 class _Gate:
-    """The limiter, and the requests that wait for it: first come, first served."""
+    """The limiter and the requests that wait for it, first come, first served."""
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter

@@ -51,7 +51,7 @@ class Result(NamedTuple):
 
 
 def accept(message: Mapping[str, Any]) -> int:  # noqa: ARG001 - a Judge is given the message
-    """The judge to whom every complete message is what was asked for."""
+    """A judge that accepts every complete message."""
     return 0
 
 

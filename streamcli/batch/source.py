@@ -95,7 +95,7 @@ class Source:
         return count
 
     def _line_count(self) -> int:
-        """How many lines there are, blank ones too: to know it first costs little, and room is made once."""
+        """How many lines there are, blank ones too: counting them first costs little, and room is made only once."""
         try:
             self.file.seek(0)
             return 1 + sum(piece.count(b"\n") for piece in iter(partial(self.file.read, _PIECE), b""))
@@ -144,7 +144,7 @@ class Source:
         value = self._value(number, text)
         custom_id = value.get("custom_id")
         if "custom_id" in value and not (isinstance(custom_id, str) and custom_id):
-            self._reject(number, "needs a custom_id that is a string and not empty")
+            self._reject(number, "needs a custom_id that is a non-empty string")
         params = self._params(number, value)
         try:
             if self.mark:

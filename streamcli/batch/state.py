@@ -151,7 +151,7 @@ class State(Keeper):
             os.unlink(os.path.realpath(self.path))
 
     def line_to_add(self, part: Part, batch_id: str | None) -> str:
-        """What a person has to add to tell the next run which batch the part has, or with None that it has none."""
+        """What a person has to add to tell the next run which batch the part has; with None, that it has no batch."""
         return f"the line {dumps({'part': part.number, 'id': batch_id}).decode()} to {self.path}"
 
     def _write(self, part: Part, fields: Mapping[str, Any]) -> None:
@@ -178,7 +178,7 @@ class State(Keeper):
             raise UsageError(f"{self.path}: line {place} is not a line of a state file") from None
         if url != self._url:
             raise UsageError(
-                f"{self.path}: line {place} is of a batch at {url}, and not at {self._url}: change --base-url back"
+                f"{self.path}: line {place} is about a batch at {url}, not at {self._url}: change --base-url back"
             )
 
     def _busy(self) -> NoReturn:

@@ -236,7 +236,7 @@ class AsyncBatches(_AsyncCalls):
         return await self._client._call("POST", f"{batch_path(message_batch_id)}/cancel", betas=betas)
 
     async def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> AsyncBatchResults:
-        """The results of a batch that has ended, in no order, read as they come. Raises APIError.
+        """The results of a batch that has ended, in any order, read as they come. Raises APIError.
 
         UsageError if there are none yet. If their URL is on another host, they are fetched from the API's usual path.
         """
@@ -420,7 +420,7 @@ class AsyncMessageStream(_AsyncDrawn, AsyncIterator[Event]):
 
     @property
     def text_stream(self) -> AsyncIterator[str]:
-        """The text of all text blocks as it comes, nothing between them."""
+        """The text of all text blocks as it comes, with nothing in between."""
         return _AsyncTexts(self)
 
     async def until_done(self) -> None:
@@ -437,12 +437,12 @@ class AsyncMessageStream(_AsyncDrawn, AsyncIterator[Event]):
         self.exchange.end()
 
     async def get_final_message(self) -> Message:
-        """Read to the end; the whole message. Raises APIError, also after `close` in mid-stream."""
+        """Read to the end and return the whole message. Raises APIError, also after `close` in mid-stream."""
         await self.until_done()
         return self.current_message_snapshot
 
     async def get_final_text(self) -> str:
-        """Read to the end; all text blocks joined. Raises APIError."""
+        """Read to the end and return the text of all text blocks, joined. Raises APIError."""
         await self.until_done()
         return self.exchange.accumulator.text
 

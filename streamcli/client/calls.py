@@ -37,7 +37,7 @@ _NOTHING_DONE = frozenset({408, 409, 429, 529})
 def request_body(fields: Mapping[str, Any], extra_body: Mapping[str, Any] | None, *, stream: bool) -> dict[str, Any]:
     """The body of a request for a message. Raises UsageError for a field `stream` that contradicts the call."""
     if fields.get("stream", stream) is not stream:
-        raise UsageError("the field stream contradicts this method, which decides it: leave it out")
+        raise UsageError("leave out the field stream: this method sets it itself")
     body = {**fields, **(extra_body or {})}
     if stream:
         body["stream"] = True
@@ -53,7 +53,7 @@ def counted(count: Mapping[str, Any]) -> int:
     """The tokens that were counted. Raises UnexpectedResponseError where the response does not say it."""
     tokens = count.get("input_tokens")
     if not isinstance(tokens, int):
-        raise UnexpectedResponseError("the response has no count of input_tokens")
+        raise UnexpectedResponseError("the response does not say how many input_tokens there are")
     return tokens
 
 
@@ -146,7 +146,7 @@ class Download(Exchange):
     """A call whose response is JSON Lines, of whatever content type."""
 
     _wanted = "a list of results"
-    _closed_early = "the results were closed before their end"
+    _closed_early = "the results were closed before they ended"
 
     def accepted(self, status: int, headers: Mapping[str, str]) -> bool:
         """Whether the response holds what was asked for."""

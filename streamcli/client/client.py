@@ -237,7 +237,7 @@ class Batches(_Calls):
         return self._client._call("POST", f"{batch_path(message_batch_id)}/cancel", betas=betas)
 
     def results(self, message_batch_id: str, *, betas: Sequence[str] = ()) -> BatchResults:
-        """The results of a batch that has ended, in no order, read as they come. Raises APIError.
+        """The results of a batch that has ended, in any order, read as they come. Raises APIError.
 
         UsageError if there are none yet. If their URL is on another host, they are fetched from the API's usual path.
         """
@@ -421,7 +421,7 @@ class MessageStream(_Drawn, Iterator[Event]):
 
     @property
     def text_stream(self) -> Iterator[str]:
-        """The text of all text blocks as it comes, nothing between them."""
+        """The text of all text blocks as it comes, with nothing in between."""
         return _Texts(self)
 
     def until_done(self) -> None:
@@ -438,12 +438,12 @@ class MessageStream(_Drawn, Iterator[Event]):
         self.exchange.end()
 
     def get_final_message(self) -> Message:
-        """Read to the end; the whole message. Raises APIError, also after `close` in mid-stream."""
+        """Read to the end and return the whole message. Raises APIError, also after `close` in mid-stream."""
         self.until_done()
         return self.current_message_snapshot
 
     def get_final_text(self) -> str:
-        """Read to the end; all text blocks joined. Raises APIError."""
+        """Read to the end and return the text of all text blocks, joined. Raises APIError."""
         self.until_done()
         return self.exchange.accumulator.text
 

@@ -125,7 +125,7 @@ def checked_timeout(timeout: Timeout) -> httpx.Timeout:
 def _seconds(value: Any, name: str) -> float | None:
     if value is None or (isinstance(value, int | float) and 0 < value <= _MOST_SECONDS):  # which NaN is not
         return value
-    raise UsageError(f"{name} needs a number of seconds above 0, {_MOST_SECONDS} at most, or None for no timeout")
+    raise UsageError(f"{name} needs a number of seconds above 0 and at most {_MOST_SECONDS}, or None for no timeout")
 
 
 def endpoint_of(settings: Settings) -> Endpoint:

@@ -1,4 +1,4 @@
-"""A connection and TLS in it, under way before anybody asks for them: while the command still imports and reads.
+"""A connection with TLS, begun before anybody asks for it, while the command is still importing and reading.
 
 Contract: nothing is sent, and TLS begins only when `proceed` says that everything is checked. Who asks in time gets
 what is there and waits for what is under way, within the timeout that it has anyway. Who asks too late, or for a

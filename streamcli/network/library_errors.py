@@ -1,4 +1,4 @@
-"""An error of httpx, httpcore or h11 in, the one of ours that it is out.
+"""An error of httpx, httpcore or h11 in, the matching one of ours out.
 
 Contract: nothing of these libraries leaves the storey. A client of our own raises ours already, but for what httpcore
 finds wrong with the HTTP itself; one that a caller brought along raises what httpx does.

@@ -101,7 +101,7 @@ def _url(output: int, path: str, log: BinaryIO) -> str:
     while not said.endswith(b"\n"):
         data = os.read(output, 65536)
         if not data:
-            raise UsageError(f"the model {path} cannot be loaded: {_why(log, 'llama.cpp ended without a word')}")
+            raise UsageError(f"the model {path} cannot be loaded: {_why(log, 'llama.cpp ended without saying why')}")
         said += data
     result = json.loads(said)
     if "url" in result:

@@ -1,4 +1,4 @@
-"""Names of packages in, the command out that puts them where this Python looks, for errors that say what is missing.
+"""Names of packages in; the command that installs them for this Python out, for errors that say what is missing.
 
 Contract: the command is one that works as it stands; nothing is installed here.
 """

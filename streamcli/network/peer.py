@@ -1,4 +1,4 @@
-"""Whom a connection talks to and how far it got, and from that the error that each of its faults is.
+"""Whom a connection talks to and how far it got, and the error that follows from that for each of its faults.
 
 Contract: every error names the peer, says what was being done, and whether another attempt could end differently.
 """

@@ -148,5 +148,5 @@ def proxy_for(endpoint: Endpoint, *, named: str | None = None, allow_http: bool 
     proxy = Proxy(named, "--proxy").checked() if named else environment_proxy(url, os.environ)
     if proxy and endpoint.has_credential and not allow_http and readable_on_the_way(url, proxy.url):
         host = urlsplit(proxy.url).hostname
-        raise UsageError(f"{proxy.source} takes plain http to {host}: the key would be readable there; see NO_PROXY")
+        raise UsageError(f"{proxy.source} uses plain http to {host}, where the key could be read; see NO_PROXY")
     return proxy

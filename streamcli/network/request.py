@@ -1,6 +1,6 @@
 """A request on its way out: from ours to httpx's, from that to httpcore's, and the route it takes.
 
-Contract: what every byte of it is was decided above; here it only changes its form.
+Contract: every byte of it was decided above; only its form changes here.
 """
 
 from __future__ import annotations

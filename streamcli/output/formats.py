@@ -257,7 +257,7 @@ class RawStream(Format):
     def read(self, data: bytes) -> None:
         """Pass them on as they came. Raises UnexpectedResponseError where they are not a stream after all."""
         if self.exchange.body.message:
-            what = "the response is a whole message and not an event stream, which --sse would show"
+            what = "the response is a whole message, and --sse shows only event streams"
             raise self.exchange.explained(UnexpectedResponseError(what))
         self.pending.append(data)
 

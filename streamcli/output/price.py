@@ -1,7 +1,7 @@
 """Usage counters and the prices of models in, what an answer costs out.
 
 Contract: prices are for a million, under the API's names of counters; a counter inside another one has a dot in its
-name. A cost is known only where all tokens have a price: it is never too low without being left out. No I/O.
+name. A cost is known only where all tokens have a price: otherwise it would be too low, and is left out. No I/O.
 Source: streamcli(5), section "Prices".
 """
 
@@ -68,7 +68,7 @@ def checked(table: Any) -> dict[str, float]:
     for name, price in prices.items():
         if name not in COUNTERS:
             is_of_table = name.rpartition(".")[2] in COUNTERS  # [price.m-1.5] is a table of a table
-            hint = "; the name of a model with a dot in it goes in quotes" if is_of_table else nearest(name, COUNTERS)
+            hint = "; a model's name with a dot in it needs quotes" if is_of_table else nearest(name, COUNTERS)
             raise ValueError(f"has {name}, which is not a counter{hint}")
         if type(price) not in {int, float} or not 0 <= price < math.inf:
             raise ValueError(f"needs a number of at least 0 for {name}")

@@ -1,4 +1,4 @@
-"""The bytes of a response's body in; its coding undone and what it is out: an event stream, a whole message, neither.
+"""The bytes of a response's body in; its decoded bytes and its kind out: an event stream, a whole message, neither.
 
 Contract: a body that says it is an event stream is one until its end shows that it was a whole message; any other is
 looked at before anything of it is used. The events of a whole message give that message again, and nothing else. What
@@ -84,7 +84,7 @@ class Body:
 
 
 def kind_of(beginning: bytes) -> Kind:
-    """What a body is that begins so, perhaps cut."""
+    """The kind of a body with this beginning, which may be cut."""
     first = beginning.removeprefix(BOM_UTF8).lstrip()
     if not first or BOM_UTF8.startswith(first):
         return ""

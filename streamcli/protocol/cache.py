@@ -1,6 +1,6 @@
 """The body of a request in, the same with marks for the server's prompt cache out.
 
-Contract: a mark says that the request is kept up to the end of its block, so that the next one that begins alike need
+Contract: a mark says that the request is kept up to the end of its block, so that the next one that begins so need
 not be read anew. No block is marked that the API takes no mark on, and nothing that was given is changed. No I/O.
 Source: streamcli(7), section "Prompt cache".
 """
@@ -67,7 +67,7 @@ def checked(body: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"has {len(marks)} cache marks (cache_control), and the API takes at most {MOST}")
     is_long = [isinstance(mark, Mapping) and mark.get("ttl") == _LONG for mark in marks]
     if is_long != sorted(is_long, reverse=True):
-        raise ValueError("has a cache mark of 1h after one of 5m, and the API takes them only the other way round")
+        raise ValueError("has a cache mark of 1h after one of 5m, but the API takes them only in the other order")
     return body
 
 

@@ -124,7 +124,7 @@ class Exchange:
             raise error
         if self.deadline is not None and time.monotonic() + wait > self.deadline:
             raise APITimeoutError(
-                f"the total timeout of {self.total:g} s would pass while waiting for another attempt after: {error}",
+                f"the total timeout of {self.total:g} s would pass before another attempt after: {error}",
                 retryable=False,
                 request_id=error.request_id,
             ) from error

@@ -1,4 +1,4 @@
-"""The content of an answer in, what of it the API takes back in a later request out.
+"""The content of an answer in; the part of it that the API takes back in a later request out.
 
 Contract: the API gives what it does not take back: blank text, a call of a server's tool that has no result yet, an
 answer that ends in thinking, and what this package adds to a call whose input is not whole. Everything else goes back

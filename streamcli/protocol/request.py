@@ -150,7 +150,7 @@ def _json(body: Mapping[str, Any]) -> bytes:
 
 
 def _holds_no_number(body: Any) -> bool:
-    """Whether a float in `body` is none that JSON has; it would be written as null."""
+    """Whether `body` holds a float that JSON cannot express, which would be written as null."""
     waiting = [body]
     while waiting:
         value = waiting.pop()
@@ -213,7 +213,7 @@ def checked_base_url(url: str, *, source: str, has_credential: bool, allow_http:
     if parts.query or parts.fragment or parts.username is not None:
         raise UsageError(f"{source} must not have a user, query or fragment")
     if has_credential and not allow_http and readable_on_the_way(url):
-        raise UsageError(f"{source} is plain http to {host}: the key would be readable on the way; use https")
+        raise UsageError(f"{source} uses plain http to {host}, so the key could be read on the way: use https")
     return url.removesuffix(parts.path) + _AFTER_BASE.sub("", parts.path)
 
 

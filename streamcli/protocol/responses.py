@@ -140,7 +140,7 @@ def _what_it_is(value: Any, headers: Mapping[str, str], wanted: str) -> str:
     coded = coding.of(headers)
     if not coding.can_undo(coded):
         return f"the response is in the coding {excerpt(coded)}, which was not asked for and cannot be read"
-    kind = excerpt(headers.get("content-type") or "of no content type")
+    kind = excerpt(headers.get("content-type") or "data without a content type")
     text = value.encode() if isinstance(value, str) else dumps(value)
     return f"the response is not {wanted} but {kind}: {shown(text)}"
 

@@ -1,4 +1,4 @@
-"""A failed attempt in, out how many seconds to wait before the next one, or None to give up.
+"""A failed attempt in; the seconds to wait before the next one out, or None to give up.
 
 Contract: pure; the time and the chance are parameters. What is asked here is asked only while nothing of an answer
 has been passed on. Source: streamcli(7), section "RETRIES".

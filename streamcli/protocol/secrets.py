@@ -37,7 +37,7 @@ _SHORT = 64 * 1024
 
 
 def worth_hiding(secret: str) -> bool:
-    """Whether a key is one: servers that want any key are given a word, and answers may hold that."""
+    """Whether a key is a secret: servers that accept any key are given a word, which answers may hold."""
     if len(secret) < _SHORTEST:
         return False
     return len(secret) >= _LONGEST_WORD or secret.startswith("sk-") or not _WORDS.fullmatch(secret)
@@ -97,7 +97,7 @@ def hidden_text(text: str, secrets: Collection[str]) -> str:
 
 
 def hide_in_error(error: APIError, secrets: Collection[str]) -> None:
-    """Take out of an error, before it is seen, what went out in secret: a server may say it back."""
+    """Take out of an error, before it is seen, what went out in secret: a server may repeat it."""
     error.message = hidden_text(error.message, secrets)
     error.args = (error.message,)
     if isinstance(error, APIStatusError):

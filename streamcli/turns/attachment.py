@@ -30,7 +30,7 @@ _IMAGES = {
 # Kinds that cannot be sent are named, so that the user knows what to do with the file.
 _OTHERS = {
     rb".{4}ftyp": "a HEIC, AVIF or video file",
-    rb"PK\x03\x04": "a zip archive, as .docx and .xlsx are: save it as PDF or text",
+    rb"PK\x03\x04": "a zip archive, such as .docx or .xlsx: save it as PDF or text",
     rb"\xd0\xcf\x11\xe0": "an old Office file: save it as PDF or text",
     rb"BM": "a BMP image: convert it to PNG",
     rb"II\*\0|MM\0\*": "a TIFF image: convert it to PNG",
@@ -70,7 +70,7 @@ def by_reference(word: str) -> dict[str, Any] | None:
     if match:
         return _of_id(match[1] or "document", match[2])
     if word.startswith(tuple(f"{kind}:" for kind in _KINDS)):
-        raise UsageError(f"-a {word}: only a file id takes a kind in front: leave it out for a path or a URL")
+        raise UsageError(f"-a {word}: only a file id can have a kind in front: leave it out for a path or a URL")
     if not re.match(r"https?://", word, re.IGNORECASE):
         return None
     try:
@@ -123,4 +123,4 @@ def _text(data: bytes, source: str) -> str:
         text = decoded(data, source)
         if "\0" not in text:
             return text
-    raise UsageError(f"{source} is {_kind(data, _OTHERS) or 'neither an image, a PDF nor UTF-8 text'}; {_FITTING}")
+    raise UsageError(f"{source} is {_kind(data, _OTHERS) or 'not an image, a PDF or UTF-8 text'}; {_FITTING}")

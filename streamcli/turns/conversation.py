@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _ROLES = ("user", "assistant", "system")
-_NO_RESULT = "no result: the call was not carried out, or not to its end"
+_NO_RESULT = "no result: the call was not carried out, or was interrupted"
 
 
 class Conversation(Keeper):
@@ -83,7 +83,7 @@ class Conversation(Keeper):
         if not self._journal.torn:
             return messages
         if self._journal.tail().startswith(b"\0"):  # an append of ours broke off, which began with whole messages
-            self.notes.append(f"a turn in {self.path} was not completely written and is left out")
+            self.notes.append(f"a turn in {self.path} was only partly written and is left out")
             return messages
         whole = _up_to_whole_turns(messages)
         if whole < len(messages):

@@ -249,7 +249,7 @@ class Journal:
 
     def _unwritable(self, fault: OSError | ValueError) -> OutputError:
         if getattr(fault, "errno", None) in _NO_LOCKS:  # as NFS may be mounted
-            why = f"{reason(fault)}: its file system has no locks; use a file on another one"
+            why = f"{reason(fault)}: its file system has no locks; use a file elsewhere"
             return OutputError(f"cannot lock {self.path}: {why}")
         return OutputError(f"cannot write to {self.path}: {reason(fault)}")
 

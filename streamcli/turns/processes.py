@@ -40,7 +40,7 @@ _LAST_MOMENT = 0.01
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them
 _NOT_STARTED = {
     errno.ENOEXEC: "it is not a program; a script begins with #! and its interpreter",
-    errno.ENOENT: "it is gone, or the interpreter named in its first line is not there",
+    errno.ENOENT: "it no longer exists, or the interpreter in its first line does not exist",
 }
 
 

@@ -2,7 +2,7 @@
 
 Contract: `PROGRAM --describe` prints its definition. A call passes the tool input to the program as one line of JSON on
 standard input; its standard output is the result. What a program does wrong is a result that says so, never an
-exception. How programs are run and ended is the matter of `processes`.
+exception. `processes` runs and ends the programs.
 Source: streamcli(5), section "TOOLS".
 """
 
@@ -141,7 +141,7 @@ def _definition(path: str, end: End) -> dict[str, Any]:
         raise UsageError(f"the tool {path} cannot describe itself: --describe printed no JSON object")
     name = definition.get("name")
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise UsageError(f"the tool {path} needs a name of 1 to 128 letters, digits, _ and -, and not {name!r}")
+        raise UsageError(f"the tool {path} needs a name of 1 to 128 letters, digits, _ and -, not {name!r}")
     if not isinstance(definition.get("input_schema"), dict):
         raise UsageError(f"the tool {path} needs an object as its input_schema")
     return definition
