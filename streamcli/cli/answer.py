@@ -241,9 +241,9 @@ class Answer:
             return error.exit_code
         if player and player.exit_code is not None:
             return player.exit_code
-        if _has_text(error.partial) if player else self._outputs.written:
-            return StreamError.exit_code
-        return status_before_output(error)
+        blocks = (error.partial or {}).get("content", ())
+        has_output = any(block.get("text") for block in blocks) if player else self._outputs.written
+        return StreamError.exit_code if has_output else status_before_output(error)
 
     def _report(self) -> None:
         if self._stream is None or self._reported:
@@ -266,7 +266,3 @@ class Answer:
                     self._diagnostics.note(f"{name}: {value}")
             for line in exchange.deviation_lines():
                 self._diagnostics.note(line)
-
-
-def _has_text(message: Any) -> bool:
-    return any(block.get("text") for block in (message or {}).get("content", ()))

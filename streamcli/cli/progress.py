@@ -7,6 +7,7 @@ It is only for a standard error that is a terminal to which no answer is written
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -33,12 +34,11 @@ class Line:
         self._due = 0.0
         self._shown = False
         self._hidden = False
-        self._closed = False
 
     def draw(self, text: Callable[[], str]) -> None:
         """Show `text`, cut to the terminal's width, unless a line was shown a moment ago."""
         now = self._clock()
-        if self._closed or self._hidden or now < self._due:
+        if self._hidden or now < self._due:
             return
         self._due = now + _INTERVAL
         self._shown = True
@@ -53,7 +53,7 @@ class Line:
 
     def close(self) -> None:
         """Leave the terminal as if nothing had been drawn, and draw nothing more."""
-        self._closed = True
+        self._due = math.inf
         self._erase()
 
     def _erase(self) -> None:
