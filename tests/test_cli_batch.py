@@ -267,7 +267,7 @@ def test_what_every_line_would_meet_ends_the_run_at_once(server, file, out, resp
     assert ended.status == status
     assert len(server.requests) == 2
     stopped, error = ended.err.splitlines()
-    assert stopped == "streamcli: stopped after 0 of 100 lines: run the same command with --resume to ask the rest"
+    assert stopped == "streamcli: stopped after 0 of 100 lines: run the same command with --resume to continue"
     assert re.sub(r"line \d", "line {}", error).startswith(f"streamcli: error: {said} (request_id req_1)")
     assert not out.exists()
     server.responses = [echo]
@@ -367,7 +367,7 @@ def test_a_low_limit_of_open_files_lowers_how_many_run_at_once(server, file):
     with Running(*words(server, path, "-j", 100), prefix=shell("ulimit -n 32")) as running:
         ended = running.end()
     assert (ended.status, len(results(ended.out))) == (0, 26)
-    assert ended.err == "streamcli: --jobs is lowered to 8: the limit of open files (ulimit -n) allows no more\n"
+    assert ended.err == "streamcli: --jobs is lowered to 8: the limit on open files (ulimit -n) allows no more\n"
 
 
 def test_a_complete_message_that_was_not_wanted_is_not_asked_for_again(server, file, out):
@@ -475,7 +475,7 @@ def test_an_input_that_shrinks_or_changes_while_it_is_asked_is_said(server, file
         ended = running.end()
     assert (ended.status, results(out.read_bytes())) == (1, ["A", "B"])
     stopped, error = ended.err.splitlines()
-    assert stopped == "streamcli: stopped after 2 of 4 lines: run the same command with --resume to ask the rest"
+    assert stopped == "streamcli: stopped after 2 of 4 lines: run the same command with --resume to continue"
     assert error.startswith(f"streamcli: error: {path} changed after it was checked: ")
 
 
@@ -505,7 +505,7 @@ def test_a_signal_ends_the_run_which_another_one_goes_on_with(server, file, out,
         running.signal(number)
         ended = running.end()
     assert ended.status == -number
-    assert ended.err == "streamcli: stopped after 3 of 6 lines: run the same command with --resume to ask the rest\n"
+    assert ended.err == "streamcli: stopped after 3 of 6 lines: run the same command with --resume to continue\n"
     assert results(out.read_bytes()) == ["B", "C", "E"]
     server.responses = [echo]
     assert run(server, path, "-o", out, "--resume", "--usage-to", os.devnull) == (0, b"", "")
@@ -576,7 +576,7 @@ def test_a_disk_without_room_loses_nothing(server, file, out):
     ended = run(server, path, "-o", out, "-j", 2, prefix=shell("ulimit -f 8"))  # of 1024 or 512 bytes
     assert ended.status == 10
     assert re.search(
-        r"^streamcli: stopped after \d+ of 30 lines: run the same command with --resume to ask the rest$",
+        r"^streamcli: stopped after \d+ of 30 lines: run the same command with --resume to continue$",
         ended.err,
         re.MULTILINE,
     )
@@ -662,13 +662,13 @@ def test_a_run_on_a_terminal_is_interrupted_and_resumed(server, file, out):
         ended = terminal.end()
     assert ended.status == -signal.SIGINT
     assert ended.out.rpartition(ERASED)[2].splitlines()[-1] == (
-        b"streamcli: stopped after 2 of 3 lines: run the same command with --resume to ask the rest"
+        b"streamcli: stopped after 2 of 3 lines: run the same command with --resume to continue"
     )
     server.responses = [echo]
     with Terminal(*words(server, path, "-o", out, "--resume")) as terminal:
         ended = terminal.end()
     assert ended.status == 0
-    assert b"lines   1 succeeded, 0 failed, 2 done before\n" in ended.out
+    assert b"lines   1 succeeded, 0 failed, 2 done earlier\n" in ended.out
     assert results(out.read_bytes()) == ["A", "B", "C"]
 
 

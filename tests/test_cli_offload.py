@@ -231,7 +231,7 @@ def test_an_error_says_it_too(asking, api):
 def test_a_submission_that_broke_off_may_go_on_too(asking, api):
     api.faults = {"create": [CUT_AFTER], "list": [None, error_response(401, "authentication_error")]}
     notes = streamcli(*asking).err.splitlines()
-    assert notes[0] == f"streamcli: perhaps 1 batch of a submission that broke off: {HOW}"
+    assert notes[0] == f"streamcli: perhaps 1 batch from a submission that broke off: {HOW}"
     api.end(api.batches[0])
     ended = streamcli(*asking)
     assert ended.err.startswith("streamcli: found the batch of part 1, whose submission broke off: msgbatch_01\n")

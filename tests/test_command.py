@@ -163,7 +163,7 @@ def test_errors_are_utf_8(tmp_path, locale):
         (["one\r", "\ntwo\r\n"], b"one\ntwo\n"),
         (["a\x1b", "[31mb\x07", "\x9b2J\x7f", "\tc\u202e"], b"a^[[31mb^G\\x9b2J^?\tc\\u202e\n"),
         (["\x1b]52;c;aGk=", "\x07"], b"^[]52;c;aGk=^G\n"),
-        ([], b"streamcli: the answer is empty: stop reason end_turn, and no text\n"),
+        ([], b"streamcli: the answer is empty: stop reason end_turn and no text\n"),
     ],
 )
 def test_a_terminal_shows_controls_and_gets_its_line_end(server, texts, shown):

@@ -31,7 +31,7 @@ def test_every_option_can_be_set_but_those_that_choose_the_configuration(option,
     given = "true" if option.is_flag else value.get(option.type.name, '"text"')
     file.write_text(f"{key} = {given}\n")
     if option.name in {"config", "profile"}:
-        with pytest.raises(UsageError, match=r"is not (an option for the configuration|a table: profiles go into)"):
+        with pytest.raises(UsageError, match=r"is not (a key of the configuration|a table: profiles go into)"):
             settings(file)
     else:
         assert [setting.name for setting in settings(file)] == [option.name]
@@ -108,7 +108,7 @@ def test_an_unknown_key_names_the_nearest(text, nearest, file):
     file.write_text(text)
     with pytest.raises(UsageError) as raised:
         settings(file)
-    end = f"; did you mean {nearest}?" if nearest else "for the configuration"
+    end = f"; did you mean {nearest}?" if nearest else "of the configuration"
     assert raised.value.message.endswith(end)
 
 
@@ -162,7 +162,7 @@ def test_none_is_read_from_the_working_directory(name, environment, server, publ
 
 def test_a_profile_where_no_configuration_can_be_is_a_usage_error(public):
     ended = streamcli("--profile", "p", "hi", prefix=as_nobody_known(), env={"HOME": None}, cwd=public)
-    said = "--profile p: there is no home directory to look for a configuration in: name one with --config"
+    said = "--profile p: there is no home directory to look for the configuration in: name a file with --config"
     assert (ended.status, ended.error) == (2, said)
 
 

@@ -126,7 +126,7 @@ def test_to_go_on_from_what_a_failed_run_kept_it_gets_another_name(folder):
         run = ["--base-url", server.url, "--retries", "0", "-I", "-o", "answer"]
         assert streamcli(*run, "Write it.").status == 8
         ended = streamcli(*run, "-f", "answer.partial", "Go on.")
-        where = "where a failed run keeps what came: rename it first"
+        where = "where a failed run keeps its output: rename it first"
         assert (ended.status, ended.error) == (2, f"--output and --file both name answer.partial, {where}")
         assert (folder / "answer.partial").read_text() == "Hel"
         (folder / "answer.partial").rename("first")

@@ -1,4 +1,4 @@
-"""An error and what was asked in, what the user can do about it out, to go at the end of the error's line.
+"""An error and what was asked in; what the user can do about it out, for the end of the error's line.
 
 Contract: only what is likely to help; "" where nothing is known. No I/O.
 """

@@ -108,7 +108,7 @@ class Answer:
         if calls is None:
             return True
         if not accumulator.whole:
-            raise ToolError("the model paused its turn after more text than is kept: ask with --message")
+            raise ToolError("the model paused its turn after more text than is kept in memory: use --message")
         self._said = "" if calls else self._said + accumulator.text
         self._cited += citations(message)
         self._outputs.tell(lambda each: each.turn(tools=bool(calls)))
@@ -125,7 +125,7 @@ class Answer:
         return False
 
     def _answered(self, client: Client, question: Question) -> MessageStream:
-        """The stream of a complete answer, by the next model where one fails before anything of it was written."""
+        """The stream of a complete answer, from the next model if one fails before any of its answer was written."""
         before = self._outputs.written
         while True:
             try:

@@ -151,7 +151,7 @@ BARE = {"local": "", "cache": "5m"}
 
 
 class Option(click.Option):
-    """An option whose variable may end in what an editor or a file leaves there: white space around it is left out.
+    """An option whose variable may have white space around it, as editors and files leave it; that is left out.
 
     Where it may be given several times, each line is a value, because a text may have blanks in it. The one whose value
     may be left out is also switched on and off, as click takes it for flags.
@@ -207,12 +207,12 @@ GROUPS: dict[str, list[click.Option]] = {
     ],
     "Model": [
         Option("-m", "--model", metavar="NAME", help="Model to ask. [default: claude-sonnet-5-5]"),
-        Option("--fallback-model", multiple=True, metavar="NAME", help="Ask this model if that one is overloaded."),
+        Option("--fallback-model", multiple=True, metavar="NAME", help="Ask this model if the first is overloaded."),
         Option("-s", "--system", metavar="TEXT", help="System prompt."),
         Option("--system-file", metavar="PATH", help="Read the system prompt from a file."),
         Option("--max-tokens", type=_COUNT, metavar="N", help="Longest answer. [default: 32000, elsewhere 8192]"),
         Option("--temperature", type=_number(float), metavar="X", help="Sampling temperature, such as 0.2."),
-        Option("--top-p", type=_number(float), metavar="X", help="Sample from the likeliest tokens up to X in sum."),
+        Option("--top-p", type=_number(float), metavar="X", help="Sample from the likeliest tokens that sum to X."),
         Option("--top-k", type=_COUNT, metavar="N", help="Sample from the N likeliest tokens."),
         Option("--stop", multiple=True, metavar="TEXT", help="Stop when the model writes TEXT."),
         Option(
@@ -225,11 +225,11 @@ GROUPS: dict[str, list[click.Option]] = {
         Option("--set", multiple=True, metavar="KEY=VALUE", help="Set any field, such as metadata.user_id=7."),
     ],
     "Tools": [
-        Option("--tools", metavar="FILE", help="Declare the tools in a JSON file; run none."),
+        Option("--tools", metavar="FILE", help="Declare tools from a JSON file; run none."),
         Option("-T", "--tool", multiple=True, metavar="PROGRAM", help="Let the model run this program as a tool."),
         _flag("--confirm", help="Ask on the terminal before a tool runs."),
         Option("--tool-choice", metavar="NAME", help="Call this tool, or: auto, any, none."),
-        Option("--max-turns", type=_SOME, default=10, metavar="N", help="Most requests with tools. [default: 10]"),
+        Option("--max-turns", type=_SOME, default=10, metavar="N", help="Limit of turns with tools. [default: 10]"),
         _seconds("--tool-timeout", help="Time limit for a call; 0: none.", default=60),
     ],
     "Output format (choose one; text otherwise)": [
@@ -282,12 +282,12 @@ GROUPS: dict[str, list[click.Option]] = {
         Option("--retries", type=_COUNT, default=2, metavar="N", help="Retries after transient errors. [default: 2]"),
         Option("--proxy", metavar="URL", help="Proxy, instead of the environment's."),
         Option("--ca-file", metavar="PATH", help="Trust these certificates, not the system's."),
-        _flag("--strict", help="Fail where the stream breaks the rules."),
+        _flag("--strict", help="Fail if the stream breaks the rules."),
         Option("--max-event-bytes", type=_COUNT, default=1 << 26, metavar="N", help="Largest event. [default: 64 MiB]"),
         _flag("--allow-http", help="Allow a key to be sent over plain HTTP."),
     ],
     "Other": [
-        Option("--fail-on", metavar="LIST", default="refusal", help="Stop reasons that fail. [default: refusal]"),
+        Option("--fail-on", metavar="LIST", default="refusal", help="Stop reasons to fail on. [default: refusal]"),
         Option("--error-format", type=click.Choice(["text", "json"]), default="text", help="How to print errors."),
         _flag("--dry-run", help="Print the request as JSON; send nothing."),
         _flag("--as-curl", help="Print the request for curl; send nothing."),
@@ -328,7 +328,7 @@ _TELLING = [
 
 
 class Command(click.Command):
-    """A command whose --help has headings, and whose -h shows the options of every day."""
+    """A command whose --help has headings, and whose -h shows the everyday options."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings, in the table's order."""
@@ -397,9 +397,9 @@ Exit status:
   0  complete                       6  no connection
   2  wrong usage; nothing was sent  7  timeout
   3  rejected by the server         8  the stream is incomplete
-  4  API key or permission          9  refused, or another reason of --fail-on
+  4  API key or permission          9  refused, or another reason in --fail-on
   5  rate limited or overloaded    10  the output could not be written
-                                   11  not what --schema, -x or -T need
+                                   11  not what --schema, -x or -T needs
 
 The manual: man streamcli."""
 
@@ -417,7 +417,7 @@ def command() -> click.Command:
 
 
 def parse(argv: list[str]) -> Args | int:
-    """`Args` from the command's arguments, or the exit status if it was --help or --version. Raises UsageError."""
+    """`Args` from the command's arguments, or the exit status after --help or --version. Raises UsageError."""
     try:
         asked: Args | int = command().main(_with_values(argv), prog_name="streamcli", standalone_mode=False)
     except click.ClickException as fault:
@@ -440,7 +440,7 @@ def _plain(fault: click.ClickException) -> str:
 def _with_values(argv: list[str]) -> list[str]:
     """Give the options of BARE that have no value the one that this means: a prompt is never taken for one.
 
-    Only the file of a model may be the word after --local.
+    Only the word after --local may be its value, and only if it is a model's file.
     """
     end = argv.index("--") if "--" in argv else len(argv)
     words = []

@@ -53,14 +53,14 @@ _OTHER_FILES = 24
 
 
 class TokenLimitError(StreamcliError):
-    """Lines were left, because the others used the tokens of --max-total-tokens."""
+    """Lines were not asked, because the others used the tokens of --max-total-tokens."""
 
     exit_code = 9
     code = "token_limit"
 
 
 class FailedLinesError(StreamcliError):
-    """The run is complete and lines of it failed; its status is the highest of theirs."""
+    """The run is complete, but some lines failed; its status is the highest of theirs."""
 
     code = "failed_lines"
 
@@ -230,7 +230,7 @@ class _Batch(NamedTuple):
         from . import offload  # noqa: PLC0415 - rarely asked for
 
         if not isinstance(self.output, Results):
-            raise UsageError(f"--offload needs a file to come back to, and {self.args.output} is not one")
+            raise UsageError(f"--offload needs a regular file that it can continue, and {self.args.output} is not one")
         offload.run(
             self.args,
             self.diagnostics,
@@ -248,7 +248,7 @@ class _Batch(NamedTuple):
         wanted = args.jobs if args.local is None else local.places(args.jobs)
         allowed = _allowed_jobs(wanted)
         if allowed < wanted:
-            self.diagnostics.note(f"--jobs is lowered to {allowed}: the limit of open files (ulimit -n) allows no more")
+            self.diagnostics.note(f"--jobs is lowered to {allowed}: the limit on open files (ulimit -n) allows no more")
         # httpcore, which is asked for the ways through proxies, tries to import it six times a request; if it is not
         # installed, that is a third of a request's work.
         if importlib.util.find_spec("sniffio") is None:
@@ -283,7 +283,7 @@ class _Batch(NamedTuple):
 
     def say_stopped(self) -> None:
         """Say how far the run came, and how to go on."""
-        how = ": run the same command with --resume to ask the rest" if isinstance(self.output, Results) else ""
+        how = ": run the same command with --resume to continue" if isinstance(self.output, Results) else ""
         self.diagnostics.note(f"stopped after {self.output.recorded} of {self.source.count} lines{how}")
 
     def say_how_it_ended(self) -> int:
@@ -300,7 +300,7 @@ class _Batch(NamedTuple):
         used = f"{self.statistics.tokens} tokens were used, and --max-total-tokens is {self.args.max_total_tokens}"
         how = "; --resume asks them" if isinstance(self.output, Results) else ""
         status = max(TokenLimitError.exit_code, self.output.status)
-        self.diagnostics.fault(TokenLimitError(f"{left} of {self.source.count} lines were left: {used}{how}"), status)
+        self.diagnostics.fault(TokenLimitError(f"{left} of {self.source.count} lines not asked: {used}{how}"), status)
         return status
 
     def _say_failures(self) -> None:
@@ -315,7 +315,7 @@ class _Batch(NamedTuple):
 
 
 def _allowed_jobs(jobs: int) -> int:
-    """How many of `jobs` connections the process may have, after its limit is raised as far as possible."""
+    """How many of `jobs` connections the process may have, once its limit is raised as far as possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = jobs + _OTHER_FILES
     if soft == resource.RLIM_INFINITY or soft >= wanted:

@@ -40,7 +40,7 @@ def configured(
     """
     place = path or usual_path(os.environ)
     if place is None and profile is not None:
-        why = "there is no home directory to look for a configuration in: name one with --config"
+        why = "there is no home directory to look for the configuration in: name a file with --config"
         raise UsageError(f"--profile {profile}: {why}")
     if place is None:
         return [], {}
@@ -63,7 +63,7 @@ def configured(
 
 
 def usual_path(environment: Mapping[str, str]) -> str | None:
-    """Where the configuration is if nobody says otherwise: $XDG_CONFIG_HOME/streamcli/config.toml."""
+    """Where the configuration is by default: $XDG_CONFIG_HOME/streamcli/config.toml."""
     return _path_at_home("config.toml", environment.get("XDG_CONFIG_HOME", ""), ".config")
 
 
@@ -73,7 +73,7 @@ def models_path(environment: Mapping[str, str]) -> str | None:
 
 
 def _path_at_home(name: str, named: str, usual: str) -> str | None:
-    """None where no folder is known by its full name: what lies in the working directory is somebody else's."""
+    """None if no absolute path is known: what lies in the working directory may be somebody else's."""
     folder = named if os.path.isabs(named) else os.path.join(os.path.expanduser("~"), usual)
     return os.path.join(folder, "streamcli", name) if os.path.isabs(folder) else None
 
@@ -122,7 +122,7 @@ def _values(
     for key, value in table.items():
         option = known.get(key)
         if option is None or option.name is None or option.name in _NOT_HERE:
-            raise UsageError(f"{where}: {key} is not an option for the configuration{nearest(key, known)}")
+            raise UsageError(f"{where}: {key} is not a key of the configuration{nearest(key, known)}")
         if option.name in bare and isinstance(value, bool):
             yield option.name, bare[option.name] if value else None
         else:

@@ -1,4 +1,4 @@
-"""The call of a tool in, out whether the person at the terminal lets it run.
+"""The call of a tool in; whether the person at the terminal lets it run, out.
 
 Contract: the terminal is /dev/tty, so that every standard stream may be a pipe, and its modes stay as they are. Only
 what is typed after the question counts, and only y or yes lets the tool run. A signal ends the question with the run.
@@ -33,7 +33,7 @@ def asker(diagnostics: io.Diagnostics, stack: ExitStack) -> Callable[[str, bytes
     try:
         terminal = io.Descriptor(os.open(_TERMINAL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC), _TERMINAL)
     except OSError as fault:
-        raise UsageError(f"--confirm asks on a terminal, and {_TERMINAL} cannot be opened: {reason(fault)}") from None
+        raise UsageError(f"--confirm needs a terminal, but {_TERMINAL} cannot be opened: {reason(fault)}") from None
     stack.callback(terminal.failed)
 
     def may_run(name: str, given: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""`Args` in, out whether each file of theirs is only read, or written by one alone.
+"""A check of `Args`: each of their files is only read, or is written by one option alone.
 
 Contract: what is read is never written, and no two write into one file, under whatever name, a link's included.
 Nothing is opened here. Devices and pipes may be shared.
@@ -47,11 +47,11 @@ def _writes(args: Args) -> Iterator[_Use]:
     for name in _WRITTEN:
         yield from _named(args, name)
     if args.output and not args.batch:
-        yield _Use("--output", f"{_target(args.output)}.partial", "where a failed run keeps what came")
+        yield _Use("--output", f"{_target(args.output)}.partial", "where a failed run keeps its output")
     if args.output and args.offload:
         yield _Use("--output", f"{args.output}.batches", "where --offload keeps its state")
     if args.conversation:
-        yield _Use("--conversation", f"{args.conversation}.torn", "where what is cut from a conversation is kept")
+        yield _Use("--conversation", f"{args.conversation}.torn", "where the incomplete end of a conversation is kept")
 
 
 def _reads(args: Args) -> Iterator[_Use]:

@@ -240,7 +240,7 @@ def _is_open(fd: int) -> bool:
 
 
 def is_device(fd: int) -> bool:
-    """Whether `fd` is a device, as /dev/null is, and no pipe or file that somebody filled or meant to."""
+    """Whether `fd` is a device such as /dev/null, and not a pipe or file that somebody filled or meant to fill."""
     return stat.S_ISCHR(os.fstat(fd).st_mode)
 
 
@@ -305,7 +305,7 @@ class Diagnostics:
         self.advise: Callable[[StreamcliError], str] = lambda _: ""
 
     def note(self, text: str) -> None:
-        """Something worth knowing that is not an error; nothing with --quiet."""
+        """Say something worth knowing that is not an error; with --quiet, say nothing."""
         if not self.quiet:
             self.line(f"streamcli: {text}")
 

@@ -91,7 +91,7 @@ def _run(asked: arguments.Args, are_open: Sequence[bool], diagnostics: io.Diagno
 
 
 def _on_ending(action: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    """Set what the ending signals do, except those that our caller has us ignore, as nohup does."""
+    """Set what the ending signals do, except for those that our caller made us ignore, as nohup does."""
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, action)
@@ -106,7 +106,7 @@ def die(number: int) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """End at once: everything is written, and to take the interpreter apart costs a tenth of a run."""
+    """End at once: everything is written, and shutting the interpreter down would take a tenth of a run."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

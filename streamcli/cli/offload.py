@@ -1,7 +1,7 @@
-"""--offload: a run by way of the Message Batches API, what is said while it lasts, and how to go on afterwards.
+"""--offload: a run through the Message Batches API, what is said during it, and how to continue afterwards.
 
 Contract: whatever ends the run, the batches go on at the server, and stderr says how to come back to them. The counts
-are one line on a terminal, drawn over itself and gone in the end; elsewhere they are a new line when they change.
+are one line on a terminal, drawn over itself and removed at the end; elsewhere they are a new line when they change.
 Source: streamcli(1), section "Offloading".
 """
 
@@ -77,7 +77,7 @@ def _how_to_go_on(parts: Sequence[Part]) -> str:
     stands = [
         f"{_batches(running)} {keeps} running at the server" if running else "",
         f"{_batches(ended)} ended with results to fetch" if ended else "",
-        f"perhaps {_batches(unknown)} of a submission that broke off" if unknown else "",
+        f"perhaps {_batches(unknown)} from a submission that broke off" if unknown else "",
     ]
     how = "run the same command with --resume to fetch the results, or with --cancel"
     return f"{', '.join(filter(None, stands))}: {how}"

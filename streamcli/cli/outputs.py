@@ -1,7 +1,7 @@
-"""The outputs of a run, each a format and the descriptor it goes to: opened before anything is sent, finished at last.
+"""The outputs of a run, each a format and the descriptor it goes to: opened before anything is sent, then finished.
 
 Contract: what one network read brought is written before the next one is read, thoughts before text. Whatever ends the
-run, every format says its last and every descriptor is closed.
+run, every format writes its end and every descriptor is closed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _USUAL_PIECE = 80
 
 
 class EmptyOutputError(StreamcliError):
-    """The answer is complete, and nothing of it is for a file that holds something."""
+    """The answer is complete, but nothing of it can be written to a file that holds something."""
 
     exit_code = 9
     code = "empty_output"

@@ -1,4 +1,4 @@
-"""Events of an answer in, one line on a terminal out that shows how it goes and is gone in the end.
+"""Events of an answer in; a line on a terminal out, which shows the progress and is removed at the end.
 
 Contract: the line is drawn over itself a few times a second and erased before anything else is written to the terminal.
 It is only for a standard error that is a terminal to which no answer is written.

@@ -1,4 +1,4 @@
-"""`Args` and the environment in, out what is asked: the first request, who runs tools, the file that remembers.
+"""`Args` and the environment in; what is asked out: the first request, who runs tools, the conversation's file.
 
 Contract: standard input is read, programs describe themselves and the conversation is held here; nothing is sent.
 """
@@ -94,7 +94,7 @@ def put_together(args: Args, are_open: Sequence[bool], diagnostics: io.Diagnosti
         asked = _next_turn(conversation, asked)
     body = resolve.body(args, fields, [*(conversation.messages if conversation else ()), *asked])
     if args.show_sources and args.attach and not resolve.documents(asked):
-        diagnostics.note("nothing attached can be cited: only documents can, and text is one only for Anthropic's API")
+        diagnostics.note("no attachment can be cited: only documents can, and text is one only for Anthropic's API")
     runnable = [program.definition["name"] for program in programs]
     loop = ToolLoop(body, runnable, max_turns=args.max_turns, fallbacks=_fallbacks(args, body))
     question = 0 if prompt and not resolve.has_question(args, text) else 1

@@ -1,4 +1,4 @@
-"""`Args`, files, standard input and the environment in, out the request to send and the endpoint to send it to.
+"""`Args`, files, standard input and the environment in; the request to send, and the endpoint to send it to, out.
 
 Contract: everything that is wrong with what was asked for is UsageError here, before anything is sent. Nothing of the
 input is lost: it is UTF-8, or it is rejected with the place where it is not.
@@ -50,7 +50,7 @@ _CHOICES = frozenset({"auto", "any", "none"})
 _RUNS_US = r"\A#!(?:.*[ \t/])?streamcli(?:[ \t\r].*)?(?:\n|\Z)"
 # Where --local asks by what is known before its server is there: llama.cpp's own usual address.
 _LOCAL_URL = "http://127.0.0.1:8080"
-_KEY_HINT = "set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, or name a file with --api-key-file; --local needs none"
+_KEY_HINT = "set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, or name a file with --api-key-file; --local needs no key"
 # With these nothing is sent, or not straight, or by the connections of many.
 _NO_HEAD_START = ("batch", "replay", "dry_run", "as_curl", "show_config", "proxy")
 # Where a base URL may be set in the configuration, and what messages call one that no option sets.
@@ -61,9 +61,9 @@ _INDEX = r"0|[1-9][0-9]{0,8}"
 
 
 def begin(args: Args) -> None:
-    """Let the connection begin where it is known already that one will be made, and to which https server.
+    """Begin to connect, if it is already known that a connection will be made, and to which https server.
 
-    If something is wrong with what is asked for, that is told in its turn, and the connection ends unspoken to.
+    If something is wrong with what is asked for, that is reported in its turn, and the connection ends unused.
     """
     if args.local is not None or any(getattr(args, name) for name in _NO_HEAD_START):
         return
@@ -127,7 +127,7 @@ def _words(args: Args) -> str:
 
 
 def has_question(args: Args, text: str) -> bool:
-    """Whether something is asked, and not only put in front of a question; `text` is what standard input said."""
+    """Whether there is a question, and not only something in front of one; `text` is that of standard input."""
     return bool(text.strip() or _words(args).strip())
 
 
@@ -166,7 +166,7 @@ def _asks_for_stdin(args: Args) -> bool:
 def text_of_stdin(args: Args, are_open: Sequence[bool], diagnostics: io.Diagnostics) -> str:
     """What of standard input belongs to the prompt.
 
-    Raises UsageError where it was asked for and there is nothing, because the model would make it up.
+    Raises UsageError if it was asked for and is empty, because the model would make it up.
     """
     asked_for = _asks_for_stdin(args)
     is_there = are_open[io.STDIN] and not os.isatty(io.STDIN)
@@ -214,7 +214,7 @@ def fields(args: Args, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
 
 
 def usual_max_tokens(args: Args) -> int:
-    """What --max-tokens is if nobody says: a small server's window takes less than Anthropic's models may think."""
+    """The default of --max-tokens: a small server's window takes less than Anthropic's models may think."""
     return request.ANTHROPIC_MAX_TOKENS if _is_anthropic_s(args) else request.DEFAULT_MAX_TOKENS
 
 

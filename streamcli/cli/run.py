@@ -166,7 +166,7 @@ def _models(this: Run) -> int:
 
 
 def _keep_for_completions(names: bytes) -> None:
-    """Keep the names of models where the shells' completions look for them; where that fails, they have none."""
+    """Keep the names of models where the shells' completions look for them; if that fails, they offer none."""
     path = config.models_path(os.environ)
     with contextlib.suppress(OutputError, OSError):
         if path:
@@ -195,7 +195,7 @@ def _caller(this: Run, endpoint: Endpoint, model: Any = None) -> tuple[Client, i
 
 
 def _marking(args: Args) -> Mark | None:
-    """What puts the mark of --cache on each request of a batch: behind what it shares with the others."""
+    """A function that puts the mark of --cache on each request of a batch, after what it shares with the others."""
     lifetime = args.cache
     if not lifetime:
         return None

@@ -1,4 +1,4 @@
-"""The statistics of a batch run in, what a terminal shows of it out: a line while it lasts, a table at its end.
+"""The statistics of a batch run in; what a terminal shows out: a line during the run, a table at its end.
 
 Contract: nothing is written where it is not shown. The line makes way for results that go to the same terminal, and is
 gone in the end.
@@ -82,7 +82,7 @@ class Screen:
         statistics = self._statistics
         fields = statistics.fields()
         kinds = ", ".join(f"{count} {kind}" for kind, count in statistics.faults.most_common())
-        before = f", {statistics.before} done before" if statistics.before else ""
+        before = f", {statistics.before} done earlier" if statistics.before else ""
         yield f"lines   {statistics.succeeded} succeeded, {statistics.failed} failed{kinds and f' ({kinds})'}{before}"
         limits = f"{statistics.rate_limited} rate limited, {statistics.overloaded} overloaded"
         yield f"time    {clock(statistics.elapsed)}, {statistics.retries} retries, {limits}"

@@ -1,4 +1,4 @@
-"""A complete answer in, out whether it is what was asked for.
+"""A complete answer in; whether it is what was asked for, out.
 
 Contract: only an answer that came to message_stop is judged here, one on standard output as much as one of a batch.
 No I/O.
@@ -32,7 +32,7 @@ _NOT_SAID = frozenset({"thinking", "redacted_thinking"})
 
 
 class StopReasonError(StreamcliError):
-    """The message is complete, and its stop reason, or that it is empty, is one of --fail-on."""
+    """The message is complete, but --fail-on lists its stop reason, or it is empty and --fail-on lists that."""
 
     exit_code = 9
     code = "stop_reason"
@@ -68,7 +68,7 @@ def cut_short(answer: Complete) -> str:
     why = _why_short(answer)
     if why:
         return f"stop reason {answer.stop_reason}: {why}"
-    return f"the answer is empty: stop reason {answer.stop_reason or 'unknown'}, and no text" if answer.is_empty else ""
+    return f"the answer is empty: stop reason {answer.stop_reason or 'unknown'} and no text" if answer.is_empty else ""
 
 
 def _why_short(answer: Complete) -> str:
@@ -81,10 +81,10 @@ def _why_short(answer: Complete) -> str:
     tokens = usage.get("output_tokens") if isinstance(usage, dict) else None
     # A server that does not count says 0 or 1.
     if type(tokens) is type(asked) is int and 1 < tokens < asked:
-        limit = "the server's context is full, or it has a lower limit of its own"
+        limit = "the server's context is full, or the server has a lower limit"
         return f"the answer was cut after {tokens} tokens, before --max-tokens {asked}: {limit}"
     if answer.is_empty and any(block.get("type") in _NOT_SAID for block in _blocks(answer.message)):
-        return "thinking used all of --max-tokens, and there is no text"
+        return "thinking used up --max-tokens, so there is no text"
     return why
 
 

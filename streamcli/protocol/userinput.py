@@ -44,7 +44,7 @@ def json_value(data: bytes, source: str, *, hint: str = "") -> Any:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """What to add to the message about a name that is not known: the one that it may stand for, or nothing."""
+    """What to add to a message about an unknown name: the known one that may be meant, or nothing."""
     import difflib  # noqa: PLC0415 - only for a mistake
 
     names = {each.replace("_", "-"): each for each in known}
