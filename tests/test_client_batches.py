@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-import time
 import weakref
 
 import httpx
@@ -381,10 +380,5 @@ def test_a_large_integer_stays_what_it_is(driver):
 
 
 def test_the_time_is_linear_in_the_length_of_a_line(driver):
-    def seconds(size):
-        began = time.process_time()
-        assert len(read(driver, [b'{"a": "', *[b"x" * 100] * size, b'"}\n'])) == 1
-        return time.process_time() - began
-
-    seconds(1000)
-    assert min(seconds(40_000) for _ in range(3)) < 8 * min(seconds(10_000) for _ in range(3))
+    """Else this would go on for an hour."""
+    assert len(read(driver, [b'{"a": "', *[b"x" * 100] * 200_000, b'"}\n'])) == 1
