@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from streamcli.protocol.retry import unasked_wait
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 PATIENCE = 300.0
 # The longest hold in seconds for the sake of a time of day, which a wrong clock may put anywhere.
 MAX_HOLD = 60.0
-_FIRST_HOLD, _LONGEST_UNASKED_HOLD = 0.5, 8.0
 # Over which part of that time starts are spread: some answers are quicker than others. How much the last one weighs.
 _SPREAD, _WEIGHT = 0.8, 0.2
 
@@ -106,15 +107,14 @@ class Limiter:
     def throttled(self, permit: Permit, now: float, *, wait: float | None, chance: float) -> bool:
         """The request was throttled; returns whether it is to be given up, because nobody is answered any more.
 
-        `wait` is what the server asks for, in seconds. If it is None, the hold doubles with each throttled round, from
-        half a second to 8 seconds, less up to a quarter by `chance` in [0, 1).
+        `wait` is what the server asks for, in seconds. If it is None, the hold is `retry.unasked_wait` of the throttled
+        rounds in a row and `chance`.
         """
         if permit.round == self._round:
             self._round += 1
             self._allowed = max(1.0, min(self.allowed, self._running) // 2)
-            unasked = min(_FIRST_HOLD * 2.0 ** min(self._throttled_rounds, 10), _LONGEST_UNASKED_HOLD)
+            self._hold(now, unasked_wait(self._throttled_rounds, chance) if wait is None else wait)
             self._throttled_rounds += 1
-            self._hold(now, unasked * (1 - chance / 4) if wait is None else wait)
         elif wait is not None:
             self._hold(now, wait)
         self._give_back(permit)

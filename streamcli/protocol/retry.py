@@ -31,8 +31,16 @@ def delay(error: APIError, attempt: int, *, max_retries: int, chance: float, now
         return None
     asked = retry_after(error.headers, now) if isinstance(error, APIStatusError) else None
     if not asked:
-        return min(_FIRST_WAIT * 2.0 ** min(attempt, 10), _LONGEST_WAIT) * (1 - chance / 4)
+        return unasked_wait(attempt, chance)
     return asked if asked <= MAX_WAIT else None
+
+
+def unasked_wait(failures: int, chance: float) -> float:
+    """Seconds to wait where nobody says how long, after so many failures before the last one.
+
+    Half a second, doubled with each up to 8, less up to a quarter by `chance` in [0, 1).
+    """
+    return min(_FIRST_WAIT * 2.0 ** min(failures, 10), _LONGEST_WAIT) * (1 - chance / 4)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
