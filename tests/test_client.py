@@ -984,21 +984,21 @@ with Client(base_url=sys.argv[1]).messages.stream(model="m", max_tokens=1, messa
     print("the child has ended", flush=True)
     print(stream.get_final_text())
 """
+# It forks while its loop does not run: in the child of one that does, sys.exit() hangs since Python 3.14.
 FORKS_ASYNC = """
 import asyncio, os, sys
 from streamcli import AsyncClient
 
-async def main():
-    async with AsyncClient(base_url=sys.argv[1]).messages.stream(model="m", max_tokens=1, messages=[]) as stream:
-        await anext(stream)
-        if not os.fork():
-            END
-            sys.exit()
-        os.wait()
-        print("the child has ended", flush=True)
-        print(await stream.get_final_text())
-
-asyncio.run(main())
+with asyncio.Runner() as runner:
+    asked = AsyncClient(base_url=sys.argv[1]).messages.stream(model="m", max_tokens=1, messages=[])
+    stream = runner.run(asked.__aenter__())
+    runner.run(anext(stream))
+    if not os.fork():
+        END
+        sys.exit()
+    os.wait()
+    print("the child has ended", flush=True)
+    print(runner.run(stream.get_final_text()))
 """
 
 
@@ -1090,12 +1090,13 @@ class TestDropped:
         with pytest.warns(ResourceWarning, match="unclosed"):  # asyncio's own, and right
             gc.collect()
 
-    @pytest.mark.parametrize("end", ["sys.exit()", "stream.close()"])
-    @pytest.mark.parametrize("program", [FORKS, FORKS_ASYNC], ids=["sync", "async"])
+    @pytest.mark.parametrize(
+        ("program", "end"),
+        [(FORKS, "sys.exit()"), (FORKS, "stream.close()"), (FORKS_ASYNC, "runner.run(stream.close())")],
+    )
     def test_a_forked_child_does_not_cut_the_stream_of_its_parent(self, server, program, end):
         more = threading.Event()
         server.responses = [(head(), opening("a"), more, b"".join(text_events("a")[3:]))]
-        end = f"await {end}" if program is FORKS_ASYNC and "close" in end else end
         command = [sys.executable, "-c", program.replace("END", end), server.url]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout.readline() == "the child has ended\n"

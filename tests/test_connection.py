@@ -8,8 +8,6 @@ import contextlib
 import datetime
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -33,7 +31,6 @@ from server import (
     head,
     ok,
     opening,
-    text_delta,
     text_events,
     text_stream,
 )
@@ -700,43 +697,3 @@ class TestAsyncio:
         assert asyncio.run(main(b"late")) == b"late"
         with pytest.raises(TimeoutError):
             asyncio.run(main())
-
-
-FORKS = {
-    "sync": """
-with streamcli.Client(base_url=sys.argv[1], api_key="k") as client, client.messages.stream(**ASK) as stream:
-    texts = stream.text_stream
-    print(next(texts), flush=True)
-    if os.fork() == 0:
-        sys.exit()
-    os.wait()
-    print("forked", flush=True)
-    print("".join(texts))
-""",
-    "async": """
-async def main():
-    async with streamcli.AsyncClient(base_url=sys.argv[1], api_key="k") as client:
-        async with client.messages.stream(**ASK) as stream:
-            texts = stream.text_stream
-            print(await anext(texts), flush=True)
-            if os.fork() == 0:
-                sys.exit()
-            os.wait()
-            print("forked", flush=True)
-            print("".join([text async for text in texts]))
-
-asyncio.run(main())
-""",
-}
-
-
-@pytest.mark.parametrize("half", FORKS)
-def test_a_forked_child_that_leaves_does_not_cut_its_parent_s_stream(server, half):
-    forked = threading.Event()
-    server.responses = [[head() + opening("Hel"), forked, text_delta("lo") + b"".join(text_events()[-3:])]]
-    script = f"import asyncio, os, sys, streamcli\nASK = {ASK!r}\n{FORKS[half]}"
-    run = [sys.executable, "-W", "ignore", "-c", script, server.url]
-    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert [process.stdout.readline() for _ in range(2)] == ["Hel\n", "forked\n"]
-        forked.set()
-        assert process.communicate(timeout=PATIENCE)[0] == "lo\n"  # asyncio itself complains in a forked child
