@@ -56,6 +56,18 @@ def test_a_signal_ends_the_key_command_with_its_children(command, number, tmp_pa
     until(lambda: not marked(mark))
 
 
+def test_signals_that_come_together_with_a_tick_are_one_that_leaves_time_to_end_the_key_command():
+    mark = f"_{os.urandom(8).hex()}"
+    argv = ["--api-key-cmd", "sleep 60; :", "--base-url", "https://h.invalid", "hi"]
+    with Running(*argv, env={"MARK": mark}) as running:
+        until(lambda: any(words.startswith(b"sleep\0") for words in marked(mark).values()))
+        for number in (signal.SIGSTOP, signal.SIGALRM, signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
+            running.signal(number)
+        ended = running.end()
+    assert (ended.status, ended.err) == (-signal.SIGHUP, "")
+    until(lambda: not marked(mark))
+
+
 def marked(mark):
     """The words of each process that has the mark in its environment."""
     found = {}

@@ -64,9 +64,13 @@ def _run(asked: arguments.Args, are_open: Sequence[bool], diagnostics: io.Diagno
     from .run import run  # noqa: PLC0415 - all that finds out what is wrong
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
+        # What came together with the signal would count as a second one, or as the alarm.
+        _on_ending(lambda *_: None)
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, _LAST_WORDS, _LAST_WORDS)
+        signal.raise_signal(signal.SIGALRM)  # has Python call these for all that came
         _on_ending(signal.SIG_DFL)
         signal.signal(signal.SIGALRM, lambda *_: die(number))
-        signal.setitimer(signal.ITIMER_REAL, _LAST_WORDS)
         raise io.Signalled(number)
 
     _on_ending(end)
