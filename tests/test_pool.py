@@ -47,6 +47,7 @@ from streamcli.errors import (
     RateLimitError,
     UsageError,
 )
+from streamcli.protocol import retry
 from streamcli.protocol.jsontext import loads
 
 SOON = {"retry_after_ms": "5"}
@@ -482,8 +483,8 @@ PAGE = head(503, type="text/html", length=6) + b"<html>"
 )
 @pytest.mark.parametrize("admits", [lambda: leaky(0.05), lambda: windowed(4, 0.4)], ids=["leaky", "windowed"])
 def test_no_line_is_lost_to_a_limit_as_long_as_others_are_answered(server, monkeypatch, admits, response):
-    monkeypatch.setattr(limiter, "_FIRST_HOLD", 0.02)
-    monkeypatch.setattr(limiter, "_LONGEST_UNASKED_HOLD", 0.1)
+    monkeypatch.setattr(retry, "_FIRST_WAIT", 0.02)
+    monkeypatch.setattr(retry, "_LONGEST_WAIT", 0.1)
     server.responses = [Limit(admits(), response)]
     prompts = [str(number) for number in range(40)]
     assert run(server, prompts, jobs=8).said == prompts
@@ -493,8 +494,8 @@ def test_no_line_is_lost_to_a_limit_as_long_as_others_are_answered(server, monke
 def hasty(monkeypatch):
     """A limiter that loses patience after a fifth of a second, and holds nothing for longer than some milliseconds."""
     monkeypatch.setattr(pool, "PATIENCE", 0.2)
-    monkeypatch.setattr(limiter, "_FIRST_HOLD", 0.01)
-    monkeypatch.setattr(limiter, "_LONGEST_UNASKED_HOLD", 0.05)
+    monkeypatch.setattr(retry, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retry, "_LONGEST_WAIT", 0.05)
 
 
 def test_a_server_that_answers_nobody_ends_the_run(server, hasty):
