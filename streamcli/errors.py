@@ -292,7 +292,7 @@ class UnexpectedResponseError(APIError):
 
 
 class StreamError(APIError):
-    """The stream began and cannot be trusted to its end."""
+    """The stream began, but not all of it can be trusted."""
 
     exit_code = 8
     code = "stream_error"

@@ -6,10 +6,12 @@ Slow is what waits for real time to pass: silences, and a server that takes litt
 import asyncio
 import contextlib
 import datetime
+import gc
 import socket
 import ssl
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 
 import httpx
@@ -184,6 +186,19 @@ class TestManyAtOnce:
         server.responses = [ok(*text_events("a"))]
         assert asyncio.run(ask_all()) == ["a"] * 21
         assert asked.hosts == ["localhost"]
+
+    def test_an_event_loop_that_has_ended_is_not_kept(self, server, asked):
+        loops = []
+
+        async def ask():
+            loops.append(weakref.ref(asyncio.get_running_loop()))
+            async with AsyncClient(base_url=f"http://localhost:{server.port}") as client:
+                return await self.ask(client)
+
+        server.responses = [ok(*text_events("a"))]
+        assert [asyncio.run(ask()), asyncio.run(ask())] == ["a", "a"]
+        gc.collect()
+        assert loops[0]() is None
 
     def test_one_that_cannot_be_found_is_looked_up_again_by_whoever_asks_later(self, server, asked):
         async def ask_all():

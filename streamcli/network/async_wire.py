@@ -15,7 +15,6 @@ import math
 import os
 import socket
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakKeyDictionary
 
 from .framing import is_rejection
 from .lookup import at_once, look_up
@@ -33,7 +32,7 @@ READ_BYTES = 64 * 1024
 # than many a name server takes.
 _FRESH_SECONDS = 10.0
 
-_lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, int], _Lookup]] = WeakKeyDictionary()
+_lookups: dict[tuple[asyncio.AbstractEventLoop, str, int], _Lookup] = {}
 
 
 class AsyncWire(asyncio.BufferedProtocol):
@@ -204,10 +203,12 @@ async def addresses(host: str, port: int, timeout: float | None) -> list[Address
     address = at_once(host, port)
     if address:
         return address
-    lookups = _lookups.setdefault(asyncio.get_running_loop(), {})
-    lookup = lookups.get((host, port))
+    place = asyncio.get_running_loop(), host, port
+    lookup = _lookups.get(place)
     if lookup is None or not lookup.is_fresh():
-        lookup = lookups[host, port] = _Lookup(host, port)
+        for stale in [known for known, other in [*_lookups.items()] if not other.is_fresh()]:
+            _lookups.pop(stale, None)
+        lookup = _lookups[place] = _Lookup(host, port)
     async with asyncio.timeout(timeout):
         found = await asyncio.shield(lookup.found)
     if isinstance(found, Exception):
@@ -227,7 +228,8 @@ class _Lookup:
     def is_fresh(self) -> bool:
         """Whether it is good for one more who asks."""
         failed = self.found.done() and isinstance(self.found.result(), Exception)
-        return not failed and self._loop.time() - self._since < _FRESH_SECONDS
+        is_old = self._loop.is_closed() or self._loop.time() - self._since >= _FRESH_SECONDS
+        return not (failed or is_old)
 
     def _report(self, found: Found) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
